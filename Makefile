@@ -1,0 +1,28 @@
+# make train   sets up .venv and trains on real digits: BP, layer-wise and SGR side by side
+# make test    sets up .venv, builds everything and runs every check
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BUILD_TOOLS := setuptools wheel cmake ninja pybind11 torch
+
+.PHONY: install train test lint clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt setup.py CMakeLists.txt $(wildcard cmake/* csrc/* csrc/*/* csrc/include/sgr/*/*)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt $(BUILD_TOOLS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e ".[dev]"
+	touch $@
+
+train: install
+	$(BIN)/sgr-train compare
+
+test: install lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: install
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf build dist *.egg-info $(VENV)/installed sgr_kernels/*.so

@@ -1,0 +1,1 @@
+"""Benchmarks of sgr_kernels, installed as the package sgr_bench."""

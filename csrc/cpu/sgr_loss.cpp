@@ -1,0 +1,255 @@
+// The registered CPU operators: check tensors, cut rows into segments, run the serial kernels on torch's thread pool.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <optional>
+#include <tuple>
+#include <type_traits>
+#include <vector>
+
+#include "sgr/cpu/rows.h"
+#include "sgr/row_math.h"
+
+namespace {
+
+using sgr::RowCoef;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Longer rows are cut, at places that depend on n alone: results do not depend on the number of threads. Float64 input
+// gets short segments, because there the rounding of the sums themselves is what limits the result.
+template <typename T>
+constexpr int64_t kSegment = std::is_same_v<T, double> ? 128 : 16384;
+// What one thread should at least get, and what fits the caches between the two sweeps of the residual (elements).
+constexpr int64_t kGrain = 32768;
+constexpr int64_t kCacheBlock = 262144;
+
+template <typename T>
+struct RowPair {
+  const T* delta;
+  const T* target;
+  int64_t rows, cols, delta_stride, target_stride;
+
+  const T* delta_row(int64_t b) const { return delta + b * delta_stride; }
+  const T* target_row(int64_t b) const { return target + b * target_stride; }
+};
+
+struct Options {
+  bool normalize;
+  double scale, floor, eps;
+};
+
+// f(row, segment, first column, length) for every segment of the rows [first, last).
+template <typename T, typename F>
+void for_each_segment(int64_t first, int64_t last, int64_t cols, const F& f) {
+  const int64_t segments = (cols + kSegment<T> - 1) / kSegment<T>;
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::min(cols, kSegment<T>));
+  torch::stable::parallel_for(0, (last - first) * segments, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t segment = task % segments, column = segment * kSegment<T>;
+      f(first + task / segments, segment, column, std::min(kSegment<T>, cols - column));
+    }
+  });
+}
+
+// Sum of x[0], x[stride], ... as a binary tree: the error grows with the logarithm of the count.
+double pairwise_sum(const double* x, int64_t count, int64_t stride) {
+  if (count == 1) return *x;
+  const int64_t half = count / 2;
+  return pairwise_sum(x, half, stride) + pairwise_sum(x + half * stride, count - half, stride);
+}
+
+// Per-row totals of `width` quantities from the partial sums of the segments.
+template <typename T, int width, typename F>
+std::vector<double> row_totals(int64_t first, int64_t last, int64_t cols, const F& f) {
+  const int64_t segments = (cols + kSegment<T> - 1) / kSegment<T>;
+  std::vector<double> partial((last - first) * segments * width);
+  for_each_segment<T>(first, last, cols, [&](int64_t b, int64_t segment, int64_t column, int64_t length) {
+    f(b, column, length, &partial[((b - first) * segments + segment) * width]);
+  });
+  std::vector<double> total((last - first) * width);
+  for (int64_t b = 0; b < last - first; ++b)
+    for (int i = 0; i < width; ++i) total[b * width + i] = pairwise_sum(&partial[b * segments * width + i], segments, width);
+  return total;
+}
+
+// Coefficients and loss of the rows [first, last).
+template <typename T>
+std::vector<RowCoef> row_coefficients(const RowPair<T>& in, int64_t first, int64_t last, const Options& options) {
+  constexpr bool exact_distance = std::is_same_v<T, double>;  // 1 - c from float64 sums would lose digits
+  std::vector<double> sums;
+  if (options.normalize || options.floor > 0.0) {
+    sums = row_totals<T, 3>(first, last, in.cols, [&](int64_t b, int64_t column, int64_t length, double* out) {
+      const auto s = sgr::cpu::row_sums(in.delta_row(b) + column, in.target_row(b) + column, length);
+      out[0] = s.dd, out[1] = s.gg, out[2] = s.dg;
+    });
+  } else {
+    sums.assign((last - first) * 3, 0.0);
+  }
+  const bool half_distance = options.normalize && exact_distance;
+  if (half_distance || !options.normalize) {
+    const auto distance = row_totals<T, 1>(first, last, in.cols, [&](int64_t b, int64_t column, int64_t length, double* out) {
+      const double* s = &sums[(b - first) * 3];
+      const double d_scale = half_distance ? 1.0 / std::sqrt(s[0]) : 1.0;
+      const double g_scale = half_distance ? 1.0 / std::sqrt(s[1]) : 1.0;
+      *out = sgr::cpu::row_distance(in.delta_row(b) + column, in.target_row(b) + column, length, d_scale, g_scale);
+    });
+    for (int64_t b = 0; b < last - first; ++b) sums[b * 3 + 2] = half_distance ? 0.5 * distance[b] : distance[b];
+  }
+  std::vector<RowCoef> rows(last - first);
+  for (int64_t b = 0; b < last - first; ++b)
+    rows[b] = sgr::finish_row(sums[b * 3], sums[b * 3 + 1], sums[b * 3 + 2], options.normalize, half_distance,
+                              options.scale, options.floor, options.eps);
+  return rows;
+}
+
+// out[b] = alpha_b delta_b + beta_b target_b. A row without coefficients is dead: 0 even where it holds Inf.
+template <typename T, typename Out, typename Coefficients>
+void combine(const RowPair<T>& in, int64_t first, int64_t last, const Coefficients& coefficients, Out* out) {
+  for_each_segment<T>(first, last, in.cols, [&](int64_t b, int64_t, int64_t column, int64_t length) {
+    const auto [alpha, beta] = coefficients(b);
+    Out* to = out + b * in.cols + column;
+    if (alpha == 0.0 && beta == 0.0) {
+      std::fill_n(to, length, Out{});
+    } else {
+      sgr::cpu::row_combine(in.delta_row(b) + column, in.target_row(b) + column, length, alpha, beta, to);
+    }
+  });
+}
+
+void check_rows(const Tensor& delta, const Tensor& target) {
+  STD_TORCH_CHECK(delta.dim() == 2 && target.dim() == 2, "expected rows (B, n)");
+  STD_TORCH_CHECK(delta.size(0) == target.size(0) && delta.size(1) == target.size(1), "delta and target differ in shape");
+  STD_TORCH_CHECK(delta.scalar_type() == target.scalar_type(), "delta and target differ in dtype");
+  STD_TORCH_CHECK(delta.is_cpu() && target.is_cpu(), "delta and target must be CPU tensors");
+  STD_TORCH_CHECK(delta.size(1) <= 1 || (delta.stride(1) == 1 && target.stride(1) == 1), "rows need unit stride");
+}
+
+template <typename T>
+RowPair<T> row_pair(const Tensor& delta, const Tensor& target) {
+  return {static_cast<const T*>(delta.const_data_ptr()),
+          static_cast<const T*>(target.const_data_ptr()),
+          delta.size(0),
+          delta.size(1),
+          delta.stride(0),
+          target.stride(0)};
+}
+
+Options make_options(const Tensor& delta, bool normalize, int64_t reduction, double floor,
+                     const std::optional<Tensor>& floor_tensor, double eps) {
+  if (floor_tensor) {
+    STD_TORCH_CHECK(floor_tensor->is_cpu() && floor_tensor->scalar_type() == ScalarType::Double &&
+                        floor_tensor->dim() == 0,
+                    "floor_tensor must be a 0-d float64 CPU tensor");
+    floor = *static_cast<const double*>(floor_tensor->const_data_ptr());
+  }
+  const double scale = sgr::reduction_scale(static_cast<int>(reduction), delta.size(0), delta.size(1));
+  return {normalize, scale, floor, eps};
+}
+
+template <typename F>
+void dispatch(ScalarType dtype, const F& f) {
+  switch (dtype) {
+    case ScalarType::Double: return f(double{});
+    case ScalarType::Float: return f(float{});
+    case ScalarType::BFloat16: return f(sgr::cpu::BFloat16{});
+    case ScalarType::Half: return f(sgr::cpu::Float16{});
+    default: STD_TORCH_CHECK(false, "expected float64, float32, bfloat16 or float16");
+  }
+}
+
+ScalarType result_type(const Tensor& delta) {
+  return delta.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+Tensor scalar_result(const Tensor& like, double value) {
+  auto result = torch::stable::new_empty(like, {}, result_type(like));
+  if (result_type(like) == ScalarType::Double) {
+    *static_cast<double*>(result.mutable_data_ptr()) = value;
+  } else {
+    *static_cast<float*>(result.mutable_data_ptr()) = static_cast<float>(value);
+  }
+  return result;
+}
+
+std::tuple<Tensor, Tensor> sgr_loss(Tensor delta, Tensor target, bool normalize, int64_t reduction, double floor,
+                                    std::optional<Tensor> floor_tensor, double eps) {
+  check_rows(delta, target);
+  const int64_t batch = delta.size(0);
+  auto coef = torch::stable::new_zeros(delta, {3, batch}, ScalarType::Double);
+  if (delta.numel() == 0) return {scalar_result(delta, 0.0), coef};
+  const auto options = make_options(delta, normalize, reduction, floor, floor_tensor, eps);
+  double loss = 0.0;
+  auto* out = static_cast<double*>(coef.mutable_data_ptr());
+  dispatch(delta.scalar_type(), [&](auto type) {
+    const auto rows = row_coefficients(row_pair<decltype(type)>(delta, target), 0, batch, options);
+    for (int64_t b = 0; b < batch; ++b) {
+      out[b] = rows[b].alpha, out[batch + b] = rows[b].beta, out[2 * batch + b] = rows[b].alpha_target;
+      loss += rows[b].loss;
+    }
+  });
+  return {scalar_result(delta, loss), coef};
+}
+
+Tensor sgr_loss_backward(Tensor grad_loss, Tensor delta, Tensor target, Tensor alpha, Tensor beta) {
+  check_rows(delta, target);
+  STD_TORCH_CHECK(grad_loss.is_cpu() && grad_loss.numel() == 1 && grad_loss.scalar_type() == result_type(delta),
+                  "grad_loss must be a CPU scalar of the dtype of the loss");
+  for (const auto& coefficient : {alpha, beta})
+    STD_TORCH_CHECK(coefficient.is_cpu() && coefficient.scalar_type() == ScalarType::Double &&
+                        coefficient.is_contiguous() && coefficient.numel() == delta.size(0),
+                    "alpha and beta must be contiguous float64 CPU tensors, one number a row");
+  auto out = torch::stable::new_empty(delta, {delta.size(0), delta.size(1)});
+  if (delta.numel() == 0) return out;
+  const double scale = result_type(delta) == ScalarType::Double
+                           ? *static_cast<const double*>(grad_loss.const_data_ptr())
+                           : *static_cast<const float*>(grad_loss.const_data_ptr());
+  const auto* a = static_cast<const double*>(alpha.const_data_ptr());
+  const auto* b = static_cast<const double*>(beta.const_data_ptr());
+  dispatch(delta.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    const auto coefficients = [&](int64_t row) {
+      const bool dead = a[row] == 0.0 && b[row] == 0.0;
+      return std::pair(dead ? 0.0 : scale * a[row], dead ? 0.0 : scale * b[row]);
+    };
+    combine(row_pair<T>(delta, target), 0, delta.size(0), coefficients, static_cast<T*>(out.mutable_data_ptr()));
+  });
+  return out;
+}
+
+std::tuple<Tensor, Tensor> sgr_residual(Tensor delta, Tensor target, bool normalize, int64_t reduction, double floor,
+                                        std::optional<Tensor> floor_tensor, double eps) {
+  check_rows(delta, target);
+  const int64_t batch = delta.size(0), cols = delta.size(1);
+  auto v = torch::stable::new_empty(delta, {batch, cols}, result_type(delta));
+  if (delta.numel() == 0) return {scalar_result(delta, 0.0), v};
+  const auto options = make_options(delta, normalize, reduction, floor, floor_tensor, eps);
+  double loss = 0.0;
+  dispatch(delta.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    using Out = std::conditional_t<std::is_same_v<T, double>, double, float>;
+    const auto in = row_pair<T>(delta, target);
+    auto* out = static_cast<Out*>(v.mutable_data_ptr());
+    // Block by block, so that the second sweep finds the rows in the cache.
+    const int64_t block = std::max<int64_t>(1, kCacheBlock / cols);
+    for (int64_t first = 0; first < batch; first += block) {
+      const int64_t last = std::min(batch, first + block);
+      const auto rows = row_coefficients(in, first, last, options);
+      for (const auto& row : rows) loss += row.loss;
+      combine(in, first, last, [&](int64_t b) { return std::pair(rows[b - first].alpha, rows[b - first].beta); }, out);
+    }
+  });
+  return {scalar_result(delta, loss), v};
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(sgr, CPU, m) {
+  m.impl("sgr_loss", TORCH_BOX(&sgr_loss));
+  m.impl("sgr_loss_backward", TORCH_BOX(&sgr_loss_backward));
+  m.impl("sgr_residual", TORCH_BOX(&sgr_residual));
+}

@@ -1,0 +1,109 @@
+// Sums over a block, over a cluster of blocks and over a grid, always in the same order.
+#pragma once
+
+#include <cooperative_groups.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+// All shared memory is dynamic, so that one place knows where it comes from.
+#ifndef SGR_DYNAMIC_SHARED
+#define SGR_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
+#endif
+
+namespace sgr::cuda {
+
+constexpr int kMaxThreads = 256;
+constexpr int kMinBlocks = 3;  // on a processor: leaves 80 registers for a thread
+constexpr int kMaxSums = 3;
+
+// Lies at the start of the shared memory of every kernel.
+struct alignas(16) Scratch {
+  double warp[kMaxThreads / 32][kMaxSums];
+  double block[kMaxSums];
+};
+
+__device__ inline Scratch& scratch() {
+  SGR_DYNAMIC_SHARED(memory);
+  return *reinterpret_cast<Scratch*>(memory);
+}
+
+// What follows the scratch.
+__device__ inline unsigned char* shared_data() {
+  SGR_DYNAMIC_SHARED(memory);
+  return memory + sizeof(Scratch);
+}
+
+// Replaces every value by its sum over the threads of the block, in every thread.
+template <int count>
+__device__ inline void block_sum(double (&value)[count]) {
+  static_assert(count <= kMaxSums);
+  auto& partial = scratch().warp;
+#pragma unroll
+  for (int k = 0; k < count; ++k)
+    for (int offset = 16; offset > 0; offset /= 2) value[k] += __shfl_xor_sync(0xffffffffu, value[k], offset);
+  __syncthreads();  // the previous sum may still be being read
+  if (threadIdx.x % 32 == 0) {
+#pragma unroll
+    for (int k = 0; k < count; ++k) partial[threadIdx.x / 32][k] = value[k];
+  }
+  __syncthreads();
+#pragma unroll
+  for (int k = 0; k < count; ++k) {
+    value[k] = 0.0;
+    for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) value[k] += partial[warp][k];
+  }
+}
+
+// Replaces block sums, equal in all threads of a block, by their sum over the `blocks` blocks of the cluster.
+template <int count>
+__device__ inline void cluster_sum(double (&value)[count], int blocks) {
+  static_assert(count <= kMaxSums);
+#if __CUDA_ARCH__ >= 900
+  if (blocks == 1) return;
+  const auto cluster = cooperative_groups::this_cluster();
+  double* mine = scratch().block;
+  if (threadIdx.x == 0) {
+#pragma unroll
+    for (int k = 0; k < count; ++k) mine[k] = value[k];
+  }
+  cluster.sync();
+#pragma unroll
+  for (int k = 0; k < count; ++k) value[k] = 0.0;
+  for (int rank = 0; rank < blocks; ++rank) {
+    const double* theirs = cluster.map_shared_rank(mine, rank);
+#pragma unroll
+    for (int k = 0; k < count; ++k) value[k] += theirs[k];
+  }
+  cluster.sync();  // no block may overwrite its sums, or exit, while others read them
+#endif
+}
+
+// True in all threads of the last of `expected` blocks to come here: it sees what thread 0 of the others wrote before.
+__device__ inline bool last_to_arrive(unsigned* ticket, unsigned expected) {
+  bool last = false;
+  if (threadIdx.x == 0) {
+    __threadfence();
+    last = atomicAdd(ticket, 1u) == expected - 1;
+  }
+  last = __syncthreads_or(last);
+  if (last) __threadfence();
+  return last;
+}
+
+// A read that neither the compiler nor a cache may answer with an older value.
+__device__ inline double load_fresh(const double* from) { return *const_cast<const volatile double*>(from); }
+
+// The blocks that come here have written row_loss through their threads 0; the last one of `expected` adds it up.
+template <typename Loss>
+__device__ inline void sum_row_losses(const double* row_loss, int64_t rows, unsigned* ticket, unsigned expected,
+                                      Loss* loss) {
+  if (!last_to_arrive(ticket, expected)) return;
+  double sum[1] = {0.0};
+#pragma unroll 8
+  for (int64_t row = threadIdx.x; row < rows; row += blockDim.x) sum[0] += load_fresh(row_loss + row);
+  block_sum(sum);
+  if (threadIdx.x == 0) *loss = static_cast<Loss>(sum[0]);
+}
+
+}  // namespace sgr::cuda

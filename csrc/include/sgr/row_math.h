@@ -1,0 +1,57 @@
+// What happens to one row once its sums are known. Shared by the CPU and the CUDA kernels; free of torch.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define SGR_HOST_DEVICE __host__ __device__
+#else
+#define SGR_HOST_DEVICE
+#endif
+
+namespace sgr {
+
+enum Reduction : int { kMean = 0, kBatchMean = 1, kSum = 2 };
+
+// Coefficients of dL/d delta = alpha delta + beta target and dL/d target = alpha_target target + beta delta.
+struct RowCoef {
+  double alpha, beta, alpha_target, loss;
+};
+
+// s of the loss s * sum_b w_b (1 - c_b): 2 / (B n), 2 / B or 2.
+SGR_HOST_DEVICE inline double reduction_scale(int reduction, int64_t rows, int64_t cols) {
+  if (reduction == kMean) return 2.0 / (static_cast<double>(rows) * static_cast<double>(cols));
+  return reduction == kBatchMean ? 2.0 / static_cast<double>(rows) : 2.0;
+}
+
+// min(1, (|delta| / floor)^2), written so that a NaN norm stays NaN.
+SGR_HOST_DEVICE inline double floor_weight(double norm, double floor) {
+  if (!(floor > 0.0)) return 1.0;
+  const double ratio = norm / floor;
+  return ratio > 1.0 ? 1.0 : ratio * ratio;
+}
+
+// dd = sum delta^2, gg = sum target^2. `third` is
+//   sum delta target                       normalize, third_is_half_distance = false
+//   sum (delta^ - target^)^2 / 2           normalize, third_is_half_distance = true (float64 input)
+//   sum (delta - target)^2                 not normalize
+SGR_HOST_DEVICE inline RowCoef finish_row(double dd, double gg, double third, bool normalize,
+                                          bool third_is_half_distance, double s, double floor, double eps) {
+  const double d_norm = sqrt(dd);
+  const double w = floor_weight(d_norm, floor);
+  if (!normalize) return {s * w, -s * w, s * w, 0.5 * s * w * third};
+  const double g_norm = sqrt(gg);
+  // Ask for dead, never for live: comparisons with NaN are false, so NaN rows go on and show.
+  if (d_norm <= eps || g_norm <= eps) return {0.0, 0.0, 0.0, 0.0};
+  const double norms = d_norm * g_norm;
+  double one_minus_c = third_is_half_distance ? third : 1.0 - third / norms;
+  if (one_minus_c < 0.0) one_minus_c = 0.0;
+  const double c = third_is_half_distance ? 1.0 - third : third / norms;
+  // alpha delta and beta target cancel where the two are parallel. Taking alpha from beta by the ratio of the norms keeps
+  // their rounding errors together.
+  const double beta = -s * w / norms, ratio = sqrt(gg / dd);
+  return {-beta * (c * ratio), beta, -beta * (c / ratio), s * w * one_minus_c};
+}
+
+}  // namespace sgr

@@ -1,0 +1,1 @@
+"""sgr-train: thin driver for local training with Successive Gradient Reconciliation (SGR)."""

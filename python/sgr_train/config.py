@@ -1,0 +1,202 @@
+"""Every setting, its default (the digits recipe), its meaning, and the checks on it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Suppress, arg
+
+from .errors import UsageError
+
+METHODS = ("bp", "layerwise", "sgr")
+MODELS = ("plainnet", "resnet32")
+HEADS = ("conv", "etf")
+REDUCTIONS = ("mean", "batchmean", "sum")
+ENGINES = ("auto", "autograd", "fused", "directional")
+DEVICES = ("auto", "cpu", "cuda")
+DATA = ("digits", "cifar10", "cifar100", "npz:PATH", "folder:DIR")
+
+
+def choice(names: tuple[str, ...]) -> Any:
+    """Help shows the names; :func:`check` refuses others in one line."""
+    return arg(metavar="{" + ",".join(names) + "}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What is shared by all runs of one command. Nothing here depends on the method or the seed."""
+
+    data: Annotated[str, choice(DATA)] = "digits"
+    """Data set.
+    digits: scikit-learn's 1797 handwritten digits, no download.
+    npz: the MedMNIST layout, uint8, gray or RGB: train_images, train_labels, test_images, test_labels and,
+    if there are any, val_images, val_labels.
+    folder: an ImageFolder tree with train/, test/ and, if there is one, val/."""
+    data_dir: Path = Path("data")
+    """Where torchvision looks for cifar10 and cifar100."""
+    download: bool = False
+    """Let torchvision download cifar10 or cifar100 into data-dir."""
+    image_size: int = 32
+    """Side length in pixels to which the images of folder:DIR are resized and cropped."""
+    train_subset: int | None = None
+    """Train on this many training images (a fixed, class-balanced subset, the same for every seed); None: all."""
+
+    model: Annotated[str, choice(MODELS)] = "plainnet"
+    """Network.
+    plainnet: conv-BN-ReLU blocks in three stages.
+    resnet32: He et al.'s CIFAR ResNet, a stem and 15 residual blocks with parameter-free (option A) shortcuts."""
+    depth: int = 6
+    """Number of plainnet's blocks."""
+    width: int = 32
+    """Channels of plainnet's first stage; each of the two further stages halves the resolution and doubles them."""
+    modules: int | None = None
+    """K, the number of gradient-isolated modules; None: every block is one.
+    Modules get equal numbers of blocks, but resnet32 is cut by stage: 3, one each; 2, the last stage alone."""
+    cuts: tuple[int, ...] = ()
+    """Explicit cuts instead of modules: the indices (from 0) of the blocks that begin a new module."""
+    head: Annotated[str, choice(HEADS)] = "etf"
+    """Classifier of every module.
+    conv: 3x3 conv, BN, ReLU, average pool, linear.
+    etf: average pool and a fixed simplex equiangular tight frame."""
+
+    sgr_weight: float = 0.1
+    """lambda, the weight of the SGR loss; `sgr-train choose` finds one.
+    It goes with the reduction: lambda under batchmean is lambda * n under mean, for n elements a sample."""
+    reduction: Annotated[str, choice(REDUCTIONS)] = "batchmean"
+    """How the SGR loss is averaged.
+    batchmean: over samples (Eq. 6 for each).
+    mean: over samples and elements (Algorithm 1). sum: not at all."""
+    relative_floor: float = 0.0
+    """Fade samples out of the SGR loss whose gradient norm is below this fraction of the batch's rms; 0: the paper."""
+    engine: Annotated[str, choice(ENGINES)] = "auto"
+    """How the SGR gradient is computed; see sgr_kernels.local_step."""
+
+    epochs: int = 20
+    """Passes over the training images."""
+    batch_size: int = 64
+    """Images a step. An incomplete last batch is left out (a few images make poor batch statistics)."""
+    lr: float = 0.1
+    """Initial learning rate of every module's SGD; cosine decay to 0, one step an epoch."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 5e-4
+    """Weight decay of SGD."""
+    clip_grad_norm: float | None = None
+    """Largest gradient norm of a module; None: no clipping."""
+    device: Annotated[str, choice(DEVICES)] = "auto"
+    """auto: the GPU if there is one."""
+
+    out: Path | None = None
+    """Folder for everything that is written; it must be new or empty. None: runs/<date>-<time>-<command>."""
+    resume: Path | None = None
+    """Go on in this folder, with the settings stored there; takes no other flag."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Settings):
+    """Train one network and test it once, at the end."""
+
+    method: Annotated[str, choice(METHODS)] = "sgr"
+    """How to train.
+    bp: end to end, on the loss of the last head.
+    layerwise: every module on the loss of its own head.
+    sgr: layerwise with successive gradient reconciliation."""
+    seed: int = 0
+    """Of initial weights, batch order and augmentation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareConfig(Settings):
+    """Train with several methods and seeds; end with a table, paired differences and a plot.
+
+    Runs of the same seed share initial weights, batch order, and the split of the data, hence the pairing.
+    """
+
+    methods: tuple[Annotated[str, choice(METHODS)], ...] = METHODS
+    """Methods to compare."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Every method runs once with every seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChooseConfig(Settings):
+    """Choose lambda (sgr-weight) by validation accuracy; the test images are not looked at."""
+
+    sgr_weight: Suppress[float] = 0.0
+    weights: tuple[float, ...] = (0.03, 0.1, 0.3, 0.5)
+    """Candidates for sgr-weight. 0 (layerwise) is measured with them, for reference."""
+    seeds: tuple[int, ...] = (100, 101, 102)
+    """Every weight runs once with every seed. Keep them apart from the seeds that are compared afterwards."""
+
+
+def check(config: Settings) -> None:
+    """Refuse settings that have no meaning.
+
+    Raises:
+        UsageError: names the flag, what was given and what is allowed.
+    """
+    for flag, allowed in (
+        ("method", METHODS),
+        ("model", MODELS),
+        ("head", HEADS),
+        ("reduction", REDUCTIONS),
+        ("engine", ENGINES),
+        ("device", DEVICES),
+    ):
+        _require(getattr(config, flag, allowed[0]) in allowed, config, flag, f"one of {', '.join(allowed)}")
+    for method in getattr(config, "methods", ()):
+        _require(method in METHODS, config, "methods", f"among {', '.join(METHODS)}")
+    kind, colon, path = config.data.partition(":")
+    known = bool(path) if kind in ("npz", "folder") else not colon and kind in DATA
+    _require(known, config, "data", f"one of {', '.join(DATA)}")
+    for flag in ("depth", "width", "epochs", "image_size"):
+        _require(getattr(config, flag) >= 1, config, flag, "at least 1")
+    _require(config.batch_size >= 2, config, "batch_size", "at least 2")
+    _require(config.train_subset is None or config.train_subset >= 2, config, "train_subset", "at least 2")
+    for flag in ("sgr_weight", "relative_floor", "momentum", "weight_decay"):
+        _require(0 <= getattr(config, flag) < float("inf"), config, flag, "a number >= 0")
+    _require(0 < config.lr < float("inf"), config, "lr", "a number > 0")
+    _require(config.clip_grad_norm is None or config.clip_grad_norm > 0, config, "clip_grad_norm", "a number > 0")
+    for flag in ("methods", "seeds", "weights"):
+        values = getattr(config, flag, (0,))
+        _require(len(values) > 0 and len(set(values)) == len(values), config, flag, "a list without repetitions")
+    _require(all(weight > 0 for weight in getattr(config, "weights", ())), config, "weights", "numbers > 0")
+
+
+def _require(holds: bool, config: Settings, field: str, expected: str) -> None:
+    if not holds:
+        raise UsageError(f"--{field.replace('_', '-')} must be {expected}, got {getattr(config, field)!r}")
+
+
+def shared(config: Settings) -> dict[str, Any]:
+    """The settings that a command passes on to its runs."""
+    names = {field.name for field in dataclasses.fields(Settings)} - {"out", "resume"}
+    return {name: getattr(config, name) for name in names}
+
+
+def to_json(config: Settings) -> dict[str, Any]:
+    """All settings but the folder, which may move."""
+    values = dataclasses.asdict(config)
+    del values["out"], values["resume"]
+    return {"command": command_of(config), **values, "data_dir": str(config.data_dir)}
+
+
+def from_json(values: dict[str, Any]) -> Settings:
+    """Inverse of :func:`to_json`.
+
+    Raises:
+        KeyError, TypeError: not what :func:`to_json` wrote.
+    """
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    values["data_dir"] = Path(values["data_dir"])
+    return COMMANDS[values.pop("command")](**values)
+
+
+def command_of(config: Settings) -> str:
+    return next(name for name, kind in COMMANDS.items() if type(config) is kind)
+
+
+COMMANDS: dict[str, type[Settings]] = {"run": RunConfig, "compare": CompareConfig, "choose": ChooseConfig}

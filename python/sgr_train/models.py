@@ -1,0 +1,103 @@
+"""The networks as lists of blocks, and how they are cut into modules."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import RunConfig
+from .errors import UsageError
+from .heads import Head, conv_head, etf_head
+
+
+class ConvBlock(nn.Sequential):
+    """3x3 convolution, BatchNorm, ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
+        super().__init__(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
+        self.out_channels = out_channels
+
+
+class ResidualBlock(nn.Module):
+    """He et al.'s basic block with an option-A shortcut: subsample, fill the new channels with zeros."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__()
+        self.first = ConvBlock(in_channels, out_channels, stride)
+        self.conv = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU()
+        self.stride = stride
+        self.new_channels = out_channels - in_channels
+        self.out_channels = out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
+        return self.relu(self.norm(self.conv(self.first(x))) + shortcut)
+
+
+def plainnet(in_channels: int, depth: int, width: int) -> list[nn.Module]:
+    """``depth`` conv blocks in three stages of width, 2 width, 4 width channels; a new stage begins with stride 2."""
+    blocks, channels = [], in_channels
+    for index in range(depth):
+        stage, previous = 3 * index // depth, 3 * max(index - 1, 0) // depth
+        blocks.append(ConvBlock(channels, width * 2**stage, stride=2 ** (stage - previous)))
+        channels = width * 2**stage
+    return blocks
+
+
+def resnet32(in_channels: int) -> list[nn.Module]:
+    """CIFAR ResNet-32 (He et al. 2016): a stem and three stages of five residual blocks, 16, 32, 64 channels."""
+    blocks: list[nn.Module] = [ConvBlock(in_channels, 16)]
+    for channels, out_channels in ((16, 16), (16, 32), (32, 64)):
+        blocks.append(ResidualBlock(channels, out_channels, stride=out_channels // channels))
+        blocks.extend(ResidualBlock(out_channels, out_channels) for _ in range(4))
+    return blocks
+
+
+class LocalModule(nn.Module):
+    """One gradient-isolated module: ``body`` maps x_{k-1} to x_k, ``head`` gives its local loss."""
+
+    def __init__(self, body: nn.Module, head: Head) -> None:
+        super().__init__()
+        self.body = body
+        self.head = head
+
+
+def build(config: RunConfig, in_channels: int, num_classes: int) -> nn.ModuleList:
+    """The network of ``config`` as a list of :class:`LocalModule`; under "bp" a single one with the last head.
+
+    Draws the same random numbers for every method, so that methods compared start from the same weights.
+
+    Raises:
+        UsageError: the cuts do not fit the blocks, or the head does not fit the width.
+    """
+    blocks = resnet32(in_channels) if config.model == "resnet32" else plainnet(in_channels, config.depth, config.width)
+    edges = [0, *_cuts(config, len(blocks)), len(blocks)]
+    bodies = [nn.Sequential(*blocks[i:j]) for i, j in zip(edges, edges[1:], strict=False)]
+    make_head = conv_head if config.head == "conv" else etf_head
+    heads = [make_head(body[-1].out_channels, num_classes) for body in bodies]
+    if config.method == "bp":
+        bodies, heads = [nn.Sequential(*bodies)], heads[-1:]
+    return nn.ModuleList(LocalModule(body, head) for body, head in zip(bodies, heads, strict=True))
+
+
+def _cuts(config: RunConfig, num_blocks: int) -> list[int]:
+    """Indices of the blocks that begin a new module."""
+    if config.cuts:
+        if config.modules not in (None, len(config.cuts) + 1):
+            raise UsageError(f"--cuts {len(config.cuts)} times makes {len(config.cuts) + 1} modules; drop --modules")
+        inside = all(0 < cut < num_blocks for cut in config.cuts)
+        if not inside or sorted(set(config.cuts)) != list(config.cuts):
+            raise UsageError(
+                f"--cuts must increase and lie between 1 and {num_blocks - 1} "
+                f"({config.model} has {num_blocks} blocks), got {' '.join(map(str, config.cuts))}"
+            )
+        return list(config.cuts)
+    count = num_blocks if config.modules is None else config.modules
+    if not 1 <= count <= num_blocks:
+        raise UsageError(f"--modules must be 1 to {num_blocks}, the blocks of this {config.model}, got {count}")
+    if config.model == "resnet32" and count in (2, 3):
+        return [6, 11][3 - count :]
+    return [round(k * num_blocks / count) for k in range(1, count)]

@@ -1,0 +1,53 @@
+"""Build of the compiled part: hands everything to CMake. All other facts are in pyproject.toml."""
+
+import os
+import pathlib
+import shutil
+import sys
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = pathlib.Path(__file__).parent
+NO, YES = ("0", "off", "false", "no"), ("1", "on", "true", "yes")
+
+
+def switch(name: str) -> bool | None:
+    """An environment switch: True, False, or None where it is not set."""
+    value = os.environ.get(name, "").lower()
+    if value not in ("", *NO, *YES):
+        raise SystemExit(f"{name} must be 0 or 1, got {value!r}")
+    return None if value == "" else value in YES
+
+
+def wants_build() -> bool:
+    """Pure Python without a compiler or with SGR_BUILD_CPP=0; SGR_BUILD_CPP=1 insists."""
+    wanted = switch("SGR_BUILD_CPP")
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    return compiler is not None if wanted is None else wanted
+
+
+class CMakeBuild(build_ext):
+    def build_extension(self, ext: Extension) -> None:
+        # _C lands in <prefix>/sgr_kernels, the op libraries beside it; an editable install has the sources as prefix.
+        prefix = pathlib.Path(self.get_ext_fullpath(ext.name)).resolve().parent.parent
+        build = pathlib.Path(self.build_temp).resolve()
+        cuda = {None: "AUTO", True: "ON", False: "OFF"}[switch("SGR_BUILD_CUDA")]
+        configure = ["-S", str(ROOT), "-B", str(build), "-G", "Ninja", f"-DSGR_BUILD_CUDA={cuda}"]
+        self.spawn(["cmake", *configure, f"-DPython_EXECUTABLE={sys.executable}"])
+        self.spawn(["cmake", "--build", str(build), "--parallel", str(jobs())])
+        self.spawn(["cmake", "--install", str(build), "--prefix", str(prefix)])
+
+
+def jobs() -> int:
+    """MAX_JOBS, else a compiler a core as far as memory goes (an nvcc process takes up to 4 GiB)."""
+    if "MAX_JOBS" in os.environ:
+        return int(os.environ["MAX_JOBS"])
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**32
+    return max(1, min(len(os.sched_getaffinity(0)), memory))
+
+
+setup(
+    ext_modules=[Extension("sgr_kernels._C", sources=[])] if wants_build() else [],
+    cmdclass={"build_ext": CMakeBuild},
+)

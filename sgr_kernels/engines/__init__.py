@@ -1,0 +1,92 @@
+"""Engines: ways to compute the parameter gradient of L_k + weight * L_k^SGR (Eq. 5) for one module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from ..functional import check_options
+from . import autograd
+from .common import LocalStep
+
+__all__ = ["LocalStep", "local_step"]
+
+ENGINES = {"autograd": autograd.local_step}
+
+
+def local_step(
+    body: nn.Module | Callable[[Tensor], Tensor],
+    head: nn.Module | Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    delta_pre: Tensor | None,
+    *,
+    weight: float,
+    engine: str = "auto",
+    normalize: bool = True,
+    reduction: str = "mean",
+    relative_floor: float = 0.0,
+    grad_scale: float = 1.0,
+    radius: float | None = None,
+    order: int = 1,
+    curvature: str = "exact",
+    need_delta_out: bool = True,
+) -> LocalStep:
+    """Forward and backward of one gradient-isolated module with the SGR regulariser (Eq. 5, Algorithm 1).
+
+    Adds ``grad_scale * d(loss + weight * sgr)/d theta`` into ``.grad`` of every leaf parameter of body and head that
+    requires a gradient, and changes nothing else (buffers and the random stream move as in one ordinary step). Hooks
+    do not run: under DDP or FSDP the caller reduces the gradients. Step the optimizer afterwards.
+
+    Args:
+        body: x_{k-1} -> x_k.
+        head: (x_k, y) -> scalar loss.
+        x: (B, ...) input x_{k-1}; treated as a constant.
+        y: whatever the head takes.
+        delta_pre: ``delta_out`` of the previous module's step, shape of ``x``. None: no SGR term (the first module, or
+            plain local learning).
+        weight: the paper's lambda; see :class:`sgr_kernels.SGRLoss` for its scale.
+        engine: "autograd" (Algorithm 1, any twice differentiable module) or "auto".
+        normalize, reduction: as in :func:`sgr_kernels.sgr_loss`.
+        relative_floor: fades out samples whose |delta_b| is below this fraction of the batch's rms; 0 is the paper.
+        grad_scale: factor on the gradients written (and inside the backward pass): the loss scale of mixed precision,
+            or 1 / accumulation steps. The results come back without it. Do not scale the loss in the head instead: a
+            normalised residual does not follow.
+        radius, order: step of the directional engine; only the defaults are accepted by "autograd".
+        curvature: "exact"; "none" (Eq. 35) needs a closed form, which "autograd" is not.
+        need_delta_out: False saves a little where no module follows.
+
+    Returns:
+        :class:`LocalStep` (loss, sgr, output, delta_out), all detached and unscaled.
+
+    Raises:
+        ValueError: unknown engine, an option this engine cannot honour, a non-scalar loss, ``delta_pre`` that does not
+            match ``x``.
+    """
+    if engine not in ("auto", *ENGINES):
+        raise ValueError(f"engine must be one of auto, {', '.join(ENGINES)} in this version, got {engine!r}")
+    if radius is not None or order != 1:
+        raise ValueError("radius and order belong to the directional engine; engine='autograd' differentiates exactly")
+    if curvature != "exact":
+        raise ValueError(f"engine='autograd' always includes the curvature, got curvature={curvature!r}")
+    check_options(reduction, eps=0.0)
+    if not relative_floor >= 0:
+        raise ValueError(f"relative_floor must be >= 0, got {relative_floor}")
+    if not grad_scale > 0:
+        raise ValueError(f"grad_scale must be > 0, got {grad_scale}")
+    if delta_pre is not None and delta_pre.shape != x.shape:
+        raise ValueError(f"delta_pre must have the shape of x {tuple(x.shape)}, got {tuple(delta_pre.shape)}")
+    return ENGINES["autograd"](
+        body,
+        head,
+        x,
+        y,
+        delta_pre,
+        weight=weight,
+        normalize=normalize,
+        reduction=reduction,
+        relative_floor=relative_floor,
+        grad_scale=grad_scale,
+        need_delta_out=need_delta_out,
+    )

@@ -1,0 +1,81 @@
+"""What every engine needs: the result type, the parameters it serves, and writing their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class LocalStep(NamedTuple):
+    """Result of :func:`sgr_kernels.local_step`; every tensor is detached.
+
+    Attributes:
+        loss: 0-d local loss L_k.
+        sgr: 0-d unweighted SGR loss L_k^SGR; None where ``delta_pre`` was None.
+        output: x_k, the next module's input.
+        delta_out: dL_k/dx_k, the next module's ``delta_pre``; None where ``need_delta_out`` was False.
+    """
+
+    loss: Tensor
+    sgr: Tensor | None
+    output: Tensor
+    delta_out: Tensor | None
+
+
+def trainable(parts: Iterable[nn.Module | Callable], loss: Tensor) -> list[Tensor]:
+    """Leaf parameters of the modules among ``parts``; for other callables, the leaves that ``loss`` reaches."""
+    found: dict[Tensor, None] = {}
+    for part in parts:
+        if isinstance(part, nn.Module):
+            found.update((p, None) for p in part.parameters() if p.requires_grad)
+        else:
+            found.update((leaf, None) for leaf in _leaves(loss))
+    return list(found)
+
+
+def _leaves(loss: Tensor) -> list[Tensor]:
+    leaves, seen, queue = [], set(), [loss.grad_fn]
+    while queue:
+        node = queue.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable") and isinstance(node.variable, nn.Parameter):
+            leaves.append(node.variable)
+        queue.extend(edge for edge, _ in node.next_functions)
+    return leaves
+
+
+def add_gradients(parameters: list[Tensor], gradients: Iterable[Tensor | None]) -> None:
+    """Add into ``.grad`` without running hooks, as ``backward`` would: a missing gradient leaves ``.grad`` alone."""
+    old, new = [], []
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is None:
+            continue
+        if parameter.grad is None:
+            parameter.grad = gradient.detach()
+        else:
+            old.append(parameter.grad)
+            new.append(gradient)
+    if old:
+        torch._foreach_add_(old, new)
+
+
+def unscale(gradient: Tensor, scale: float) -> Tensor:
+    """Undo the gradient scale; in float32 where the unscaled gradient may underflow float16."""
+    if scale == 1.0:
+        return gradient
+    if gradient.dtype == torch.float16:
+        gradient = gradient.float()
+    return gradient / scale
+
+
+def residual_floor(delta: Tensor, relative_floor: float) -> float | Tensor:
+    """relative_floor * rms_b |delta_b|, a constant of the step (0-d float64), or 0.0."""
+    if relative_floor == 0.0 or delta.numel() == 0:
+        return 0.0
+    norms = torch.linalg.vector_norm(delta.detach().flatten(1), dim=1, dtype=torch.float64)
+    return relative_floor * norms.square().mean().sqrt()

@@ -1,0 +1,206 @@
+"""The functions users call: argument checks, layout, choice of backend."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from . import ops, reference
+from .backends import select
+
+_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def sgr_loss(
+    delta: Tensor,
+    target: Tensor,
+    *,
+    normalize: bool = True,
+    reduction: str = "mean",
+    floor: float | Tensor = 0.0,
+    eps: float = 1e-12,
+) -> Tensor:
+    r"""Successive-gradient-reconciliation loss: per-sample (normalised) squared distance of two gradients.
+
+    With rows flattened to :math:`\delta_b, g_b \in R^n` and their cosine :math:`c_b`, ``reduction="mean"`` gives
+    :math:`\frac{2}{Bn}\sum_b w_b (1 - c_b)`, the loss of Algorithm 1 in Yang et al. 2024; ``"batchmean"`` gives
+    :math:`\frac{2}{B}\sum_b w_b (1 - c_b)` (Eq. 6 per sample) and ``"sum"`` :math:`2\sum_b w_b (1 - c_b)`.
+
+    Differentiable in both arguments, to any order. Autocast leaves it alone: it accumulates in float64 anyway.
+
+    Args:
+        delta: (B, ...) gradient of the current module with respect to its input; float64, float32, bfloat16 or float16,
+            any strides.
+        target: same shape, dtype and device; the gradient the previous module had for its output.
+        normalize: compare directions. A row whose norm (in either argument) is at most ``eps`` is dead: it adds
+            nothing and gets gradient 0. ``False`` compares the gradients themselves (Eqs. 6 and 35 as printed).
+        reduction: "mean", "batchmean" or "sum".
+        floor: a norm, in the units of ``delta``; rows with a smaller norm fade out with weight
+            :math:`w_b = \min(1, (|\delta_b| / floor)^2)`, a constant in every derivative. 0 switches it off.
+            Number or 0-d tensor.
+        eps: norm at or below which a row is dead.
+
+    Returns:
+        0-d loss, float32 (float64 for float64 input).
+
+    Raises:
+        TypeError: an argument is not a floating-point tensor of a supported dtype, or the dtypes differ.
+        ValueError: shapes or devices differ, a scalar was given, or an option is out of range.
+    """
+    floor = _check(delta, target, reduction, floor, eps)
+    name = select(delta)
+    if name == "reference":
+        return reference.sgr_loss(
+            delta, target, normalize=normalize, reduction=reduction, floor=floor, eps=eps
+        )
+    operators = ops.triton if name == "triton" else ops.native
+    loss, _ = operators.sgr_loss(*_rows(delta, target), *_options(normalize, reduction, floor, eps, delta))
+    return loss
+
+
+def sgr_residual(
+    delta: Tensor,
+    target: Tensor,
+    *,
+    normalize: bool = True,
+    reduction: str = "mean",
+    floor: float | Tensor = 0.0,
+    eps: float = 1e-12,
+) -> tuple[Tensor, Tensor]:
+    """:func:`sgr_loss` and its gradient v = dL/d delta in one pass over the data, without an autograd graph.
+
+    Args and errors: as :func:`sgr_loss`.
+
+    Returns:
+        ``(loss, v)``: the 0-d loss, and v of the shape of ``delta``, float32 (float64 for float64 input).
+    """
+    floor = _check(delta, target, reduction, floor, eps)
+    delta, target = delta.detach(), target.detach()
+    name = select(delta)
+    if name == "reference":
+        return reference.sgr_residual(
+            delta, target, normalize=normalize, reduction=reduction, floor=floor, eps=eps
+        )
+    operators = ops.triton if name == "triton" else ops.native
+    rows, target_rows = _rows(delta, target)
+    loss, v = operators.sgr_residual(rows, target_rows, *_options(normalize, reduction, floor, eps, delta))
+    return loss, _unrows(v, delta)
+
+
+def etf_classifier(
+    num_classes: int,
+    num_features: int,
+    *,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Simplex equiangular tight frame: unit rows whose pairwise cosine is -1/(K-1) (Eq. 7), randomly rotated.
+
+    Args:
+        num_classes: K >= 2.
+        num_features: d >= K - 1.
+        generator: source of the random rotation.
+        dtype: of the result; default ``torch.get_default_dtype()``. The frame is computed in float64.
+        device: of the result.
+
+    Returns:
+        (K, d) tensor, one classifier vector a row.
+
+    Raises:
+        ValueError: K < 2, or d < K - 1 (so many directions cannot be equiangular in so few dimensions).
+    """
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    rank = num_classes - 1
+    if num_features < rank:
+        raise ValueError(f"num_features must be at least num_classes - 1 = {rank}, got {num_features}")
+    source = generator.device if generator is not None else "cpu"
+    noise = torch.randn(num_features, rank, generator=generator, dtype=torch.float64, device=source)
+    rotation, triangle = torch.linalg.qr(noise)
+    rotation = rotation * triangle.diagonal().sign()  # makes the rotation unique, hence uniformly distributed
+    frame = math.sqrt(num_classes / rank) * _simplex_basis(num_classes).to(source) @ rotation.T
+    return frame.to(device=device, dtype=dtype or torch.get_default_dtype())
+
+
+def _simplex_basis(k: int) -> Tensor:
+    """(k, k-1) orthonormal basis of the vectors whose entries sum to zero (the Helmert matrix)."""
+    j = torch.arange(1, k, dtype=torch.float64)
+    upper = torch.ones(k, k - 1, dtype=torch.float64).triu()  # column j: ones in the first j rows
+    upper[torch.arange(1, k), torch.arange(k - 1)] = -j
+    return upper / (j * (j + 1)).sqrt()
+
+
+def _check(delta: Tensor, target: Tensor, reduction: str, floor: float | Tensor, eps: float) -> float | Tensor:
+    """Refuse what has no meaning; return ``floor`` as a float or as a detached 0-d float64 tensor."""
+    for name, tensor in (("delta", delta), ("target", target)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+        if tensor.dtype not in _DTYPES:
+            raise TypeError(f"{name} must be float64, float32, bfloat16 or float16, got {tensor.dtype}")
+        if tensor.dim() == 0:
+            raise ValueError(f"{name} must have a batch dimension, got a scalar")
+    if delta.shape != target.shape:
+        raise ValueError(f"target must have the shape of delta {tuple(delta.shape)}, got {tuple(target.shape)}")
+    if delta.dtype != target.dtype:
+        raise TypeError(f"target must have the dtype of delta {delta.dtype}, got {target.dtype}")
+    if delta.device != target.device:
+        raise ValueError(f"target must be on the device of delta {delta.device}, got {target.device}")
+    check_options(reduction, eps)
+    if not isinstance(floor, Tensor):
+        if not floor >= 0:
+            raise ValueError(f"floor must be a norm >= 0, got {floor}")
+        return float(floor)
+    if floor.dim() != 0:
+        raise ValueError(f"floor must be a number or a 0-d tensor, got shape {tuple(floor.shape)}")
+    return floor.detach().to(device=delta.device, dtype=torch.float64)
+
+
+def check_options(reduction: str, eps: float) -> None:
+    if reduction not in ops.REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(ops.REDUCTIONS)}, got {reduction!r}")
+    if not eps >= 0:
+        raise ValueError(f"eps must be >= 0, got {eps}")
+
+
+def _options(normalize: bool, reduction: str, floor: float | Tensor, eps: float, delta: Tensor) -> tuple:
+    tensor = floor if isinstance(floor, Tensor) else None
+    number = 0.0 if isinstance(floor, Tensor) else floor
+    return normalize, ops.REDUCTIONS.index(reduction), number, tensor, eps
+
+
+def _storage_order(tensor: Tensor) -> list[int]:
+    """Dimensions after the batch, slowest first, as they lie in memory."""
+    order: list[int] = []
+    for dim in range(1, tensor.dim()):  # an insertion sort: torch.compile cannot trace sorted() on symbolic strides
+        place = len(order)
+        while place > 0 and tensor.stride(order[place - 1]) < tensor.stride(dim):
+            place -= 1
+        order.insert(place, dim)
+    return order
+
+
+def _rows(delta: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Both tensors as (B, n) with unit stride along a row, elements paired up; views where their layouts agree."""
+    if delta.dim() == 1:
+        return delta.unsqueeze(1), target.unsqueeze(1)
+    order = _storage_order(delta)
+    return _as_rows(delta, order), _as_rows(target, order)
+
+
+def _as_rows(tensor: Tensor, order: list[int]) -> Tensor:
+    if order != sorted(order):  # views cost microseconds, which small problems notice
+        tensor = tensor.permute([0, *order])
+    rows = tensor.flatten(1)
+    return rows if rows.stride(1) == 1 else rows.contiguous()
+
+
+def _unrows(rows: Tensor, like: Tensor) -> Tensor:
+    """Inverse of :func:`_rows` for a result of the shape of ``like``."""
+    if like.dim() == 1:
+        return rows.squeeze(1)
+    order = [0, *_storage_order(like)]
+    inverse = sorted(range(like.dim()), key=order.__getitem__)
+    return rows.view([like.shape[dim] for dim in order]).permute(inverse)

@@ -1,0 +1,104 @@
+"""Every fused operation spelled in plain PyTorch: slow, transparent, differentiable to any order.
+
+This is the ground truth of the tests and the backend of last resort. Nothing here calls a kernel of this package.
+Section, equation and algorithm numbers are those of Yang et al., "Towards Interpretable Deep Local Learning with
+Successive Gradient Reconciliation", ICML 2024.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def sgr_loss(
+    delta: Tensor,
+    target: Tensor,
+    *,
+    normalize: bool = True,
+    reduction: str = "mean",
+    floor: float | Tensor = 0.0,
+    eps: float = 1e-12,
+) -> Tensor:
+    """Distance between two batches of gradients (Eq. 6, normalised per sample as in Algorithm 1).
+
+    Same contract as :func:`sgr_kernels.sgr_loss`. Everything is computed in float64: |delta| of a well classified
+    sample is 1e-11 and less, and nearly parallel rows lose their digits in float32.
+    """
+    if delta.numel() == 0:
+        return (delta.sum() + target.sum()).to(loss_dtype(delta)) * 0.0
+    batch = delta.shape[0]
+    d, g = delta.reshape(batch, -1).double(), target.reshape(batch, -1).double()
+    d_norm = _row_norm(d.detach())
+    weight = _floor_weight(d_norm, floor)
+    if normalize:
+        dead = (d_norm <= eps) | (_row_norm(g.detach()) <= eps)
+        weight = weight.masked_fill(dead, 0.0)
+        d, g = _unit_rows(d, dead), _unit_rows(g, dead)
+    distance = (d - g).square().sum(1)
+    count = {"mean": delta.numel(), "batchmean": batch, "sum": 1}[reduction]
+    return ((weight * distance).sum() / count).to(loss_dtype(delta))
+
+
+def sgr_residual(
+    delta: Tensor,
+    target: Tensor,
+    *,
+    normalize: bool = True,
+    reduction: str = "mean",
+    floor: float | Tensor = 0.0,
+    eps: float = 1e-12,
+) -> tuple[Tensor, Tensor]:
+    """:func:`sgr_loss` and its gradient with respect to ``delta``, by autograd, without leaving a graph."""
+    with torch.enable_grad():
+        leaf = delta.detach().to(loss_dtype(delta)).requires_grad_()
+        loss = sgr_loss(
+            leaf, target.detach().to(leaf.dtype), normalize=normalize, reduction=reduction, floor=floor, eps=eps
+        )
+        (v,) = torch.autograd.grad(loss, leaf)
+    return loss.detach(), v
+
+
+def algorithm1_step(
+    body: nn.Module, head: nn.Module, x: Tensor, y: Tensor, delta_pre: Tensor | None, *, weight: float
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """One module of Algorithm 1, line by line, with a double backward. Adds into ``.grad`` of body and head.
+
+    The printed algorithm stores delta_pre at k = 1 only; here every module hands it on, as its text demands.
+    Returns (local loss, SGR loss or None, output x_k, delta dL_k/dx_k), all detached.
+    """
+    x = x.detach().requires_grad_()
+    output = body(x)
+    loss_cls = head(output, y)
+    delta_out = torch.autograd.grad(loss_cls, output, retain_graph=True)[0].detach()
+    if delta_pre is None:
+        loss_cls.backward()
+        return loss_cls.detach(), None, output.detach(), delta_out
+    delta_now = torch.autograd.grad(loss_cls, x, retain_graph=True, create_graph=True)[0]
+    delta_pre_norm = torch.flatten(delta_pre, 1)
+    delta_pre_norm = delta_pre_norm / torch.sqrt(torch.sum(delta_pre_norm**2, dim=1, keepdim=True))
+    delta_now_norm = torch.flatten(delta_now, 1)
+    delta_now_norm = delta_now_norm / torch.sqrt(torch.sum(delta_now_norm**2, dim=1, keepdim=True))
+    loss_sgr = nn.functional.mse_loss(delta_now_norm, delta_pre_norm)
+    (loss_cls + weight * loss_sgr).backward()
+    return loss_cls.detach(), loss_sgr.detach(), output.detach(), delta_out
+
+
+def loss_dtype(delta: Tensor) -> torch.dtype:
+    """Dtype of the loss and of the residual: float64 for float64 gradients, float32 for all others."""
+    return torch.float64 if delta.dtype == torch.float64 else torch.float32
+
+
+def _row_norm(rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows, dim=1)
+
+
+def _unit_rows(rows: Tensor, dead: Tensor) -> Tensor:
+    # A dead row becomes a row of ones before anything is computed from it: no 0 / 0 and no 0 * inf in any derivative.
+    rows = rows.masked_fill(dead[:, None], 1.0)
+    return rows / _row_norm(rows)[:, None]
+
+
+def _floor_weight(d_norm: Tensor, floor: float | Tensor) -> Tensor:
+    floor = torch.as_tensor(floor, dtype=torch.float64, device=d_norm.device).detach()
+    return torch.where(floor > 0, (d_norm / floor).square().clamp(max=1.0), torch.ones_like(d_norm))

@@ -1,0 +1,85 @@
+"""Bad input of the operator library: an error that names the argument, what came and what was expected."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import sgr_kernels as sk
+
+X = torch.randn(4, 6)
+
+
+@pytest.mark.parametrize("function", [sk.sgr_loss, sk.sgr_residual])
+@pytest.mark.parametrize(
+    ("delta", "target", "options", "error", "message"),
+    [
+        (X, torch.randn(4, 5), {}, ValueError, r"target must have the shape of delta \(4, 6\), got \(4, 5\)"),
+        (X, X.double(), {}, TypeError, r"target must have the dtype of delta torch.float32, got torch.float64"),
+        (X, X.to("meta"), {}, ValueError, r"target must be on the device of delta cpu, got meta"),
+        (X.int(), X.int(), {}, TypeError, r"delta must be float64, .* got torch.int32"),
+        (X, X.to(torch.complex64), {}, TypeError, r"target must be float64, .* got torch.complex64"),
+        (X[0, 0], X[0, 0], {}, ValueError, r"delta must have a batch dimension, got a scalar"),
+        (X, None, {}, TypeError, r"target must be a tensor, got NoneType"),
+        (X, X, {"reduction": "none"}, ValueError, r"reduction must be one of mean, batchmean, sum, got 'none'"),
+        (X, X, {"eps": -1.0}, ValueError, r"eps must be >= 0, got -1.0"),
+        (X, X, {"floor": -1.0}, ValueError, r"floor must be a norm >= 0, got -1.0"),
+        (X, X, {"floor": float("nan")}, ValueError, r"floor must be a norm >= 0, got nan"),
+        (X, X, {"floor": torch.ones(2)}, ValueError, r"floor must be a number or a 0-d tensor, got shape \(2,\)"),
+    ],
+)
+def test_residual_refuses(function, delta, target, options, error, message):
+    with pytest.raises(error, match=message):
+        function(delta, target, **options)
+
+
+def test_loss_module_refuses_an_unknown_reduction():
+    with pytest.raises(ValueError, match="reduction must be one of"):
+        sk.SGRLoss(reduction="avg")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [((5, 3), "num_features must be at least num_classes - 1 = 4, got 3"), ((1, 8), "num_classes must be at least 2")],
+)
+def test_etf_refuses(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        sk.etf_classifier(*sizes)
+
+
+def test_unknown_and_missing_backends_are_errors():
+    unknown = "unknown backend 'gpu'; choose one of reference, cpu, triton, cuda"
+    with pytest.raises(ValueError, match=unknown), sk.backend("gpu"):
+        pass
+    for name, status in sk.backends().items():
+        if status.startswith("missing"):
+            with pytest.raises(RuntimeError, match=f"backend '{name}' cannot run here"), sk.backend(name):
+                pass
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "magic"}, "engine must be one of auto, autograd"),
+        ({"curvature": "none"}, "always includes the curvature"),
+        ({"order": 2}, "radius and order belong to the directional engine"),
+        ({"radius": 0.1}, "radius and order belong to the directional engine"),
+        ({"reduction": "none"}, "reduction must be one of"),
+        ({"relative_floor": -0.1}, "relative_floor must be >= 0"),
+        ({"grad_scale": 0.0}, "grad_scale must be > 0"),
+    ],
+)
+def test_local_step_refuses(options, message):
+    body, head = nn.Linear(6, 6), lambda f, y: f.square().mean()
+    with pytest.raises(ValueError, match=message):
+        sk.local_step(body, head, X, None, torch.randn(4, 6), weight=1.0, **options)
+    assert body.weight.grad is None
+
+
+def test_local_step_refuses_a_delta_of_another_shape_and_a_loss_that_is_no_scalar():
+    body = nn.Linear(6, 6)
+    with pytest.raises(ValueError, match=r"delta_pre must have the shape of x \(4, 6\), got \(4, 5\)"):
+        sk.local_step(body, lambda f, y: f.mean(), X, None, torch.randn(4, 5), weight=1.0)
+    with pytest.raises(ValueError, match=r"head must return a scalar loss, got shape \(4,\)"):
+        sk.local_step(body, lambda f, y: f.mean(1), X, None, None, weight=1.0)

@@ -1,0 +1,306 @@
+"""sgr_loss, SGRLoss and sgr_residual on every backend that runs here."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from conftest import device_of
+from helpers import DTYPES, assert_as_exact_as, exact_value_and_grads, plain_sgr_loss, value_and_grads
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sgr_kernels as sk
+
+OPTIONS = [(normalize, reduction) for normalize in (True, False) for reduction in ("mean", "batchmean", "sum")]
+
+
+def gradients(backend: str, shape, dtype=torch.float32, noise: float | None = None, scale: float = 1.0):
+    delta = torch.randn(shape, dtype=torch.float64)
+    target = torch.randn(shape, dtype=torch.float64) if noise is None else delta + noise * torch.randn(shape).double()
+    return (scale * delta).to(device_of(backend), dtype), (scale * target).to(device_of(backend), dtype)
+
+
+def size_of_terms(delta, target, *, normalize: bool = True, reduction: str = "mean") -> tuple[float, float]:
+    """Norm of alpha delta, and of alpha_target target: s / |row| a row, or s |row|."""
+    scale = 2 / {"mean": delta.numel(), "batchmean": len(delta), "sum": 1}[reduction]
+    norms = [t.flatten(1).double().norm(dim=1) for t in (delta, target)]
+    return tuple(scale * float((1 / norm if normalize else norm).norm()) for norm in norms)
+
+
+def check(backend: str, delta, target, **options) -> None:
+    """Loss, both gradients and the residual against extended precision, as exact as plain torch in the same dtype."""
+    with sk.backend(backend):
+        result = value_and_grads(lambda d, g: sk.sgr_loss(d, g, **options), delta, target)
+        loss, v = sk.sgr_residual(delta, target, **options)
+    plain = value_and_grads(lambda d, g: plain_sgr_loss(d, g, **options), delta, target)
+    truth = exact_value_and_grads(delta, target, **options)
+    assert result[0].dtype == loss.dtype == v.dtype == (delta.dtype if delta.dtype == torch.float64 else torch.float32)
+    # alpha delta and beta target are added in float64. Float64 input has nothing wider.
+    cancelling = size_of_terms(delta, target, **options) if delta.dtype == torch.float64 else (0.0, 0.0)
+    assert_as_exact_as(result[0], plain[0], truth[0])
+    assert_as_exact_as(result[1], plain[1], truth[1], cancelling[0])
+    assert_as_exact_as(result[2], plain[2], truth[2], cancelling[1])
+    assert_as_exact_as(loss, plain[0], truth[0])
+    assert_as_exact_as(v, plain[1], truth[1], cancelling[0])
+    assert v.shape == result[1].shape == delta.shape
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("normalize", "reduction"), OPTIONS)
+def test_matches_plain_torch(backend, dtype, normalize, reduction):
+    check(backend, *gradients(backend, (7, 3, 5, 11), dtype), normalize=normalize, reduction=reduction)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5,), (2, 16385), (3, 40000), (300, 17), (1, 200003)])
+def test_odd_shapes(backend, shape):
+    """One element a row, one-dimensional input, rows of one segment and a bit, many short rows, one long row."""
+    if math.prod(shape[1:]) == 1:  # every cosine is +-1: the gradient is 0 and plain torch cannot be compared
+        delta, target = gradients(backend, shape)
+        with sk.backend(backend):
+            result = value_and_grads(lambda d, g: sk.sgr_loss(d, g, reduction="sum"), delta, target)
+        opposite = (delta.sign() != target.sign()).sum()
+        assert result[0] == 4 * opposite
+        assert all(not gradient.any() or gradient.abs().max() < 1e-6 for gradient in result[1:])
+    else:
+        check(backend, *gradients(backend, shape), reduction="batchmean")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("noise", [1e-1, 1e-3, 1e-5])
+def test_near_parallel_rows_keep_their_digits(backend, dtype, noise):
+    """Three float32 sums would lose everything here; the loss must be as good as normalising first."""
+    check(backend, *gradients(backend, (16, 4096), dtype, noise=noise))
+
+
+def test_identical_rows_have_no_loss(backend):
+    delta, _ = gradients(backend, (3, 1000))
+    with sk.backend(backend):
+        assert sk.sgr_loss(delta, delta.clone()) == 0
+
+
+def layouts(tensor):
+    """The same values in other layouts: channels last, batch last, strided along the row, expanded along the batch."""
+    batch_last = tensor.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
+    wide = tensor.new_full((*tensor.shape[:-1], 2 * tensor.shape[-1]), 7.0)
+    wide[..., ::2] = tensor
+    rows = tensor.new_full((tensor.shape[0], tensor[0].numel() + 3), 7.0)
+    rows[:, 3:] = tensor.flatten(1)
+    return {
+        "contiguous": tensor,
+        "channels_last": tensor.contiguous(memory_format=torch.channels_last),
+        "batch_last": batch_last,
+        "strided": wide[..., ::2],
+        "offset_rows": rows[:, 3:].unflatten(1, tensor.shape[1:]),
+    }
+
+
+@pytest.mark.parametrize("delta_layout", ["contiguous", "channels_last", "batch_last", "strided", "offset_rows"])
+@pytest.mark.parametrize("target_layout", ["contiguous", "channels_last", "batch_last", "strided", "offset_rows"])
+def test_any_layout(backend, delta_layout, target_layout):
+    delta, target = gradients(backend, (4, 3, 5, 6))
+    check(backend, layouts(delta)[delta_layout], layouts(target)[target_layout])
+
+
+def test_expanded_batch(backend):
+    delta, target = gradients(backend, (4, 30))
+    check(backend, delta[:1].expand(4, 30), target)
+
+
+def test_channels_last_is_not_copied(backend):
+    """Gradients come back in the layout of the input and nothing of the size of the input is allocated on the way."""
+    if backend == "reference":
+        pytest.skip("the reference is allowed to copy")
+    delta, target = (t.contiguous(memory_format=torch.channels_last) for t in gradients(backend, (4, 3, 8, 8)))
+    with sk.backend(backend), torch.profiler.profile(profile_memory=True) as profile:
+        sk.sgr_loss(delta, target)
+    largest = max((abs(event.cpu_memory_usage) for event in profile.events()), default=0)
+    if device_of(backend) == "cuda":
+        largest = max((abs(event.device_memory_usage) for event in profile.events()), default=0)
+    assert 0 < largest < delta.numel()
+    with sk.backend(backend):
+        _, v = sk.sgr_residual(delta, target)
+    assert v.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dead_rows_add_nothing(backend, dtype):
+    delta, target = gradients(backend, (6, 40), dtype)
+    delta[1], target[2], delta[4], target[4] = 0, 0, 0, 0
+    delta[2, 0] = torch.inf  # in a row that is dead because of its target
+    alive = [0, 3, 5]
+    with sk.backend(backend):
+        result = value_and_grads(lambda d, g: sk.sgr_loss(d, g, reduction="sum"), delta, target)
+        few = value_and_grads(lambda d, g: sk.sgr_loss(d, g, reduction="sum"), delta[alive], target[alive])
+        loss, v = sk.sgr_residual(delta, target, reduction="sum")
+    torch.testing.assert_close(result[0], few[0])
+    torch.testing.assert_close(loss, few[0])
+    for gradient, expected in ((result[1], few[1]), (result[2], few[2]), (v, few[1].to(v.dtype))):
+        assert not gradient[[1, 2, 4]].any()
+        torch.testing.assert_close(gradient[alive], expected, rtol=2 * torch.finfo(dtype).eps, atol=0)
+
+
+def test_eps_is_a_norm(backend):
+    delta, target = gradients(backend, (2, 50))
+    delta[0] *= 1e-3 / delta[0].norm()
+    with sk.backend(backend):
+        both = sk.sgr_loss(delta, target, reduction="sum", eps=0.9e-3)
+        one = sk.sgr_loss(delta, target, reduction="sum", eps=1.1e-3)
+        last = sk.sgr_loss(delta[1:], target[1:], reduction="sum")
+    torch.testing.assert_close(one, last)
+    assert both > one
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_nan_and_inf_propagate(backend, poison, normalize):
+    delta, target = gradients(backend, (3, 20))
+    delta[1, 7] = poison
+    with sk.backend(backend):
+        loss, grad, _ = value_and_grads(lambda d, g: sk.sgr_loss(d, g, normalize=normalize), delta, target)
+        residual, v = sk.sgr_residual(delta, target, normalize=normalize)
+    assert not loss.isfinite()
+    assert not residual.isfinite()
+    for gradient in (grad, v):
+        assert not gradient[1].isfinite().all()
+        assert gradient[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (4, 0), (0,)])
+def test_empty(backend, shape):
+    delta, target = (t.requires_grad_() for t in gradients(backend, shape))
+    with sk.backend(backend):
+        loss = sk.sgr_loss(delta, target)
+        loss.backward()
+        residual, v = sk.sgr_residual(delta, target)
+    assert loss == residual == 0
+    assert delta.grad.shape == target.grad.shape == v.shape == shape
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_floor_fades_small_rows_out(backend, as_tensor, normalize):
+    """Row b counts min(1, (|delta_b| / floor)^2), in the loss and as a constant in both gradients."""
+    delta, target = gradients(backend, (4, 25), torch.float64)
+    delta *= delta.new_tensor([0.01, 0.5, 1.0, 3.0])[:, None] / delta.norm(dim=1, keepdim=True)
+    floor = delta.new_tensor(1.0) if as_tensor else 1.0
+    with sk.backend(backend):
+        result = value_and_grads(
+            lambda d, g: sk.sgr_loss(d, g, reduction="sum", normalize=normalize, floor=floor), delta, target
+        )
+        loss, v = sk.sgr_residual(delta, target, reduction="sum", normalize=normalize, floor=floor)
+    rows = [
+        value_and_grads(lambda d, g: plain_sgr_loss(d, g, reduction="sum", normalize=normalize), *pair)
+        for pair in zip(delta.split(1), target.split(1), strict=True)
+    ]
+    expected = [
+        sum(w * row[0] for w, row in zip((1e-4, 0.25, 1.0, 1.0), rows, strict=True)),
+        *(torch.cat([w * row[i] for w, row in zip((1e-4, 0.25, 1.0, 1.0), rows, strict=True)]) for i in (1, 2)),
+    ]
+    for mine, theirs in zip((*result, loss, v), (*expected, expected[0], expected[1]), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-14)
+
+
+def test_gradcheck(backend):
+    delta, target = gradients(backend, (3, 4, 2), torch.float64)
+    delta.requires_grad_(), target.requires_grad_()
+    for normalize, reduction in OPTIONS:
+
+        def loss(d, g, normalize=normalize, reduction=reduction):
+            with sk.backend(backend):
+                return sk.sgr_loss(d, g, normalize=normalize, reduction=reduction)
+
+        with sk.backend(backend):  # the backward pass runs outside of the function
+            assert torch.autograd.gradcheck(loss, (delta, target))
+            assert torch.autograd.gradgradcheck(loss, (delta, target))
+
+
+def test_one_tensor_as_both_arguments(backend):
+    """d L(x, x) counts both roles, also under create_graph."""
+    x, _ = gradients(backend, (3, 6), torch.float64)
+    x.requires_grad_()
+    with sk.backend(backend):
+        for create_graph in (False, True):
+            loss = sk.sgr_loss(x, 2 * x.detach() + x, normalize=False, reduction="sum")
+            (grad,) = torch.autograd.grad(loss, x, create_graph=create_graph)
+            torch.testing.assert_close(grad, torch.zeros_like(grad), atol=1e-12, rtol=0)
+            (same,) = torch.autograd.grad(sk.sgr_loss(x, x, normalize=False), x, create_graph=create_graph)
+            torch.testing.assert_close(same, torch.zeros_like(same))
+
+
+def test_first_and_twice_differentiable_path_agree(backend):
+    delta, target = gradients(backend, (3, 50), torch.float64)
+    delta.requires_grad_()
+    with sk.backend(backend):
+        (fused,) = torch.autograd.grad(sk.sgr_loss(delta, target), delta)
+        (graph,) = torch.autograd.grad(sk.sgr_loss(delta, target), delta, create_graph=True)
+    assert graph.requires_grad
+    torch.testing.assert_close(fused, graph.detach())
+
+
+def test_upstream_gradient_scales(backend):
+    delta, target = gradients(backend, (3, 50))
+    with sk.backend(backend):
+        one = value_and_grads(sk.sgr_loss, delta, target)
+        three = value_and_grads(lambda d, g: -3.0 * sk.sgr_loss(d, g), delta, target)
+    torch.testing.assert_close(three[1], -3.0 * one[1])
+    torch.testing.assert_close(three[2], -3.0 * one[2])
+
+
+def test_module_is_weight_times_loss(backend):
+    delta, target = gradients(backend, (3, 50))
+    criterion = sk.SGRLoss(weight=2.5, reduction="batchmean", normalize=False)
+    with sk.backend(backend):
+        torch.testing.assert_close(
+            criterion(delta, target), 2.5 * sk.sgr_loss(delta, target, reduction="batchmean", normalize=False)
+        )
+
+
+def test_autocast_changes_nothing(backend):
+    delta, target = gradients(backend, (3, 50), torch.bfloat16)
+    with sk.backend(backend):
+        outside = sk.sgr_loss(delta, target)
+        with torch.autocast(device_of(backend), torch.bfloat16):
+            inside = sk.sgr_loss(delta, target)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, outside)
+
+
+def test_reproducible_for_any_number_of_threads(backend):
+    delta, target = gradients(backend, (2, 100_003))
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            with sk.backend(backend):
+                results.append(value_and_grads(sk.sgr_loss, delta, target))
+    finally:
+        torch.set_num_threads(threads)
+    if backend == "reference":
+        pytest.skip("torch's own sums depend on the number of threads")
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    batch=st.integers(1, 5),
+    cols=st.integers(2, 70),
+    exponent=st.integers(-30, 30),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    seed=st.integers(0, 2**16),
+)
+def test_scale_invariance(batch, cols, exponent, dtype, seed):
+    """A normalised residual does not see the scale of its arguments, down to 1e-30 and up to 1e30."""
+    generator = torch.Generator().manual_seed(seed)
+    delta, target = torch.randn(2, batch, cols, generator=generator, dtype=dtype)
+    expected, v = sk.sgr_residual(delta, target, reduction="sum")
+    scale = 10.0**exponent
+    loss, scaled_v = sk.sgr_residual(delta * scale, target / scale, reduction="sum", eps=0.0)
+    eps = torch.finfo(dtype).eps
+    torch.testing.assert_close(loss, expected, rtol=8 * eps, atol=8 * eps)
+    # v is the difference of two unit vectors times s / |delta|: that is the size its rounding errors have
+    size = float(2 / delta.norm(dim=1).min())
+    torch.testing.assert_close(scaled_v * scale, v, rtol=8 * eps, atol=8 * eps * size)
