@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
+import importlib.machinery
 import importlib.metadata
 import importlib.util
 import os
@@ -131,10 +131,13 @@ def _native(kind: str) -> str:
 
 
 def _build_info() -> dict[str, str] | None:
-    try:
-        return importlib.import_module("sgr_kernels._C").build_info()
-    except ModuleNotFoundError:
+    # Only beside this file: the finder of an editable install would answer from another folder.
+    spec = importlib.machinery.PathFinder.find_spec("sgr_kernels._C", [str(_HERE)])
+    if spec is None or spec.loader is None:
         return None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.build_info()
 
 
 def _why_not_built() -> str:

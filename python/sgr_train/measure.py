@@ -69,7 +69,7 @@ def _frozen_statistics(modules: nn.Module) -> Iterator[None]:
 class PeakMemory:
     """Peak memory in bytes since construction: the CUDA allocator's, or on a CPU the resident set of the process.
 
-    The resident set is that of the whole process, it includes Python and PyTorch themselves (some 500 MB). Where the system cannot reset its peak (not
+    The resident set includes Python and PyTorch themselves (some 500 MB). Where the system cannot reset its peak (not
     Linux), it is that of the whole life of the process.
     """
 

@@ -1,0 +1,78 @@
+// Kernels with one fault each, and sound ones beside them: does the machine notice?
+#include <cooperative_groups.h>
+#include <cuda_runtime.h>
+
+static double* shared() {
+  SGR_DYNAMIC_SHARED(memory);
+  return reinterpret_cast<double*>(memory);
+}
+
+// Every thread reads what its neighbour wrote.
+template <bool barrier>
+static void exchange(double* out) {
+  shared()[threadIdx.x] = threadIdx.x;
+  if (barrier) __syncthreads();
+  out[threadIdx.x] = shared()[(threadIdx.x + 32) % blockDim.x];
+}
+
+// Every block reads what its neighbour in the cluster wrote, and may be gone before the neighbour reads.
+template <bool barrier_after>
+static void exchange_in_cluster(double* out) {
+  const auto cluster = cooperative_groups::this_cluster();
+  if (threadIdx.x == 0) *shared() = blockIdx.x;
+  cluster.sync();
+  if (blockIdx.x == 1) __syncthreads();
+  const int neighbour = 1 - static_cast<int>(blockIdx.x);
+  out[blockIdx.x * blockDim.x + threadIdx.x] = *cluster.map_shared_rank(shared(), neighbour);
+  if (barrier_after) cluster.sync();
+}
+
+template <bool fence>
+static void take_ticket(double*, unsigned* ticket) {
+  if (fence) __threadfence();
+  atomicAdd(ticket, 1u);
+}
+
+static void overflow(double*) { shared()[blockDim.x] = 1.0; }
+
+static void divergent(double*) {
+  if (threadIdx.x < 32) __syncthreads();
+}
+
+static void misaligned(double* out) {
+  __stwb(reinterpret_cast<uint4*>(out + 1), uint4{0, 0, 0, 0});
+}
+
+extern "C" {
+
+const char* shim_failure() { return cuda_shim::failure.c_str(); }
+
+// out: 128 numbers, 16-byte aligned. schedule: see machine.h.
+int run_fault(int fault, int schedule, double* out) {
+  cuda_shim::device.schedule = schedule;
+  cudaLaunchAttribute cluster{cudaLaunchAttributeClusterDimension, {dim3(2)}};
+  cudaLaunchConfig_t config;
+  config.gridDim = dim3(1);
+  config.blockDim = dim3(64);
+  config.dynamicSmemBytes = 64 * sizeof(double);
+  unsigned ticket = 0;
+  if (fault == 2 || fault == 3) {
+    config.gridDim = dim3(2);
+    config.attrs = &cluster;
+    config.numAttrs = 1;
+  }
+  switch (fault) {
+    case 0: return cudaLaunchKernelEx(&config, exchange<true>, out);
+    case 1: return cudaLaunchKernelEx(&config, exchange<false>, out);
+    case 2: return cudaLaunchKernelEx(&config, exchange_in_cluster<true>, out);
+    case 3: return cudaLaunchKernelEx(&config, exchange_in_cluster<false>, out);
+    case 4: return cudaLaunchKernelEx(&config, take_ticket<true>, out, &ticket);
+    case 5: return cudaLaunchKernelEx(&config, take_ticket<false>, out, &ticket);
+    case 6: return cudaLaunchKernelEx(&config, overflow, out);
+    case 7: return cudaLaunchKernelEx(&config, divergent, out);
+    case 8: return cudaLaunchKernelEx(&config, misaligned, out);
+    default: config.dynamicSmemBytes = 64 * 1024; return cudaLaunchKernelEx(&config, exchange<true>, out);
+  }
+}
+
+}  // extern "C"

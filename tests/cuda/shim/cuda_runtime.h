@@ -1,0 +1,234 @@
+// The part of CUDA that the kernels use, on the machine of machine.h. Lies in front of the real header.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <map>
+
+#include "machine.h"
+
+#define __CUDA_ARCH__ 900
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define SGR_DYNAMIC_SHARED(name) unsigned char* const name = ::cuda_shim::current().block->shared
+
+// Objects and not macros: launch configurations have members of these names. Grids have one dimension here.
+namespace cuda_shim {
+template <unsigned (*read)()>
+struct BuiltIn {
+  struct {
+    operator unsigned() const { return read(); }
+  } x;
+};
+inline unsigned thread_index() { return current().index; }
+inline unsigned block_index() { return current().block->index; }
+inline unsigned block_size() { return shape.threads; }
+inline unsigned grid_size() { return shape.blocks; }
+}  // namespace cuda_shim
+constexpr cuda_shim::BuiltIn<cuda_shim::thread_index> threadIdx{};
+constexpr cuda_shim::BuiltIn<cuda_shim::block_index> blockIdx{};
+constexpr cuda_shim::BuiltIn<cuda_shim::block_size> blockDim{};
+constexpr cuda_shim::BuiltIn<cuda_shim::grid_size> gridDim{};
+
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+struct dim3 {
+  unsigned x, y, z;
+  dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+// Threads and memory.
+
+inline void __syncthreads() { cuda_shim::wait(cuda_shim::current().block->barrier); }
+
+inline int __syncthreads_or(int predicate) {
+  auto& thread = cuda_shim::current();
+  int (&any)[3] = thread.block->any;
+  const unsigned vote = thread.votes++;
+  any[vote % 3] |= predicate != 0;
+  __syncthreads();
+  any[(vote + 2) % 3] = 0;  // read by all before this barrier, written by none before the next
+  return any[vote % 3];
+}
+
+inline void __threadfence() { cuda_shim::current().fenced = true; }
+
+inline unsigned atomicAdd(unsigned* address, unsigned value) {
+  auto& thread = cuda_shim::current();
+  if (!thread.fenced) cuda_shim::fail("ticket taken without a fence");
+  thread.fenced = false;
+  const unsigned old = *address;
+  *address += value;
+  return old;
+}
+
+template <typename T>
+T __shfl_xor_sync(unsigned mask, T value, int lane_mask) {
+  static_assert(sizeof(T) <= sizeof(uint64_t));
+  if (mask != 0xffffffffu) cuda_shim::fail("shuffle in part of a warp");
+  auto& thread = cuda_shim::current();
+  auto& warp = thread.block->warps[thread.index / 32];
+  auto& slots = warp.slots[thread.shuffles++ % 2];
+  std::memcpy(&slots[thread.index % 32], &value, sizeof(T));
+  cuda_shim::wait(warp.barrier);
+  std::memcpy(&value, &slots[thread.index % 32 ^ lane_mask], sizeof(T));
+  return value;
+}
+
+template <typename T>
+void shim_check_alignment(const T* address) {
+  if (reinterpret_cast<uintptr_t>(address) % sizeof(T) != 0) cuda_shim::fail("misaligned access");
+}
+
+template <typename T>
+T __ldg(const T* address) {
+  shim_check_alignment(address);
+  return *address;
+}
+
+template <typename T>
+void __stwb(T* address, T value) {
+  shim_check_alignment(address);
+  *address = value;
+}
+
+// The runtime.
+
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorLaunchFailure = 719,
+  cudaErrorNotSupported = 801,
+  cudaErrorInvalidClusterSize = 912
+};
+using cudaStream_t = void*;
+
+enum cudaDeviceAttr {
+  cudaDevAttrMaxGridDimX,
+  cudaDevAttrMaxSharedMemoryPerMultiprocessor,
+  cudaDevAttrMaxSharedMemoryPerBlockOptin,
+  cudaDevAttrReservedSharedMemoryPerBlock,
+  cudaDevAttrClusterLaunch
+};
+
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize, cudaFuncAttributeNonPortableClusterSizeAllowed };
+
+struct cudaFuncAttributes {
+  int ptxVersion;
+};
+
+enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension };
+
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    dim3 clusterDim;
+  } val;
+};
+
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+  cudaLaunchAttribute* attrs = nullptr;
+  unsigned numAttrs = 0;
+};
+
+namespace cuda_shim {
+
+struct Allowed {
+  size_t shared_bytes = 48 * 1024;
+  bool large_cluster = false;
+};
+
+inline std::map<void*, Allowed> allowed;  // by kernel
+
+template <typename Kernel>
+Allowed& allowed_for(Kernel* kernel) {
+  return allowed[reinterpret_cast<void*>(kernel)];
+}
+
+inline Shape shape_of(const cudaLaunchConfig_t& config) {
+  return {config.gridDim.x, config.blockDim.x, config.numAttrs == 0 ? 1 : config.attrs[0].val.clusterDim.x,
+          config.dynamicSmemBytes};
+}
+
+inline cudaError_t check(const Shape& shape, const Allowed& allowed) {
+  if (shape.blocks == 0 || shape.blocks > static_cast<unsigned>(device.max_grid)) return cudaErrorInvalidConfiguration;
+  if (shape.threads == 0 || shape.threads > 1024 || shape.threads % 32 != 0) return cudaErrorInvalidConfiguration;
+  if (shape.shared_bytes > allowed.shared_bytes) return cudaErrorInvalidValue;
+  if (shape.cluster == 1) return cudaSuccess;
+  if (device.capability < 90 || device.code_capability < 90) return cudaErrorNotSupported;
+  if (shape.blocks % shape.cluster != 0) return cudaErrorInvalidConfiguration;
+  if (shape.cluster > (allowed.large_cluster ? 16 : 8)) return cudaErrorInvalidClusterSize;
+  return cudaSuccess;
+}
+
+}  // namespace cuda_shim
+
+inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+
+inline cudaError_t cudaGetDevice(int* index) {
+  *index = 0;
+  return cudaSuccess;
+}
+
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  const auto& device = cuda_shim::device;
+  switch (attribute) {
+    case cudaDevAttrMaxGridDimX: *value = device.max_grid; break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = device.shared_per_processor; break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = device.shared_per_block; break;
+    case cudaDevAttrReservedSharedMemoryPerBlock: *value = device.reserved_shared; break;
+    case cudaDevAttrClusterLaunch: *value = device.capability >= 90; break;
+  }
+  return cudaSuccess;
+}
+
+template <typename Kernel>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel*) {
+  attributes->ptxVersion = cuda_shim::device.code_capability;
+  return cudaSuccess;
+}
+
+template <typename Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute attribute, int value) {
+  auto& allowed = cuda_shim::allowed_for(kernel);
+  if (attribute == cudaFuncAttributeNonPortableClusterSizeAllowed) {
+    allowed.large_cluster = value != 0;
+    return cudaSuccess;
+  }
+  if (value > cuda_shim::device.shared_per_block) return cudaErrorInvalidValue;
+  allowed.shared_bytes = value;
+  return cudaSuccess;
+}
+
+template <typename... Parameters>
+cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, void (*kernel)(Parameters...),
+                                           const cudaLaunchConfig_t* config) {
+  const auto shape = cuda_shim::shape_of(*config);
+  *clusters = static_cast<int>(shape.cluster) <= cuda_shim::device.largest_cluster ? 1 : 0;
+  return cuda_shim::check(shape, cuda_shim::allowed_for(kernel));
+}
+
+inline cudaError_t cudaMemsetAsync(void* address, int value, size_t bytes, cudaStream_t) {
+  std::memset(address, value, bytes);
+  return cudaSuccess;
+}
+
+template <typename... Parameters, typename... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments... arguments) {
+  const auto shape = cuda_shim::shape_of(*config);
+  if (const auto error = cuda_shim::check(shape, cuda_shim::allowed_for(kernel)); error != cudaSuccess) return error;
+  if (static_cast<int>(shape.cluster) > cuda_shim::device.largest_cluster) return cudaErrorInvalidClusterSize;
+  cuda_shim::launches.push_back(shape);
+  return cuda_shim::run(shape, [=] { kernel(arguments...); }) ? cudaSuccess : cudaErrorLaunchFailure;
+}

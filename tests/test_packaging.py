@@ -1,0 +1,66 @@
+"""Building and installing: sdist, pure-Python wheel, and a report that tells the truth about both."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+REPORT = "import sgr_kernels; print(sgr_kernels.backends()['cpu'])"
+
+
+def python(*arguments, cwd, **environment) -> str:
+    environment = {**os.environ, "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}", **environment}
+    process = subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory) -> pathlib.Path:
+    out = tmp_path_factory.mktemp("sdist")
+    python("-m", "build", "--sdist", "--no-isolation", "--outdir", str(out), cwd=ROOT)
+    return next(out.glob("*.tar.gz"))
+
+
+def install(package: pathlib.Path, target: pathlib.Path, **environment) -> None:
+    command = ["-m", "pip", "install", "--no-deps", "--no-build-isolation", "--target", str(target), str(package)]
+    python(*command, cwd=target, **environment)
+
+
+@pytest.mark.parametrize(("build", "status"), [("0", "missing: sgr_kernels was installed without"), ("1", "ok")])
+def test_sdist_builds_and_reports_what_it_has(sdist, tmp_path, build, status):
+    install(sdist, tmp_path, SGR_BUILD_CPP=build, SGR_BUILD_CUDA="0")
+    assert python("-c", REPORT, cwd=tmp_path).startswith(status)
+
+
+def test_source_tree_that_shadows_a_build_says_so(sdist, tmp_path):
+    installed, source = tmp_path / "installed", tmp_path / "source"
+    installed.mkdir()
+    install(sdist, installed, SGR_BUILD_CPP="1", SGR_BUILD_CUDA="0")
+    source.mkdir()
+    subprocess.run(["tar", "xzf", str(sdist), "--strip-components=1", "-C", str(source)], check=True)
+    report = python("-c", REPORT, cwd=source, PYTHONPATH=str(installed))
+    assert report.startswith("missing: ") and "shadows the built package in" in report
+
+
+def test_wheel_holds_the_libraries(sdist, tmp_path):
+    command = ["-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(sdist)]
+    python(*command, cwd=tmp_path, SGR_BUILD_CUDA="0")
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    for expected in ("sgr_kernels/libsgr_cpu.so", "sgr_kernels/py.typed", "sgr_train/cli.py", "sgr_bench/residual.py"):
+        assert expected in names
+    assert any(name.startswith("sgr_kernels/_C.") for name in names)
+
+
+def test_misspelt_switches_are_errors(tmp_path):
+    environment = {**os.environ, "SGR_BUILD_CUDA": "maybe"}
+    command = [sys.executable, "setup.py", "build_ext", "--build-temp", str(tmp_path), "--build-lib", str(tmp_path)]
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert process.returncode != 0
+    assert "SGR_BUILD_CUDA must be 0 or 1, got 'maybe'" in process.stderr

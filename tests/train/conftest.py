@@ -1,0 +1,58 @@
+"""A run of a second, and the command line in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sgr_train import cli
+from sgr_train.config import RunConfig
+
+TINY = {"train_subset": 128, "depth": 3, "width": 8, "epochs": 3, "batch_size": 32}
+TINY_FLAGS = "--train-subset 128 --depth 3 --width 8 --epochs 3 --batch-size 32".split()
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., RunConfig]:
+    """``tiny(folder_name, **settings)``: a small run on the digits, in a folder that exists."""
+
+    def make(name: str = "run", **settings: object) -> RunConfig:
+        out = tmp_path / name
+        out.mkdir()
+        return RunConfig(**{**TINY, "out": out, **settings})
+
+    return make
+
+
+@pytest.fixture
+def sgr_train(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """``sgr_train("run", "--epochs", 3)`` -> exit status, standard output, standard error."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = cli.main([str(word) for word in words])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def write_npz(tmp_path: Path) -> Callable[..., Path]:
+    """``write_npz(**changes)``: a MedMNIST-style file of 60 + 20 images, arrays replaced, or left out where None."""
+
+    def write(**changes: np.ndarray | None) -> Path:
+        rng = np.random.default_rng(0)
+        arrays = {
+            "train_images": rng.integers(0, 256, (60, 8, 8, 3), dtype=np.uint8),
+            "train_labels": np.arange(60) % 3,
+            "test_images": rng.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8),
+            "test_labels": np.arange(20) % 3,
+        }
+        path = tmp_path / "data.npz"
+        np.savez(path, **{name: array for name, array in {**arrays, **changes}.items() if array is not None})
+        return path
+
+    return write

@@ -1,0 +1,223 @@
+"""Splits, loaders and augmentation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from sgr_train.config import RunConfig
+from sgr_train.data import augment, load_data, stratified_order
+from sgr_train.errors import UsageError
+
+CPU = torch.device("cpu")
+
+
+def test_every_slice_of_the_order_is_stratified():
+    labels = torch.tensor([0] * 600 + [1] * 300 + [2] * 100)[torch.randperm(1000)]
+    order = stratified_order(labels)
+    assert sorted(order.tolist()) == list(range(1000))
+    for start, stop in ((0, 100), (350, 600), (900, 1000)):
+        counts = labels[order[start:stop]].bincount(minlength=3) / (stop - start)
+        assert (counts - torch.tensor([0.6, 0.3, 0.1])).abs().max() <= 2 / (stop - start)
+
+
+def test_stratified_order_is_random_within_a_class_and_fixed():
+    labels = torch.zeros(100, dtype=torch.long)
+    order = stratified_order(labels)
+    assert order.tolist() != list(range(100))
+    torch.manual_seed(7)
+    assert stratified_order(labels).equal(order)
+
+
+def test_digits_are_split_60_20_20_without_overlap():
+    data = load_data(RunConfig(), CPU)
+    assert [len(split) for split in (data.train, data.val, data.test)] == [1078, 360, 359]
+    pixels = torch.cat([split.pixels for split in (data.train, data.val, data.test)]).flatten(1)
+    original = torch.tensor(load_digits().data, dtype=torch.uint8)
+    assert sorted(map(bytes, pixels.numpy())) == sorted(map(bytes, original.numpy()))
+    assert (data.num_classes, data.in_channels) == (10, 1)
+    for split in (data.train, data.val, data.test):
+        assert (split.labels.bincount(minlength=10) / len(split) - 0.1).abs().max() < 0.01
+
+
+def test_split_does_not_depend_on_the_seed():
+    first, second = (load_data(RunConfig(seed=seed), CPU) for seed in (0, 1))
+    assert first.test.pixels.equal(second.test.pixels) and first.train.pixels.equal(second.train.pixels)
+
+
+def test_train_subset_is_balanced_and_part_of_the_training_images():
+    small, whole = load_data(RunConfig(train_subset=100), CPU), load_data(RunConfig(), CPU)
+    assert small.train.pixels.equal(whole.train.pixels[:100])
+    assert small.val.pixels.equal(whole.val.pixels)
+    assert small.train.labels.bincount(minlength=10).tolist() == pytest.approx([10] * 10, abs=1)
+
+
+def test_batches_are_normalised_by_the_training_images():
+    data = load_data(RunConfig(), CPU)
+    x = torch.cat([x for x, _ in data.ordered(data.train, 100)])
+    assert x.mean().item() == pytest.approx(0, abs=1e-5)
+    assert x.std().item() == pytest.approx(1, abs=1e-3)
+
+
+def test_an_epoch_is_a_permutation_in_whole_batches():
+    data = load_data(RunConfig(), CPU)
+    batches = list(data.shuffled(64, torch.Generator().manual_seed(3)))
+    assert [len(labels) for _, labels in batches] == [64] * 16
+    again = list(data.shuffled(64, torch.Generator().manual_seed(3)))
+    other = list(data.shuffled(64, torch.Generator().manual_seed(4)))
+    assert all(a.equal(b) for (a, _), (b, _) in zip(batches, again, strict=True))
+    assert not batches[0][0].equal(other[0][0])
+    drawn = torch.cat([x for x, _ in batches]).flatten(1)
+    assert len(drawn.unique(dim=0)) > 1000  # digits are almost all different: nothing was drawn twice
+
+
+def test_augmented_images_are_shifted_and_flipped_originals():
+    x = torch.rand(64, 3, 6, 5)
+    result = augment(x, torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(x, [4] * 4)
+    seen = set()
+    for image, source in zip(result, padded, strict=True):
+        matches = [
+            (top, left, flip)
+            for top in range(9)
+            for left in range(9)
+            for flip in (False, True)
+            if (source[:, top : top + 6, left : left + 5].flip(2) if flip else source[:, top : top + 6, left : left + 5])
+            .equal(image)
+        ]  # fmt: skip
+        assert matches
+        seen.add(matches[0])
+    assert {flip for _, _, flip in seen} == {False, True}
+    assert {top for top, _, _ in seen} >= {0, 8} and {left for _, left, _ in seen} >= {0, 8}
+
+
+def test_only_colour_images_are_augmented(write_npz):
+    gray = load_data(RunConfig(), CPU)
+    x, labels = next(gray.shuffled(1078, torch.Generator().manual_seed(0)))
+    order = torch.randperm(1078, generator=torch.Generator().manual_seed(0))
+    plain = torch.cat([x for x, _ in gray.ordered(gray.train, 1078)])
+    assert x.equal(plain[order]) and labels.equal(gray.train.labels[order])
+    colour = load_data(RunConfig(data=f"npz:{write_npz()}"), CPU)
+    x, _ = next(colour.shuffled(54, torch.Generator().manual_seed(0)))
+    order = torch.randperm(54, generator=torch.Generator().manual_seed(0))
+    assert not x.equal(torch.cat([x for x, _ in colour.ordered(colour.train, 54)])[order])
+
+
+def test_npz_without_validation_holds_out_a_tenth(write_npz):
+    data = load_data(RunConfig(data=f"npz:{write_npz()}"), CPU)
+    assert [len(split) for split in (data.train, data.val, data.test)] == [54, 6, 20]
+    assert (data.num_classes, data.in_channels) == (3, 3)
+    assert data.train.pixels.shape == (54, 3, 8, 8)
+
+
+def test_npz_pixels_and_labels_stay_together(write_npz):
+    images = np.broadcast_to(np.arange(60, dtype=np.uint8)[:, None, None, None], (60, 8, 8, 3))
+    labels = np.arange(60) * 7 % 3
+    data = load_data(RunConfig(data=f"npz:{write_npz(train_images=images, train_labels=labels)}"), CPU)
+    for split in (data.train, data.val):
+        assert (split.pixels[:, 0, 0, 0].long() * 7 % 3).equal(split.labels)
+
+
+def test_medmnist_layout_gray_with_validation(write_npz):
+    gray = np.zeros((12, 28, 28), dtype=np.uint8)
+    gray[::2] = 200
+    labels = (np.arange(12) % 4)[:, None].astype(np.uint8)
+    arrays = {f"{split}_{what}": value for split in ("train", "val", "test")
+              for what, value in (("images", gray), ("labels", labels))}  # fmt: skip
+    data = load_data(RunConfig(data=f"npz:{write_npz(**arrays)}"), CPU)
+    assert [len(split) for split in (data.train, data.val, data.test)] == [12, 12, 12]
+    assert (data.num_classes, data.in_channels) == (4, 1)
+    assert data.val.labels.equal(torch.arange(12) % 4)  # as it is in the file
+
+
+def _image(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((40, 50, 3), value, dtype=np.uint8)).save(path)
+
+
+@pytest.mark.parametrize("with_val", [False, True])
+def test_image_folder(tmp_path, with_val):
+    for split in ("train", "test", *(["val"] if with_val else [])):
+        for label, name in enumerate(("cat", "dog")):
+            for i in range(10):
+                _image(tmp_path / split / name / f"{i}.png", 100 * label + i)
+    data = load_data(RunConfig(data=f"folder:{tmp_path}", image_size=16), CPU)
+    assert [len(split) for split in (data.train, data.val, data.test)] == [20 if with_val else 18, 20 if with_val else 2, 20]
+    rng = torch.get_rng_state()
+    for x, labels in data.ordered(data.test, 8):
+        values = (x * data.std + data.mean)[:, 0, 8, 8].round()
+        assert x.shape[1:] == (3, 16, 16) and (values >= 100).long().equal(labels)
+    assert torch.get_rng_state().equal(rng)
+    x, _ = next(data.shuffled(8, torch.Generator().manual_seed(0)))
+    assert x.shape == (8, 3, 16, 16)
+
+
+def _drop(name):
+    return {name: None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"train_images": None}, "lacks train_images"),
+        ({"test_labels": None}, "lacks test_labels"),
+        ({"val_images": np.zeros((5, 8, 8, 3), np.uint8)}, "lacks val_labels"),
+        ({"train_images": np.zeros((60, 8, 8, 3))}, "uint8"),
+        ({"train_images": np.zeros((60, 8, 8, 4), np.uint8)}, "(60, 8, 8, 4)"),
+        ({"train_images": np.zeros((60, 28, 28, 28), np.uint8)}, "(60, 28, 28, 28)"),
+        ({"train_labels": np.arange(59)}, "60 integers"),
+        ({"train_labels": np.zeros((60, 14), int)}, "60 integers"),
+        ({"train_labels": np.zeros(60)}, "float64"),
+        ({"train_labels": np.full(60, -1)}, ">= 0"),
+        ({"test_images": np.zeros((20, 9, 9, 3), np.uint8)}, "one size"),
+        ({"test_images": np.zeros((20, 8, 8), np.uint8)}, "number of channels"),
+        ({"test_images": np.zeros((0, 8, 8, 3), np.uint8), "test_labels": np.zeros(0, int)}, "too few"),
+        ({"train_images": np.zeros((0, 8, 8, 3), np.uint8), "train_labels": np.zeros(0, int)}, "too few"),
+    ],
+)
+def test_bad_npz_contents(write_npz, changes, word):
+    with pytest.raises(UsageError) as caught:
+        load_data(RunConfig(data=f"npz:{write_npz(**changes)}"), CPU)
+    assert word in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("keep", [0, 100, 0.5, 0.99])
+def test_truncated_npz(write_npz, keep):
+    path = write_npz()
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content)) if keep < 1 else keep])
+    with pytest.raises(UsageError, match="complete .npz"):
+        load_data(RunConfig(data=f"npz:{path}"), CPU)
+
+
+def test_damaged_npz(write_npz):
+    path = write_npz()
+    content = bytearray(path.read_bytes())
+    content[3000:3100] = bytes(100)  # inside the pixels: the archive's checksum tells
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="complete .npz"):
+        load_data(RunConfig(data=f"npz:{path}"), CPU)
+
+
+def test_missing_data(tmp_path):
+    for data, word in ((f"npz:{tmp_path}/no.npz", "no such file"), (f"folder:{tmp_path}/no", "train/CLASS/IMAGE")):
+        with pytest.raises(UsageError, match=word):
+            load_data(RunConfig(data=data), CPU)
+    for data in ("cifar10", "cifar100"):
+        with pytest.raises(UsageError, match="--download"):
+            load_data(RunConfig(data=data, data_dir=tmp_path), CPU)
+
+
+def test_folders_must_agree_on_the_classes(tmp_path):
+    for path in ("train/cat", "train/dog", "test/cat"):
+        _image(tmp_path / path / "0.png", 0)
+    with pytest.raises(UsageError, match="class folders"):
+        load_data(RunConfig(data=f"folder:{tmp_path}"), CPU)
+
+
+def test_too_large_a_subset():
+    with pytest.raises(UsageError, match="at most 1078"):
+        load_data(RunConfig(train_subset=1079), CPU)
