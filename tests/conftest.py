@@ -1,8 +1,6 @@
-"""Shared by all tests: what counts as the truth, and how far from it a result may be."""
+"""Shared by all tests: the seed, and the backends they run on."""
 
 from __future__ import annotations
-
-import os
 
 import pytest
 import torch
@@ -18,11 +16,6 @@ def _seed():
 def available_backends() -> list[str]:
     """Backends that can run here on CPU tensors or, where there is a GPU, on CUDA tensors."""
     return [name for name, status in sk.backends().items() if not status.startswith("missing")]
-
-
-def device_of(backend: str) -> str:
-    on_gpu = backend == "cuda" or (backend == "triton" and os.environ.get("TRITON_INTERPRET") != "1")
-    return "cuda" if on_gpu else "cpu"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import torch
 from torch import Tensor
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def device_of(backend: str) -> str:
+    """Device of the tensors a backend works on in these tests."""
+    on_gpu = backend == "cuda" or (backend == "triton" and os.environ.get("TRITON_INTERPRET") != "1")
+    return "cuda" if on_gpu else "cpu"
 
 
 def plain_sgr_loss(delta: Tensor, target: Tensor, *, normalize: bool = True, reduction: str = "mean") -> Tensor:

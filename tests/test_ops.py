@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import device_of
-from helpers import DTYPES
+from helpers import DTYPES, device_of
 
 import sgr_kernels as sk
 from sgr_kernels import ops

@@ -6,8 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import device_of
-from helpers import DTYPES, assert_as_exact_as, exact_value_and_grads, plain_sgr_loss, value_and_grads
+from helpers import DTYPES, assert_as_exact_as, device_of, exact_value_and_grads, plain_sgr_loss, value_and_grads
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

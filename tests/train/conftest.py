@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from sgr_train import cli
 from sgr_train.config import RunConfig
 
 TINY = {"train_subset": 128, "depth": 3, "width": 8, "epochs": 3, "batch_size": 32}
-TINY_FLAGS = "--train-subset 128 --depth 3 --width 8 --epochs 3 --batch-size 32".split()
+TINY_FLAGS = ["--train-subset", "128", "--depth", "3", "--width", "8", "--epochs", "3", "--batch-size", "32"]
 
 
 @pytest.fixture

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
-
 from sgr_train.config import RunConfig
 from sgr_train.data import augment, load_data, stratified_order
 from sgr_train.errors import UsageError
+from sklearn.datasets import load_digits
 
 CPU = torch.device("cpu")
 
@@ -85,9 +84,8 @@ def test_augmented_images_are_shifted_and_flipped_originals():
             for top in range(9)
             for left in range(9)
             for flip in (False, True)
-            if (source[:, top : top + 6, left : left + 5].flip(2) if flip else source[:, top : top + 6, left : left + 5])
-            .equal(image)
-        ]  # fmt: skip
+            if torch.equal(image, source[:, top : top + 6, left : left + 5].flip([2] if flip else []))
+        ]
         assert matches
         seen.add(matches[0])
     assert {flip for _, _, flip in seen} == {False, True}
@@ -145,7 +143,8 @@ def test_image_folder(tmp_path, with_val):
             for i in range(10):
                 _image(tmp_path / split / name / f"{i}.png", 100 * label + i)
     data = load_data(RunConfig(data=f"folder:{tmp_path}", image_size=16), CPU)
-    assert [len(split) for split in (data.train, data.val, data.test)] == [20 if with_val else 18, 20 if with_val else 2, 20]
+    sizes = [len(split) for split in (data.train, data.val, data.test)]
+    assert sizes == [20 if with_val else 18, 20 if with_val else 2, 20]
     rng = torch.get_rng_state()
     for x, labels in data.ordered(data.test, 8):
         values = (x * data.std + data.mean)[:, 0, 8, 8].round()

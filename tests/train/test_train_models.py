@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-
-import sgr_kernels as sk
 from sgr_train.config import RunConfig
 from sgr_train.errors import UsageError
 from sgr_train.heads import conv_head, cross_entropy, etf_head
 from sgr_train.models import ResidualBlock, build
+
+import sgr_kernels as sk
 
 
 def count(module: torch.nn.Module) -> int:
