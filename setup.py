@@ -38,6 +38,12 @@ class CMakeBuild(build_ext):
         self.spawn(["cmake", "--build", str(build), "--parallel", str(jobs())])
         self.spawn(["cmake", "--install", str(build), "--prefix", str(prefix)])
 
+    def copy_extensions_to_source(self) -> None:
+        # The last step of an editable install; setuptools knows of _C only.
+        super().copy_extensions_to_source()
+        for library in pathlib.Path(self.build_lib, "sgr_kernels").glob("libsgr_*.so"):
+            self.copy_file(str(library), str(ROOT / "sgr_kernels"))
+
 
 def jobs() -> int:
     """MAX_JOBS, else a compiler a core as far as memory goes (an nvcc process takes up to 4 GiB)."""
