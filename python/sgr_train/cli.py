@@ -63,6 +63,7 @@ def open_folder(config: Settings, command: str) -> Settings:
     if dataclasses.replace(config, resume=None) != type(config)():
         raise UsageError("--resume takes every setting from its folder; drop the other flags")
     stored = checkpoint.read_config(config.resume, command)
+    check(stored)
     if command == "run" and not (config.resume / checkpoint.CHECKPOINT).exists():
         raise UsageError(f"--resume {config.resume} has no {checkpoint.CHECKPOINT}; start again with another --out")
     return dataclasses.replace(stored, out=config.resume)

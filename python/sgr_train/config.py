@@ -9,13 +9,15 @@ from typing import Annotated, Any
 
 from tyro.conf import Suppress, arg
 
+import sgr_kernels.engines
+
 from .errors import UsageError
 
 METHODS = ("bp", "layerwise", "sgr")
 MODELS = ("plainnet", "resnet32")
 HEADS = ("conv", "etf")
 REDUCTIONS = ("mean", "batchmean", "sum")
-ENGINES = ("auto", "autograd", "fused", "directional")
+ENGINES = ("auto", *sgr_kernels.engines.ENGINES)
 DEVICES = ("auto", "cpu", "cuda")
 DATA = ("digits", "cifar10", "cifar100", "npz:PATH", "folder:DIR")
 

@@ -7,6 +7,7 @@ them; and it would add to both sides of a paired comparison the same noise that 
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -25,6 +26,7 @@ SPLIT_SEED = 0
 VALIDATION_FRACTION = 0.1  # of the training images, where the data set has no validation images of its own
 DIGITS_FRACTIONS = (0.6, 0.2)  # training and validation; the rest is for the test
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MAX_WORKERS = 8  # processes that decode image files
 PADDING = 4  # pixels a training image may move in each direction
 
 Batch = tuple[Tensor, Tensor]
@@ -52,8 +54,6 @@ class Images:
 class Files:
     """Images in an ImageFolder tree, decoded by worker processes; resized and centre-cropped to one size."""
 
-    WORKERS = 4
-
     def __init__(self, folder, labels: Tensor, device: torch.device) -> None:
         self.folder = folder
         self.labels = labels
@@ -69,7 +69,7 @@ class Files:
         loader = torch.utils.data.DataLoader(
             self.folder,
             batch_sampler=[indices.tolist() for indices in batches],
-            num_workers=self.WORKERS,
+            num_workers=min(MAX_WORKERS, os.cpu_count() or 1),
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # the loader's own draws must not move the run's random stream
         )

@@ -22,7 +22,7 @@ PROBE = 512  # the first images of the training split: train accuracy and SGR lo
 def accuracy(modules: nn.ModuleList, batches: Iterable[Batch]) -> list[float]:
     """Share of correctly classified images, 0 to 1, for the head of every module; the last one is the network's."""
     modules.eval()
-    correct, total = torch.zeros(len(modules)), 0
+    correct, total = torch.zeros(len(modules), dtype=torch.float64), 0
     for x, labels in batches:
         for k, module in enumerate(modules):
             x = module.body(x)

@@ -49,6 +49,7 @@ class Progress:
             unit_scale=True,
             dynamic_ncols=True,
             disable=not sys.stderr.isatty(),
+            leave=verbose,
         )
 
     def __enter__(self) -> Progress:

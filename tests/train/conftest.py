@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 from sgr_train import cli
 from sgr_train.config import RunConfig
-
-TINY = {"train_subset": 128, "depth": 3, "width": 8, "epochs": 3, "batch_size": 32}
-TINY_FLAGS = ["--train-subset", "128", "--depth", "3", "--width", "8", "--epochs", "3", "--batch-size", "32"]
+from train_helpers import TINY
 
 
 @pytest.fixture

@@ -165,7 +165,7 @@ inline cudaError_t check(const Shape& shape, const Allowed& allowed) {
   if (shape.threads == 0 || shape.threads > 1024 || shape.threads % 32 != 0) return cudaErrorInvalidConfiguration;
   if (shape.shared_bytes > allowed.shared_bytes) return cudaErrorInvalidValue;
   if (shape.cluster == 1) return cudaSuccess;
-  if (device.capability < 90 || device.code_capability < 90) return cudaErrorNotSupported;
+  if (device.capability < 90) return cudaErrorNotSupported;
   if (shape.blocks % shape.cluster != 0) return cudaErrorInvalidConfiguration;
   if (shape.cluster > (allowed.large_cluster ? 16 : 8)) return cudaErrorInvalidClusterSize;
   return cudaSuccess;
@@ -230,5 +230,8 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   if (const auto error = cuda_shim::check(shape, cuda_shim::allowed_for(kernel)); error != cudaSuccess) return error;
   if (static_cast<int>(shape.cluster) > cuda_shim::device.largest_cluster) return cudaErrorInvalidClusterSize;
   cuda_shim::launches.push_back(shape);
-  return cuda_shim::run(shape, [=] { kernel(arguments...); }) ? cudaSuccess : cudaErrorLaunchFailure;
+  const bool sound = cuda_shim::run(shape, [=] { kernel(arguments...); });
+  // A device would run it, and the blocks of a cluster would not know of each other.
+  if (shape.cluster > 1 && cuda_shim::device.code_capability < 90) cuda_shim::fail("cluster of kernels without clusters");
+  return sound && cuda_shim::failure.empty() ? cudaSuccess : cudaErrorLaunchFailure;
 }

@@ -20,7 +20,7 @@ std::string failure;
 namespace {
 
 constexpr size_t kStackBytes = 64 * 1024;
-constexpr size_t kGuardBytes = 256;
+constexpr size_t kGuardBytes = 4096;
 constexpr unsigned char kFill = 0xff;   // as floating point: NaN
 constexpr unsigned char kGuard = 0xa5;
 constexpr size_t kResidentClusters = 2;  // run side by side

@@ -125,12 +125,12 @@ cudaError_t cluster_fits(Kernel kernel, const Launch& launch, bool* fits) {
   return cudaSuccess;
 }
 
-// Allows the kernel the shared memory and the cluster it is to be launched with.
+// Lifts the kernel's limits to those of the device. They belong to the kernel and not to a launch, so all threads of the
+// process that launch it must set the same.
 template <typename Kernel>
-cudaError_t allow(Kernel kernel, const OnChip& plan) {
-  SGR_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    static_cast<int>(plan.shared_bytes)));
-  if (plan.parts > 8) SGR_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+cudaError_t lift_limits(Kernel kernel, int shared_bytes, int parts) {
+  SGR_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+  if (parts > 8) SGR_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
   return cudaSuccess;
 }
 
@@ -151,7 +151,7 @@ cudaError_t plan_on_chip(Kernel kernel, const Rows<T>& in, OnChip* plan) {
     *plan = spread_row<T>(in.cols, choice.parts);
     const int64_t budget = std::min(per_processor / choice.blocks_per_processor - reserved, per_block);
     if (static_cast<int64_t>(plan->shared_bytes) > budget) continue;
-    SGR_CUDA_TRY(allow(kernel, *plan));
+    SGR_CUDA_TRY(lift_limits(kernel, per_block, choice.parts));
     if (choice.parts == 1) return cudaSuccess;
     bool fits;
     const Launch launch{choice.parts, threads_for<T>(plan->slice), plan->shared_bytes, choice.parts};

@@ -1,0 +1,328 @@
+"""The command line: what it writes, and what it says about bad input."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from sgr_train import checkpoint, compare, report, train
+from sgr_train.cli import main
+from sgr_train.config import COMMANDS, RunConfig, from_json, to_json
+from train_helpers import TINY, TINY_FLAGS
+
+RUN_FILES = {"config.json", "metrics.jsonl", "checkpoint.pt", "summary.json", "curves.png"}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def is_png(path: Path) -> bool:
+    return path.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def finished(sgr_train, tmp_path) -> Path:
+    folder = tmp_path / "finished"
+    assert sgr_train("run", *TINY_FLAGS, "--out", folder)[0] == 0
+    return folder
+
+
+def test_run(sgr_train, tmp_path):
+    out = tmp_path / "deep" / "run"
+    status, text, errors = sgr_train("run", *TINY_FLAGS, "--method", "sgr", "--seed", 2, "--out", out)
+    assert (status, errors) == (0, "")
+    assert set(files(out)) == RUN_FILES and is_png(out / "curves.png")
+    assert "epoch 3/3" in text and "test accuracy" in text and str(out) in text
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["method"], summary["seed"], summary["modules"]) == ("sgr", 2, 3)
+    assert summary["images"] == {"train": 128, "val": 360, "test": 359}
+    assert f"test accuracy {summary['test_accuracy']:.2%}" in text
+    assert from_json(json.loads((out / "config.json").read_text())) == RunConfig(**TINY, seed=2)
+
+
+def test_run_picks_a_folder_of_its_own(sgr_train, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert sgr_train("run", *TINY_FLAGS, "--method", "bp")[0] == 0
+    [folder] = (tmp_path / "runs").iterdir()
+    assert set(files(folder)) == RUN_FILES
+
+
+def test_resuming_a_finished_run_changes_nothing(sgr_train, finished):
+    before = files(finished)
+    status, text, _ = sgr_train("run", "--resume", finished)
+    assert status == 0 and "test accuracy" in text and files(finished) == before
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_every_field(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    text = capsys.readouterr().out
+    assert caught.value.code == 0
+    hidden = {"sgr_weight"} if command == "choose" else set()
+    for field in dataclasses.fields(COMMANDS[command]):
+        shown = f"--{field.name.replace('_', '-')} " in text or f"--{field.name.replace('_', '-')}\n" in text
+        assert shown == (field.name not in hidden), field.name
+
+
+@pytest.mark.parametrize("config", [kind() for kind in COMMANDS.values()])
+def test_settings_survive_json(config):
+    assert from_json(json.loads(json.dumps(to_json(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--method greedy", "--method must be one of bp, layerwise, sgr, got 'greedy'"),
+        ("--model vgg", "--model must be one of plainnet, resnet32, got 'vgg'"),
+        ("--data mnist", "--data must be one of digits, cifar10"),
+        ("--data npz:", "--data must be one of"),
+        ("--data digits:x", "--data must be one of"),
+        ("--reduction none", "--reduction must be one of mean, batchmean, sum, got 'none'"),
+        ("--head mlp", "--head must be one of conv, etf"),
+        ("--engine warp", "--engine must be one of auto"),
+        ("--device tpu", "--device must be one of auto, cpu, cuda"),
+        ("--epochs 0", "--epochs must be at least 1, got 0"),
+        ("--batch-size 1", "--batch-size must be at least 2"),
+        ("--train-subset 1", "--train-subset must be at least 2"),
+        ("--lr 0", "--lr must be a number > 0"),
+        ("--lr nan", "--lr must be a number > 0"),
+        ("--sgr-weight -1", "--sgr-weight must be a number >= 0"),
+        ("--sgr-weight inf", "--sgr-weight must be a number >= 0"),
+        ("--clip-grad-norm 0", "--clip-grad-norm must be a number > 0"),
+        ("--modules 7", "--modules must be 1 to 6"),
+        ("--cuts 3 9", "--cuts must increase and lie between 1 and 5"),
+        ("--width 2", "--width"),
+        ("--data npz:no.npz", "npz:no.npz: there is no such file"),
+        ("--data folder:nowhere", "folder:nowhere needs train/CLASS/IMAGE"),
+        ("--data cifar10 --data-dir nowhere", "--download"),
+        ("--train-subset 5000", "--train-subset must be at most 1078"),
+        ("--resume nowhere", "--resume nowhere is not a run folder"),
+        ("--resume nowhere --epochs 3", "drop the other flags"),
+    ],
+)
+def test_bad_flags(sgr_train, tmp_path, monkeypatch, flags, words):
+    monkeypatch.chdir(tmp_path)
+    status, text, errors = sgr_train("run", *flags.split())
+    assert (status, text) == (2, "")
+    assert errors.startswith("sgr-train: ") and words in errors and errors.count("\n") == 1
+    assert files(tmp_path) == {}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu(sgr_train, tmp_path):
+    status, _, errors = sgr_train("run", "--device", "cuda", "--out", tmp_path / "run")
+    assert status == 2 and "--device cpu" in errors
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "words"),
+    [
+        ("compare", "--methods bp magic", "--methods must be among"),
+        ("compare", "--methods", "--methods must be a list without repetitions"),
+        ("compare", "--seeds 1 1", "--seeds must be a list without repetitions"),
+        ("choose", "--weights 0 0.1", "--weights must be numbers > 0"),
+        ("choose", "--weights nan", "--weights must be numbers > 0"),
+        ("compare", "--data npz:no.npz", "no such file"),
+        ("choose", "--modules 99", "--modules"),
+    ],
+)
+def test_bad_flags_of_the_other_commands(sgr_train, tmp_path, monkeypatch, command, flags, words):
+    monkeypatch.chdir(tmp_path)
+    status, text, errors = sgr_train(command, *flags.split())
+    assert (status, text) == (2, "") and words in errors and errors.count("\n") == 1
+    assert files(tmp_path) == {}
+
+
+def test_unknown_flag(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["run", "--lamda", "1"])
+    assert caught.value.code == 2 and "--lamda" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_used_folder_is_refused(sgr_train, finished, command):
+    before = files(finished)
+    status, _, errors = sgr_train(command, "--out", finished)
+    assert status == 2 and "already holds a run" in errors and "--resume" in errors and "--out" in errors
+    assert files(finished) == before
+
+
+def test_a_folder_with_something_else_is_refused(sgr_train, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    status, _, errors = sgr_train("run", "--out", tmp_path)
+    assert status == 2 and "is not empty" in errors
+    assert files(tmp_path) == {"thesis.txt": b"precious"}
+
+
+def test_a_folder_that_cannot_be_written(sgr_train, tmp_path):
+    (tmp_path / "file").write_text("x")
+    status, _, errors = sgr_train("run", "--out", tmp_path / "file" / "run")
+    assert status == 2 and "cannot be written to" in errors and errors.count("\n") == 1
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder(sgr_train, tmp_path):
+    tmp_path.chmod(0o500)
+    status, _, errors = sgr_train("run", "--out", tmp_path)
+    tmp_path.chmod(0o700)
+    assert status == 2 and "Permission denied" in errors
+
+
+@pytest.mark.parametrize("keep", [0, 0.5, 0.999])
+def test_a_truncated_checkpoint(sgr_train, finished, keep):
+    path = finished / "checkpoint.pt"
+    (finished / "summary.json").unlink()
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+    before = files(finished)
+    status, _, errors = sgr_train("run", "--resume", finished)
+    assert status == 2 and "checkpoint.pt is missing or damaged" in errors and errors.count("\n") == 1
+    assert files(finished) == before
+
+
+def test_a_missing_checkpoint(sgr_train, finished):
+    (finished / "checkpoint.pt").unlink()
+    status, _, errors = sgr_train("run", "--resume", finished)
+    assert status == 2 and "checkpoint.pt" in errors and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"command": "run"}', '{"command": "run", "datum": 1}'])
+def test_a_damaged_config(sgr_train, finished, content):
+    (finished / "config.json").write_text(content)
+    status, _, errors = sgr_train("run", "--resume", finished)
+    assert status == 2 and "is not a run folder" in errors and errors.count("\n") == 1
+
+
+def test_the_wrong_command_for_a_folder(sgr_train, finished):
+    status, _, errors = sgr_train("compare", "--resume", finished)
+    assert status == 2 and f"sgr-train run --resume {finished}" in errors
+
+
+def test_compare(sgr_train, tmp_path, monkeypatch):
+    out = tmp_path / "comparison"
+    status, text, errors = sgr_train("compare", *TINY_FLAGS, "--seeds", 0, 1, "--out", out)
+    assert (status, errors) == (0, "")
+    runs = {f"{method}-seed{seed}" for method in ("bp", "layerwise", "sgr") for seed in (0, 1)}
+    assert {path.name for path in out.iterdir()} == runs | {"config.json", "summary.json", "comparison.png"}
+    assert is_png(out / "comparison.png")
+    summary = json.loads((out / "summary.json").read_text())
+    for method in ("bp", "layerwise", "sgr"):
+        assert [run["seed"] for run in summary["runs"][method]] == [0, 1]
+        assert any(line.startswith(method) and "+-" in line for line in text.splitlines())
+    assert "SGR - layerwise, test accuracy" in text and "of 2 seeds" in text
+    # resumed: what is finished is not trained again, and the table is the same
+    monkeypatch.setattr(train, "train_epoch", None)
+    status, again, _ = sgr_train("compare", "--resume", out)
+    assert status == 0 and again == text
+
+
+def test_an_interrupted_comparison_goes_on(sgr_train, tmp_path, monkeypatch):
+    out = tmp_path / "comparison"
+    with monkeypatch.context() as patch:
+        original, epochs = train.train_epoch, []
+
+        def train_epoch(*args):
+            epochs.append(1)
+            if len(epochs) == 5:
+                raise KeyboardInterrupt
+            return original(*args)
+
+        patch.setattr(train, "train_epoch", train_epoch)
+        status, _, errors = sgr_train("compare", *TINY_FLAGS, "--seeds", 0, "--out", out)
+    assert status == 130 and f"sgr-train compare --resume {out}" in errors
+    assert not (out / "summary.json").exists()
+    assert sgr_train("compare", "--resume", out)[0] == 0
+    assert sgr_train("compare", *TINY_FLAGS, "--seeds", 0, "--out", tmp_path / "whole")[0] == 0
+    for method in ("bp", "layerwise", "sgr"):
+        one, other = (json.loads((tmp_path / name / f"{method}-seed0" / "summary.json").read_text())
+                      for name in ("comparison", "whole"))  # fmt: skip
+        assert one["test_accuracy_per_module"] == other["test_accuracy_per_module"] and one["sgr"] == other["sgr"]
+
+
+def test_choose_takes_the_best_weight_on_validation_images(sgr_train, tmp_path, monkeypatch):
+    accuracy = {0.0: 0.99, 0.1: 0.7, 0.2: 0.9, 0.3: 0.9, 0.4: 0.8}
+    seen = []
+
+    def fake(run, label):
+        seen.append((run.method, run.sgr_weight, run.seed))
+        row = {"val_accuracy": [0.0, accuracy[run.sgr_weight]], "sgr": [1.0]}
+        return type("Run", (), {"history": [row]}), None
+
+    monkeypatch.setattr(compare, "train", fake)
+    out = tmp_path / "choice"
+    status, text, _ = sgr_train("choose", "--weights", 0.4, 0.1, 0.3, 0.2, "--seeds", 7, 8, "--out", out)
+    assert status == 0 and "--sgr-weight 0.2 --reduction batchmean" in text
+    assert json.loads((out / "summary.json").read_text())["sgr_weight"] == 0.2
+    assert ("layerwise", 0.0, 7) in seen and ("sgr", 0.4, 8) in seen and len(seen) == 10
+
+
+def test_choose_trains_and_never_tests(sgr_train, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "test", None)
+    out = tmp_path / "choice"
+    status, text, _ = sgr_train("choose", *TINY_FLAGS, "--weights", 0.1, 3, "--seeds", 5, "--out", out)
+    assert status == 0 and "chosen on the validation images" in text
+    assert not any("test" in name for name in json.loads((out / "summary.json").read_text()))
+    candidates = json.loads((out / "summary.json").read_text())["candidates"]
+    losses = [candidate["sgr"][0] for candidate in candidates]
+    assert losses[0] > losses[1] > losses[2]  # the heavier the weight, the lower the SGR loss
+
+
+def test_paired_difference():
+    def runs(accuracies, losses):
+        return [{"test_accuracy": a, "sgr": s} for a, s in zip(accuracies, losses, strict=True)]
+
+    summaries = {
+        "layerwise": runs([0.90, 0.80, 0.85], [1.0, 1.0, 1.0]),
+        "sgr": runs([0.93, 0.81, 0.87], [0.5, 1.5, 0.4]),
+    }
+    result = report.paired(summaries)
+    assert result["accuracy_difference"] == pytest.approx(0.02)
+    assert result["standard_error"] == pytest.approx(0.01 / 3**0.5)
+    assert (result["sgr_lower_on"], result["seeds"]) == (2, 3)
+    text = report.paired_text(result)
+    assert "+2.00 points" in text and "0.58" in text and "2 of 3" in text
+    assert report.paired({"bp": []}) is None
+    assert "no standard error" in report.paired_text(report.paired({name: r[:1] for name, r in summaries.items()}))
+
+
+def test_table_of_one_seed_has_no_deviation():
+    row = {"test_accuracy": 0.9, "val_accuracy": 0.8, "sgr": None, "seconds_per_epoch": 1.5,
+           "peak_memory_bytes": 2**21, "peak_memory_kind": "peak resident set"}  # fmt: skip
+    header, _, line = report.comparison_table({"bp": [row]}).splitlines()
+    assert line.split() == ["bp", "90.00", "80.00", "-", "1.500", "2"] and "peak resident set, MiB" in header
+
+
+def test_ctrl_c_leaves_a_checkpoint(tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "sgr_train", "run", *TINY_FLAGS, "--epochs", "100000", "--out", str(out)]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # even if we run in the background
+    )
+    try:
+        for line in process.stdout:
+            if line.startswith("epoch 2/"):
+                break
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert errors == (
+        f"sgr-train: interrupted; every finished epoch is kept; continue with: sgr-train run --resume {out}\n"
+    )
+    history = checkpoint.load_state(out / "checkpoint.pt")["history"]
+    assert len(history) >= 2 and not list(out.glob("*.part"))
+    assert [json.loads(line)["epoch"] for line in (out / "metrics.jsonl").read_text().splitlines()][-1] >= len(history)

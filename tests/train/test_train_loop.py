@@ -1,0 +1,270 @@
+"""The loop against loops written out by hand; reproducibility; interruption and resuming."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from sgr_train import checkpoint, train
+from sgr_train.data import load_data
+from sgr_train.errors import UsageError
+from sgr_train.heads import cross_entropy
+from sgr_train.models import build
+
+MEASURED_TIME = {"seconds", "images_per_second", "peak_memory_bytes"}
+
+
+def state(run):
+    """Everything that training moves, as one flat list of tensors and numbers."""
+    leaves = []
+
+    def visit(value):
+        if isinstance(value, dict):
+            for key in value:
+                if key not in MEASURED_TIME:
+                    visit(value[key])
+        elif isinstance(value, list | tuple):
+            for item in value:
+                visit(item)
+        else:
+            leaves.append(value)
+
+    visit(run.state_dict())
+    return leaves
+
+
+def assert_same_state(one, other):
+    for a, b in zip(state(one), state(other), strict=True):
+        assert a.equal(b) if isinstance(a, torch.Tensor) else a == b
+
+
+def by_hand(config, update):
+    """Plain PyTorch: the data and the network of ``config``, ``update(modules, optimizers, x, y)`` for every batch."""
+    data = load_data(config, torch.device("cpu"))
+    torch.manual_seed(config.seed)
+    modules = build(config, data.in_channels, data.num_classes)
+    optimizers = [torch.optim.SGD(m.parameters(), config.lr, momentum=0.9, weight_decay=5e-4) for m in modules]
+    generator = torch.Generator().manual_seed(config.seed)
+    for epoch in range(config.epochs):
+        for optimizer in optimizers:
+            optimizer.param_groups[0]["lr"] = config.lr * 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
+        for x, y in data.shuffled(config.batch_size, generator):
+            update(modules, optimizers, x, y)
+    return modules
+
+
+def assert_same_weights(run, modules):
+    for (name, a), b in zip(run.modules.state_dict().items(), modules.state_dict().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_bp_is_end_to_end_training(tiny):
+    def update(modules, optimizers, x, y):
+        [module], [optimizer] = modules, optimizers
+        optimizer.zero_grad()
+        F.cross_entropy(module.head.logits(module.body(x)), y).backward()
+        optimizer.step()
+
+    config = tiny(method="bp", epochs=2, head="conv")
+    assert_same_weights(train.train(config)[0], by_hand(config, update))
+
+
+def test_layerwise_is_one_isolated_step_a_module(tiny):
+    def update(modules, optimizers, x, y):
+        for module, optimizer in zip(modules, optimizers, strict=True):
+            optimizer.zero_grad()
+            output = module.body(x.detach())
+            F.cross_entropy(module.head.logits(output), y).backward()
+            optimizer.step()
+            x = output
+
+    config = tiny(method="layerwise", epochs=2, head="conv")
+    assert_same_weights(train.train(config)[0], by_hand(config, update))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "batchmean"])
+def test_sgr_is_algorithm_1(tiny, reduction):
+    def normalised(delta):
+        return delta.flatten(1) / delta.flatten(1).norm(dim=1, keepdim=True)
+
+    def update(modules, optimizers, x, y):
+        delta_pre = None
+        for module, optimizer in zip(modules, optimizers, strict=True):
+            x = x.detach().requires_grad_()
+            output = module.body(x)
+            loss = cross_entropy(module.head.logits(output), y)
+            now, out = torch.autograd.grad(loss, [x, output], create_graph=True)
+            if delta_pre is not None:
+                sgr = F.mse_loss(normalised(now), normalised(delta_pre), reduction="sum")
+                loss = loss + config.sgr_weight * sgr / (now.numel() if reduction == "mean" else len(now))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            x, delta_pre = output, out.detach()
+
+    weight = 50.0 if reduction == "mean" else 0.3
+    config = tiny(method="sgr", epochs=1, head="conv", sgr_weight=weight, reduction=reduction)
+    run, _ = train.train(config)
+    assert_same_weights(run, by_hand(config, update))
+    plain, _ = train.train(tiny("layerwise", method="layerwise", epochs=1, head="conv"))
+    with pytest.raises(AssertionError):  # and the term is large enough to be seen
+        assert_same_weights(run, plain.modules)
+
+
+def test_the_gradient_of_every_module_is_clipped(tiny):
+    config = tiny(method="sgr", epochs=1, clip_grad_norm=1e-3, momentum=0.0, weight_decay=0.0, batch_size=128)
+    before = [[p.clone() for p in m.parameters()] for m in train.setup(config)[0].modules]
+    run, _ = train.train(config)  # one step
+    for old, module in zip(before, run.modules, strict=True):
+        moved = math.sqrt(sum((p - q).square().sum().item() for p, q in zip(module.parameters(), old, strict=True)))
+        assert moved == pytest.approx(config.lr * 1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize("method", ["bp", "layerwise", "sgr"])
+def test_a_seed_reproduces_bitwise(tiny, method):
+    one, _ = train.train(tiny("one", method=method, seed=3))
+    torch.randn(5)  # whatever happened before must not matter
+    same, _ = train.train(tiny("same", method=method, seed=3))
+    assert_same_state(one, same)
+    other, _ = train.train(tiny("other", method=method, seed=4))
+    with pytest.raises(AssertionError):
+        assert_same_state(one, other)
+
+
+def test_learning_rate_follows_a_cosine(tiny):
+    run, _ = train.train(tiny(epochs=4))
+    assert [row["lr"] for row in run.history] == pytest.approx([0.1, 0.0853553, 0.05, 0.0146447], rel=1e-5)
+
+
+def test_rows_of_the_history(tiny):
+    config = tiny(epochs=2)
+    run, _ = train.train(config)
+    lines = (config.out / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == run.history
+    for row, epoch in zip(run.history, (1, 2), strict=True):
+        assert row["epoch"] == epoch and row["peak_memory_kind"] == "peak resident set"
+        assert [len(row[name]) for name in ("loss", "sgr", "train_accuracy", "val_accuracy")] == [3, 2, 3, 3]
+        assert row["images_per_second"] == pytest.approx(128 / row["seconds"])
+        assert not any("test" in name for name in row)
+    assert run.history[1]["loss"][-1] < run.history[0]["loss"][-1]
+
+
+class Untouchable:
+    def __getattr__(self, name):
+        raise AssertionError("the test images were touched")
+
+    __len__ = __iter__ = __getitem__ = __getattr__
+
+
+def test_test_images_are_not_touched_by_training(tiny, monkeypatch):
+    def without_test(config, device):
+        data = load_data(config, device)
+        data.test = Untouchable()
+        return data
+
+    monkeypatch.setattr(train, "load_data", without_test)
+    run, data = train.train(tiny())
+    with pytest.raises(AssertionError, match="touched"):
+        train.test(run, tiny("other"), data)
+
+
+def test_test_images_are_evaluated_once(tiny, monkeypatch):
+    config = tiny()
+    calls = []
+    original = train.test
+    monkeypatch.setattr(train, "test", lambda *args: calls.append(1) or original(*args))
+    first = train.train_and_test(config)
+    assert train.train_and_test(config) == first and calls == [1]
+    assert first["test_accuracy"] == first["test_accuracy_per_module"][-1]
+
+
+def interrupt_in_epoch(monkeypatch, number, after_batches):
+    """Raise KeyboardInterrupt after some batches of one epoch."""
+    original = train.train_epoch
+    epochs = iter(range(1, 100))
+
+    def train_epoch(run, config, data, progress):
+        if next(epochs) == number:
+            batches = []
+
+            def batch(images, loss):
+                batches.append(images)
+                if len(batches) == after_batches:
+                    raise KeyboardInterrupt
+
+            progress.batch = batch
+        return original(run, config, data, progress)
+
+    monkeypatch.setattr(train, "train_epoch", train_epoch)
+
+
+@pytest.mark.parametrize("method", ["bp", "layerwise", "sgr"])
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_interrupted_and_resumed_equals_uninterrupted(tiny, monkeypatch, write_npz, method, epoch):
+    settings = {"method": method, "epochs": 4, "head": "conv", "train_subset": 40, "batch_size": 8}
+    settings["data"] = f"npz:{write_npz()}"  # colour: augmentation draws random numbers too
+    whole, _ = train.train(tiny("whole", **settings))
+    config = tiny("interrupted", **settings)
+    with monkeypatch.context() as patch:
+        interrupt_in_epoch(patch, epoch, after_batches=2)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(config)
+    assert len(checkpoint.load_state(config.out / "checkpoint.pt")["history"]) == epoch - 1
+    resumed, _ = train.train(config)
+    assert len(resumed.history) == 4
+    assert_same_state(whole, resumed)
+
+
+def test_interrupted_while_the_checkpoint_is_written(tiny, monkeypatch):
+    config = tiny()
+    with monkeypatch.context() as patch:
+        original, calls = checkpoint.os.replace, []
+
+        def replace(source, target):
+            if target.name == "checkpoint.pt":
+                calls.append(target)
+                if len(calls) == 3:
+                    raise KeyboardInterrupt
+            original(source, target)
+
+        patch.setattr(checkpoint.os, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(config)
+    assert len(checkpoint.load_state(config.out / "checkpoint.pt")["history"]) == 1
+    assert not list(config.out.glob("*.part"))
+    resumed, _ = train.train(config)
+    assert_same_state(resumed, train.train(tiny("whole"))[0])
+    assert len((config.out / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(tiny, monkeypatch):
+    config = tiny()
+    train.train(config)
+    saved = (config.out / "checkpoint.pt").read_bytes()
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.Path, "write_bytes", full)
+    with pytest.raises(UsageError, match="No space left on device; free some space"):
+        checkpoint.save_state(config.out / "checkpoint.pt", {})
+    assert (config.out / "checkpoint.pt").read_bytes() == saved
+
+
+def test_divergence_is_an_error_and_keeps_the_last_good_epoch(tiny):
+    config = tiny(lr=1e30, method="layerwise")
+    with pytest.raises(UsageError, match="lower --lr"):
+        train.train(config)
+    assert checkpoint.load_state(config.out / "checkpoint.pt")["history"] == []
+
+
+def test_what_an_engine_cannot_do_is_an_error_of_one_line(tiny, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise ValueError("no closed form")
+
+    monkeypatch.setattr(train.sk, "local_step", refuse)
+    with pytest.raises(UsageError, match="--engine fused: no closed form"):
+        train.train(tiny(engine="fused"))

@@ -1,0 +1,98 @@
+"""Accuracy, SGR loss and memory."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from sgr_train.config import RunConfig
+from sgr_train.measure import PeakMemory, accuracy, measure_sgr
+from sgr_train.models import LocalModule, build
+from torch import nn
+
+import sgr_kernels as sk
+
+
+@pytest.fixture
+def modules():
+    return build(RunConfig(depth=3, width=8, head="conv"), 1, 10)
+
+
+@pytest.fixture
+def batches():
+    return [(torch.randn(16, 1, 8, 8), torch.randint(0, 10, (16,))) for _ in range(2)]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "batchmean"])
+def test_measured_is_what_local_step_trains(modules, batches, reduction):
+    trained = torch.zeros(2)
+    for x, y in batches:
+        delta = None
+        for k, module in enumerate(modules):
+            step = sk.local_step(module.body, module.head, x, y, delta, weight=1.0, reduction=reduction)
+            trained[k - 1] += step.sgr / len(batches) if k else 0
+            x, delta = step.output, step.delta_out
+    measured = measure_sgr(modules, batches, reduction)
+    torch.testing.assert_close(torch.tensor(measured), trained)
+
+
+def test_measuring_changes_nothing(modules, batches):
+    before = {name: value.clone() for name, value in modules.state_dict().items()}
+    rng = torch.get_rng_state()
+    measure_sgr(modules, batches, "batchmean")
+    accuracy(modules, batches)
+    assert all(value.equal(before[name]) for name, value in modules.state_dict().items())
+    assert all(p.grad is None for p in modules.parameters()) and modules.training
+    assert torch.get_rng_state().equal(rng)
+    modules[0].body(batches[0][0])  # running statistics move again
+    assert not modules[0].body[0][1].running_mean.equal(before["0.body.0.1.running_mean"])
+
+
+class FirstOrderOnly(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.relu()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return gradient * (x > 0)
+
+
+def test_measuring_needs_no_second_derivative(modules, batches):
+    class Body(nn.Module):
+        def forward(self, x):
+            return FirstOrderOnly.apply(x)
+
+    chain = nn.ModuleList([modules[0], LocalModule(Body(), modules[0].head)])
+    [value] = measure_sgr(chain, batches, "batchmean")
+    assert 0 < value < 4
+
+
+def test_one_module_has_no_neighbour(batches):
+    assert measure_sgr(build(RunConfig(depth=3, width=8, head="conv", method="bp"), 1, 10), batches, "mean") == []
+
+
+def test_accuracy_is_a_share_in_evaluation_mode(modules, batches):
+    modules.eval()
+    expected = np.zeros(3)
+    for x, y in batches:
+        for k, module in enumerate(modules):
+            x = module.body(x)
+            expected[k] += (module.head.logits(x).argmax(1) == y).float().mean().item() / 2
+    modules.train()
+    assert accuracy(modules, batches) == pytest.approx(expected.tolist())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can reset the peak of the resident set")
+def test_peak_memory_begins_anew():
+    size = 200 * 2**20
+    first = PeakMemory(torch.device("cpu"))
+    before = first.read()
+    np.ones(size // 8)  # held only for a moment
+    assert first.read() - before > 0.9 * size
+    assert first.read() - PeakMemory(torch.device("cpu")).read() > 0.9 * size
