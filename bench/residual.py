@@ -47,7 +47,7 @@ def measure(providers: dict, shape: tuple[int, int]) -> dict:
     for name, loss in providers.items():
         check(name, loss, delta, target)
     seconds: dict[str, list[float]] = {name: [] for name in providers}
-    repeats = max(5, min(300, int(1e7 / delta.numel())))
+    repeats = max(15, min(300, int(1e7 / delta.numel())))
     for _ in range(repeats):
         for name, loss in providers.items():
             start = time.perf_counter()

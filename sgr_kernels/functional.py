@@ -56,7 +56,7 @@ def sgr_loss(
             delta, target, normalize=normalize, reduction=reduction, floor=floor, eps=eps
         )
     operators = ops.triton if name == "triton" else ops.native
-    loss, _ = operators.sgr_loss(*_rows(delta, target), *_options(normalize, reduction, floor, eps, delta))
+    loss, _ = operators.differentiable_sgr_loss(*_rows(delta, target), *_options(normalize, reduction, floor, eps, delta))
     return loss
 
 

@@ -8,6 +8,7 @@ arbitrary tensors, and checking arguments, is the business of :mod:`sgr_kernels.
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from types import SimpleNamespace
 
 import torch
@@ -71,10 +72,10 @@ def _loss_backward(operators):
             grads = _differentiable_backward(ctx, grad_loss, delta, target, floor_tensor)
         else:
             alpha, beta, alpha_target = coef.unbind(0)
-            kernel = operators.sgr_loss_backward
+            kernel = partial(_below_autograd, operators.sgr_loss_backward, grad_loss)
             grads = (
-                kernel(grad_loss, delta, target, alpha, beta) if need_delta else None,
-                kernel(grad_loss, target, delta, alpha_target, beta) if need_target else None,
+                kernel(delta, target, alpha, beta) if need_delta else None,
+                kernel(target, delta, alpha_target, beta) if need_target else None,
             )
         return *grads, None, None, None, None, None
 
@@ -97,8 +98,33 @@ def _differentiable_backward(ctx, grad_loss, delta, target, floor_tensor):
     return tuple(next(grads) if need else None for need in ctx.needs_input_grad[:2])
 
 
+def _below_autograd(operator, *args):
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*args)
+
+
+def _differentiable(operator, setup_context, backward):
+    """``operator`` with its autograd formula, registered with the dispatcher and, for eager code, as an autograd Function:
+    the dispatcher's way through Python takes longer than a small problem."""
+    torch.library.register_autograd(operator.name(), backward, setup_context=setup_context)
+
+    def forward(ctx, *args):
+        output = _below_autograd(operator, *args)
+        setup_context(ctx, args, output)
+        return output
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    function = type(operator.name(), (torch.autograd.Function,), methods)
+
+    def call(*args):
+        return operator(*args) if torch.compiler.is_compiling() else function.apply(*args)
+
+    return call
+
+
 def _register(namespace: str) -> SimpleNamespace:
-    """Define the operators of one namespace and return them as attributes."""
+    """Define the operators of one namespace and return them as attributes; those with a derivative are called by
+    ``differentiable_<name>``."""
     operators = SimpleNamespace()
     for name, schema in _SCHEMAS.items():
         qualified = f"{namespace}::{name}"
@@ -107,9 +133,7 @@ def _register(namespace: str) -> SimpleNamespace:
         setattr(operators, name, getattr(getattr(torch.ops, namespace), name).default)
         if name != "sgr_loss":
             torch.library.register_autograd(qualified, _not_differentiable(name))
-    torch.library.register_autograd(
-        f"{namespace}::sgr_loss", _loss_backward(operators), setup_context=_save_loss
-    )
+    operators.differentiable_sgr_loss = _differentiable(operators.sgr_loss, _save_loss, _loss_backward(operators))
     return operators
 
 

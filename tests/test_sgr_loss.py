@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sgr_kernels as sk
+from sgr_kernels import reference
 
 OPTIONS = [(normalize, reduction) for normalize in (True, False) for reduction in ("mean", "batchmean", "sum")]
 
@@ -303,3 +304,57 @@ def test_scale_invariance(batch, cols, exponent, dtype, seed):
     # v is the difference of two unit vectors times s / |delta|: that is the size its rounding errors have
     size = float(2 / delta.norm(dim=1).min())
     torch.testing.assert_close(scaled_v * scale, v, rtol=8 * eps, atol=8 * eps * size)
+
+
+@st.composite
+def strided_shapes(draw):
+    """Shape, storage order of the dimensions, step along each, and what to put into some rows of either argument."""
+    shape = draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))
+    orders = [draw(st.permutations(range(len(shape)))) for _ in range(2)]
+    steps = [draw(st.lists(st.integers(1, 3), min_size=len(shape), max_size=len(shape))) for _ in range(2)]
+    special = st.dictionaries(st.integers(0, shape[0] - 1), st.sampled_from([0.0, math.nan, math.inf]), max_size=2)
+    return shape, orders, steps, [draw(special), draw(special)]
+
+
+def strided(shape, order, steps, rows, dtype, device, generator):
+    storage = torch.randn([shape[dim] * steps[dim] for dim in order], generator=generator, dtype=torch.float64)
+    tensor = storage.permute([order.index(dim) for dim in range(len(shape))])
+    tensor = tensor[tuple(slice(None, None, step) for step in steps)]
+    for row, value in rows.items():
+        tensor[row] = value
+    return tensor.to(device, dtype)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    case=strided_shapes(),
+    dtype=st.sampled_from(DTYPES),
+    normalize=st.booleans(),
+    reduction=st.sampled_from(["mean", "batchmean", "sum"]),
+    seed=st.integers(0, 2**16),
+)
+def test_any_shape_stride_and_content(backend, case, dtype, normalize, reduction, seed):
+    """Zero, NaN and Inf rows among others, in any layout: what the float64 reference makes of the same numbers."""
+    shape, orders, steps, special = case
+    generator = torch.Generator().manual_seed(seed)
+    delta, target = (
+        strided(shape, *layout, dtype, device_of(backend), generator)
+        for layout in zip(orders, steps, special, strict=True)
+    )
+    options = {"normalize": normalize, "reduction": reduction}
+    with sk.backend(backend):
+        loss, v = sk.sgr_residual(delta, target, **options)
+        other_loss = sk.sgr_loss(delta, target, **options)
+    expected, expected_v = reference.sgr_residual(delta.double(), target.double(), **options)
+    eps = torch.finfo(loss.dtype).eps
+    norms = [t.reshape(shape[0], -1).double().norm(dim=1).tolist() for t in (delta, target)]
+    scale = 2 / {"mean": delta.numel(), "batchmean": len(delta), "sum": 1}[reduction]
+    close = {"rtol": 8 * eps, "equal_nan": True, "check_dtype": False}
+    torch.testing.assert_close(loss, expected, atol=8 * eps, **close)
+    torch.testing.assert_close(other_loss, expected, atol=8 * eps, **close)
+    for row in range(shape[0]):
+        finite = expected_v[row].isfinite()
+        assert v[row].isfinite().equal(finite)
+        size = scale * (1 / norms[0][row] if normalize and norms[0][row] else norms[0][row] + norms[1][row])
+        atol = 8 * eps * size if math.isfinite(size) else 0.0  # of the terms that cancel in v
+        torch.testing.assert_close(v[row][finite], expected_v[row][finite], atol=atol, **close)

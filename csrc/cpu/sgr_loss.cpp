@@ -6,6 +6,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <tuple>
 #include <type_traits>
@@ -20,10 +21,14 @@ using sgr::RowCoef;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// Longer rows are cut, at places that depend on n alone: results do not depend on the number of threads. Float64 input
-// gets short segments, because there the rounding of the sums themselves is what limits the result.
+// Rows are cut into segments, the unit of work of a thread, at places that depend on n alone: results do not depend on the
+// number of threads. A row has at most kMaxSegments of them, so that partial sums take no memory to speak of.
+constexpr int64_t kSegment = 16384;
+constexpr int64_t kMaxSegments = 256;
+// Stretch that one serial sum runs over. Float64 input gets short ones, because there the rounding of the sums themselves
+// is what limits the result.
 template <typename T>
-constexpr int64_t kSegment = std::is_same_v<T, double> ? 128 : 16384;
+constexpr int64_t kStretch = std::is_same_v<T, double> ? 128 : kSegment;
 // What one thread should at least get, and what fits the caches between the two sweeps of the residual (elements).
 constexpr int64_t kGrain = 32768;
 constexpr int64_t kCacheBlock = 262144;
@@ -43,37 +48,55 @@ struct Options {
   double scale, floor, eps;
 };
 
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+int64_t segment_length(int64_t cols) { return kSegment * std::max<int64_t>(1, ceil_div(cols, kSegment * kMaxSegments)); }
+
 // f(row, segment, first column, length) for every segment of the rows [first, last).
-template <typename T, typename F>
+template <typename F>
 void for_each_segment(int64_t first, int64_t last, int64_t cols, const F& f) {
-  const int64_t segments = (cols + kSegment<T> - 1) / kSegment<T>;
-  const int64_t grain = std::max<int64_t>(1, kGrain / std::min(cols, kSegment<T>));
+  const int64_t length = segment_length(cols), segments = ceil_div(cols, length);
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::min(cols, length));
   torch::stable::parallel_for(0, (last - first) * segments, grain, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t segment = task % segments, column = segment * kSegment<T>;
-      f(first + task / segments, segment, column, std::min(kSegment<T>, cols - column));
+      const int64_t segment = task % segments, column = segment * length;
+      f(first + task / segments, segment, column, std::min(length, cols - column));
     }
   });
 }
 
-// Sum of x[0], x[stride], ... as a binary tree: the error grows with the logarithm of the count.
-double pairwise_sum(const double* x, int64_t count, int64_t stride) {
-  if (count == 1) return *x;
-  const int64_t half = count / 2;
-  return pairwise_sum(x, half, stride) + pairwise_sum(x + half * stride, count - half, stride);
+// The sums f(column, length) of the stretches of a segment, added as a binary tree: the error grows with the logarithm of
+// their number.
+template <typename T, int width, typename F>
+std::array<double, width> tree_sum(int64_t column, int64_t length, const F& f) {
+  if (length <= kStretch<T>) return f(column, length);
+  const int64_t half = ceil_div(length, 2 * kStretch<T>) * kStretch<T>;
+  auto sums = tree_sum<T, width>(column, half, f);
+  const auto rest = tree_sum<T, width>(column + half, length - half, f);
+  for (int i = 0; i < width; ++i) sums[i] += rest[i];
+  return sums;
 }
 
-// Per-row totals of `width` quantities from the partial sums of the segments.
+// The same tree over partial sums that are `width` apart.
+template <int width>
+double tree_sum(const double* x, int64_t count) {
+  if (count == 1) return *x;
+  const int64_t half = count / 2;
+  return tree_sum<width>(x, half) + tree_sum<width>(x + half * width, count - half);
+}
+
+// Per-row totals of the `width` sums f(row, column, length).
 template <typename T, int width, typename F>
 std::vector<double> row_totals(int64_t first, int64_t last, int64_t cols, const F& f) {
-  const int64_t segments = (cols + kSegment<T> - 1) / kSegment<T>;
+  const int64_t segments = ceil_div(cols, segment_length(cols));
   std::vector<double> partial((last - first) * segments * width);
-  for_each_segment<T>(first, last, cols, [&](int64_t b, int64_t segment, int64_t column, int64_t length) {
-    f(b, column, length, &partial[((b - first) * segments + segment) * width]);
+  for_each_segment(first, last, cols, [&](int64_t b, int64_t segment, int64_t column, int64_t length) {
+    const auto sums = tree_sum<T, width>(column, length, [&](int64_t at, int64_t count) { return f(b, at, count); });
+    std::copy(sums.begin(), sums.end(), &partial[((b - first) * segments + segment) * width]);
   });
   std::vector<double> total((last - first) * width);
   for (int64_t b = 0; b < last - first; ++b)
-    for (int i = 0; i < width; ++i) total[b * width + i] = pairwise_sum(&partial[b * segments * width + i], segments, width);
+    for (int i = 0; i < width; ++i) total[b * width + i] = tree_sum<width>(&partial[b * segments * width + i], segments);
   return total;
 }
 
@@ -83,20 +106,21 @@ std::vector<RowCoef> row_coefficients(const RowPair<T>& in, int64_t first, int64
   constexpr bool exact_distance = std::is_same_v<T, double>;  // 1 - c from float64 sums would lose digits
   std::vector<double> sums;
   if (options.normalize || options.floor > 0.0) {
-    sums = row_totals<T, 3>(first, last, in.cols, [&](int64_t b, int64_t column, int64_t length, double* out) {
+    sums = row_totals<T, 3>(first, last, in.cols, [&](int64_t b, int64_t column, int64_t length) {
       const auto s = sgr::cpu::row_sums(in.delta_row(b) + column, in.target_row(b) + column, length);
-      out[0] = s.dd, out[1] = s.gg, out[2] = s.dg;
+      return std::array<double, 3>{s.dd, s.gg, s.dg};
     });
   } else {
     sums.assign((last - first) * 3, 0.0);
   }
   const bool half_distance = options.normalize && exact_distance;
   if (half_distance || !options.normalize) {
-    const auto distance = row_totals<T, 1>(first, last, in.cols, [&](int64_t b, int64_t column, int64_t length, double* out) {
+    const auto distance = row_totals<T, 1>(first, last, in.cols, [&](int64_t b, int64_t column, int64_t length) {
       const double* s = &sums[(b - first) * 3];
       const double d_scale = half_distance ? 1.0 / std::sqrt(s[0]) : 1.0;
       const double g_scale = half_distance ? 1.0 / std::sqrt(s[1]) : 1.0;
-      *out = sgr::cpu::row_distance(in.delta_row(b) + column, in.target_row(b) + column, length, d_scale, g_scale);
+      return std::array<double, 1>{
+          sgr::cpu::row_distance(in.delta_row(b) + column, in.target_row(b) + column, length, d_scale, g_scale)};
     });
     for (int64_t b = 0; b < last - first; ++b) sums[b * 3 + 2] = half_distance ? 0.5 * distance[b] : distance[b];
   }
@@ -110,7 +134,7 @@ std::vector<RowCoef> row_coefficients(const RowPair<T>& in, int64_t first, int64
 // out[b] = alpha_b delta_b + beta_b target_b. A row without coefficients is dead: 0 even where it holds Inf.
 template <typename T, typename Out, typename Coefficients>
 void combine(const RowPair<T>& in, int64_t first, int64_t last, const Coefficients& coefficients, Out* out) {
-  for_each_segment<T>(first, last, in.cols, [&](int64_t b, int64_t, int64_t column, int64_t length) {
+  for_each_segment(first, last, in.cols, [&](int64_t b, int64_t, int64_t column, int64_t length) {
     const auto [alpha, beta] = coefficients(b);
     Out* to = out + b * in.cols + column;
     if (alpha == 0.0 && beta == 0.0) {

@@ -44,13 +44,13 @@ SGR_HOST_DEVICE inline RowCoef finish_row(double dd, double gg, double third, bo
   const double g_norm = sqrt(gg);
   // Ask for dead, never for live: comparisons with NaN are false, so NaN rows go on and show.
   if (d_norm <= eps || g_norm <= eps) return {0.0, 0.0, 0.0, 0.0};
-  const double norms = d_norm * g_norm;
-  double one_minus_c = third_is_half_distance ? third : 1.0 - third / norms;
+  const double ratio = sqrt(gg / dd);
+  const double c = third_is_half_distance ? 1.0 - third : third / gg * ratio;  // exactly 1 for equal rows
+  double one_minus_c = third_is_half_distance ? third : 1.0 - c;
   if (one_minus_c < 0.0) one_minus_c = 0.0;
-  const double c = third_is_half_distance ? 1.0 - third : third / norms;
   // alpha delta and beta target cancel where the two are parallel. Taking alpha from beta by the ratio of the norms keeps
   // their rounding errors together.
-  const double beta = -s * w / norms, ratio = sqrt(gg / dd);
+  const double beta = -s * w / (dd * ratio);
   return {-beta * (c * ratio), beta, -beta * (c / ratio), s * w * one_minus_c};
 }
 
