@@ -84,6 +84,20 @@ def algorithm1_step(
     return loss_cls.detach(), loss_sgr.detach(), output.detach(), delta_out
 
 
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean of log(1 + sum_{k != y} exp(z_k - z_y)), whose gradient stays exact for confident samples.
+
+    Same contract as :func:`sgr_kernels.cross_entropy`.
+    """
+    logits = logits.to(loss_dtype(logits))
+    if logits.shape[1] == 1:
+        return 0.0 * logits.mean()
+    target = labels.unsqueeze(1)
+    margins = logits - logits.gather(1, target)
+    others = torch.arange(logits.shape[1], device=logits.device) != target
+    return nn.functional.softplus(torch.logsumexp(margins.masked_fill(~others, -torch.inf), 1)).mean()
+
+
 def loss_dtype(delta: Tensor) -> torch.dtype:
     """Dtype of the loss and of the residual: float64 for float64 gradients, float32 for all others."""
     return torch.float64 if delta.dtype == torch.float64 else torch.float32

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import zipfile
 
 import pytest
+import torch
+
+import sgr_kernels as sk
 
 ROOT = pathlib.Path(__file__).parent.parent
 REPORT = "import sgr_kernels; print(sgr_kernels.backends()['cpu'])"
@@ -19,6 +23,17 @@ def python(*arguments, cwd, **environment) -> str:
     process = subprocess.run([sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stdout + process.stderr
     return process.stdout.strip()
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_this_installation_has_the_cpu_kernels():
+    """Otherwise everything else would test the reference against itself."""
+    assert sk.backends()["cpu"] == "ok"
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None or torch.version.cuda is None, reason="no nvcc, or torch without CUDA")
+def test_this_installation_has_the_cuda_kernels():
+    assert (pathlib.Path(sk.__file__).parent / "libsgr_cuda.so").exists()
 
 
 @pytest.fixture(scope="module")

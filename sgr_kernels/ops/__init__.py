@@ -1,0 +1,10 @@
+"""Custom operators: ``native.<name>`` (namespace sgr) and ``triton.<name>`` (namespace sgr_triton).
+
+One file a group of operators; :mod:`.registry` says what it takes to be one.
+"""
+
+from . import cross_entropy, linear_relu_sgr, relu, sgr_loss
+from .registry import native, triton
+from .sgr_loss import REDUCTIONS
+
+__all__ = ["REDUCTIONS", "cross_entropy", "linear_relu_sgr", "native", "relu", "sgr_loss", "triton"]
