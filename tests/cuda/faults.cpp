@@ -33,6 +33,19 @@ static void take_ticket(double*, unsigned* ticket) {
   atomicAdd(ticket, 1u);
 }
 
+// Another thread than the one that takes the ticket has written what the last block reads.
+template <bool barrier>
+static void sum_of_blocks(double* out, unsigned* ticket) {
+  if (threadIdx.x == 32) out[blockIdx.x] = 1.0;
+  if (barrier) __syncthreads();
+  bool last = false;
+  if (threadIdx.x == 0) {
+    __threadfence();
+    last = atomicAdd(ticket, 1u) == gridDim.x - 1;
+  }
+  if (__syncthreads_or(last) && threadIdx.x == 0) out[2] = out[0] + out[1];
+}
+
 static void overflow(double*) { shared()[blockDim.x] = 1.0; }
 
 static void divergent(double*) {
@@ -44,8 +57,6 @@ static void misaligned(double* out) {
 }
 
 extern "C" {
-
-const char* shim_failure() { return cuda_shim::failure.c_str(); }
 
 // out: 128 numbers, 16-byte aligned. schedule: see machine.h.
 int run_fault(int fault, int schedule, double* out) {
@@ -61,6 +72,7 @@ int run_fault(int fault, int schedule, double* out) {
     config.attrs = &cluster;
     config.numAttrs = 1;
   }
+  if (fault == 10 || fault == 11) config.gridDim = dim3(2);
   switch (fault) {
     case 0: return cudaLaunchKernelEx(&config, exchange<true>, out);
     case 1: return cudaLaunchKernelEx(&config, exchange<false>, out);
@@ -71,6 +83,8 @@ int run_fault(int fault, int schedule, double* out) {
     case 6: return cudaLaunchKernelEx(&config, overflow, out);
     case 7: return cudaLaunchKernelEx(&config, divergent, out);
     case 8: return cudaLaunchKernelEx(&config, misaligned, out);
+    case 10: return cudaLaunchKernelEx(&config, sum_of_blocks<true>, out, &ticket);
+    case 11: return cudaLaunchKernelEx(&config, sum_of_blocks<false>, out, &ticket);
     default: config.dynamicSmemBytes = 64 * 1024; return cudaLaunchKernelEx(&config, exchange<true>, out);
   }
 }

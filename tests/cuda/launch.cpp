@@ -1,16 +1,9 @@
-// The launchers of the CUDA kernels behind a C interface, on the machine of shim/.
+// The launchers of the residual behind a C interface, on the machine of shim/.
+#include "launch.h"
+
 #include "sgr/cuda/combine.cuh"
 #include "sgr/cuda/loss.cuh"
 #include "sgr/cuda/residual.cuh"
-
-using namespace sgr::cuda;
-
-struct Input {
-  int dtype;
-  const void* delta;
-  const void* target;
-  int64_t rows, cols, delta_stride, target_stride;
-};
 
 struct Settings {
   int normalize, reduction;
@@ -18,41 +11,12 @@ struct Settings {
   const double* floor_tensor;
 };
 
-template <typename T>
-static Rows<T> rows_of(const Input& in) {
-  return {static_cast<const T*>(in.delta), static_cast<const T*>(in.target), in.rows, in.cols, in.delta_stride,
-          in.target_stride};
-}
-
 static Options options_of(const Input& in, const Settings& settings) {
   const double scale = sgr::reduction_scale(settings.reduction, in.rows, in.cols);
   return {settings.normalize != 0, scale, settings.floor, settings.eps, settings.floor_tensor};
 }
 
-template <typename F>
-static int dispatch(int dtype, const F& f) {
-  switch (dtype) {
-    case 0: return f(double{});
-    case 1: return f(float{});
-    case 2: return f(__nv_bfloat16{});
-    default: return f(__half{});
-  }
-}
-
 extern "C" {
-
-void shim_set_device(const cuda_shim::Device* device) {
-  cuda_shim::device = *device;
-  cuda_shim::allowed.clear();
-  cuda_shim::launches.clear();
-  cuda_shim::failure.clear();
-}
-
-int shim_launches() { return static_cast<int>(cuda_shim::launches.size()); }
-
-void shim_launch(int index, cuda_shim::Shape* shape) { *shape = cuda_shim::launches[index]; }
-
-const char* shim_failure() { return cuda_shim::failure.c_str(); }
 
 // Shared memory for a row spread over `parts` blocks.
 int64_t on_chip_bytes(int dtype, int64_t cols, int parts) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import mmap
 import os
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from torch import Tensor
 HERE = Path(__file__).parent
 INCLUDE = HERE.parents[1] / "csrc" / "include"
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-SCHEDULES = {"forward": 0, "reverse": 1, "random": 2}
+SCHEDULES = {"forward": 0, "reverse": 1, "random": 2, "starving": 3}
 GUARD = 4096  # bytes around everything that kernels write
 
 
@@ -89,14 +90,21 @@ def build(sources: list[Path], include: Path = INCLUDE) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "libshim.so"
         command = [compiler, *flags.split(), f"-I{HERE / 'shim'}", f"-I{include}", *map(str, sources)]
-        subprocess.run([*command, str(HERE / "shim" / "machine.cpp"), "-o", str(library)], check=True)
-        return ctypes.CDLL(str(library))
+        command += [str(HERE / "shim" / source) for source in ("machine.cpp", "control.cpp")]
+        subprocess.run([*command, "-o", str(library)], check=True)
+        loaded = ctypes.CDLL(str(library))
+    loaded.shim_failure.restype = ctypes.c_char_p
+    return loaded
+
+
+@functools.cache
+def library_of(source: str) -> ctypes.CDLL:
+    return build([HERE / source])
 
 
 @functools.cache
 def kernels() -> ctypes.CDLL:
-    library = build([HERE / "launch.cpp"])
-    library.shim_failure.restype = ctypes.c_char_p
+    library = library_of(Machine.source)
     library.workspace_doubles.restype = ctypes.c_int64
     library.workspace_doubles.argtypes = [ctypes.c_int64, ctypes.c_int64]
     library.on_chip_bytes.restype = ctypes.c_int64
@@ -107,6 +115,19 @@ def kernels() -> ctypes.CDLL:
 def on_chip_bytes(delta: Tensor, parts: int) -> int:
     """Shared memory of a block when sgr_residual spreads a row over ``parts`` blocks."""
     return kernels().on_chip_bytes(DTYPES.index(delta.dtype), delta.shape[1], parts)
+
+
+def assert_same_bits(first: list[Tensor], second: list[Tensor]) -> None:
+    for a, b in zip(first, second, strict=True):
+        assert torch.equal(a.contiguous().view(-1).view(torch.uint8), b.contiguous().view(-1).view(torch.uint8))
+
+
+def far_apart(rows: Tensor) -> Tensor:
+    """A copy of three half-precision rows, 1.2e9 elements apart. The gaps are never touched and take no memory."""
+    stride, cols = 1_200_000_007, rows.shape[1]
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+    memory = mmap.mmap(-1, (2 * stride + cols) * 2, flags=flags)  # goes with the last tensor that looks at it
+    return torch.frombuffer(memory, dtype=rows.dtype).as_strided((3, cols), (stride, 1)).copy_(rows)
 
 
 class Guarded:
@@ -129,12 +150,14 @@ class Guarded:
 class Machine:
     """The operators on a simulated device. ``launches`` are those of the last call."""
 
+    source = "launch.cpp"
+
     def __init__(self, device: Device | None = None):
         self.device = device or Device()
         self.launches: list[Launch] = []
 
     def sgr_loss(self, delta: Tensor, target: Tensor, options: Options) -> tuple[Tensor, Tensor]:
-        loss, coef = Guarded((), _wide(delta)), Guarded((3, len(delta)), torch.float64)
+        loss, coef = Guarded((), wide(delta)), Guarded((3, len(delta)), torch.float64)
         self._call("loss", *_arguments(delta, target, options), coef=coef, loss=loss)
         return loss.tensor, coef.tensor
 
@@ -142,35 +165,35 @@ class Machine:
         self, grad_loss: Tensor, delta: Tensor, target: Tensor, alpha: Tensor, beta: Tensor, offset: int = 0
     ) -> Tensor:
         out = Guarded(tuple(delta.shape), delta.dtype, offset)
-        arguments = [ctypes.byref(_input(delta, target)), *map(_pointer, (grad_loss, alpha, beta))]
+        arguments = [ctypes.byref(row_pair(delta, target)), *map(pointer, (grad_loss, alpha, beta))]
         self._call("backward", *arguments, out=out)
         return out.tensor
 
     def sgr_residual(self, delta: Tensor, target: Tensor, options: Options, offset: int = 0) -> tuple[Tensor, Tensor]:
-        loss, v = Guarded((), _wide(delta)), Guarded(tuple(delta.shape), _wide(delta), offset)
+        loss, v = Guarded((), wide(delta)), Guarded(tuple(delta.shape), wide(delta), offset)
         self._call("residual", *_arguments(delta, target, options), loss=loss, v=v)
         return loss.tensor, v.tensor
 
     def _call(self, name: str, *arguments, **outputs: Guarded) -> None:
-        library = kernels()
+        library = library_of(self.source)
         fields = [getattr(self.device, field) for field, _ in _Device._fields_]
         fields = [SCHEDULES.get(field, field) for field in fields]
         library.shim_set_device(ctypes.byref(_Device(*fields)))
-        work = next((argument for argument in arguments if isinstance(argument, Guarded)), None)
-        arguments = [_pointer(argument.tensor) if argument is work else argument for argument in arguments]
-        status = getattr(library, name)(*arguments, *(_pointer(output.tensor) for output in outputs.values()))
+        arguments += tuple(outputs.values())
+        guarded = [argument for argument in arguments if isinstance(argument, Guarded)]
+        status = getattr(library, name)(*(pointer(a.tensor) if isinstance(a, Guarded) else a for a in arguments))
         self.launches = [_launch(library, index) for index in range(library.shim_launches())]
         assert status == 0, f"CUDA error {status}: {library.shim_failure().decode()}"
-        for output in (*outputs.values(), *([] if work is None else [work])):
-            output.check()
+        for memory in guarded:
+            memory.check()
 
 
 def _arguments(delta: Tensor, target: Tensor, options: Options) -> tuple:
     work = Guarded((kernels().workspace_doubles(*delta.shape),), torch.float64)
-    return ctypes.byref(_input(delta, target)), ctypes.byref(_settings(options)), work
+    return ctypes.byref(row_pair(delta, target)), ctypes.byref(_settings(options)), work
 
 
-def _input(delta: Tensor, target: Tensor) -> _Input:
+def row_pair(delta: Tensor, target: Tensor) -> _Input:
     pointers = delta.data_ptr(), target.data_ptr()
     return _Input(DTYPES.index(delta.dtype), *pointers, *delta.shape, delta.stride(0), target.stride(0))
 
@@ -182,11 +205,11 @@ def _settings(options: Options) -> _Settings:
     return _Settings(options.normalize, reduction, number, options.eps, None if tensor is None else tensor.data_ptr())
 
 
-def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+def pointer(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 
 
-def _wide(delta: Tensor) -> torch.dtype:
+def wide(delta: Tensor) -> torch.dtype:
     return torch.float64 if delta.dtype == torch.float64 else torch.float32
 
 

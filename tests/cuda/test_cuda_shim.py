@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import itertools
 import math
-import mmap
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from helpers import assert_as_exact_as, upcast
-from shim_library import DTYPES, SCHEDULES, Device, Guarded, Machine, Options, on_chip_bytes
+from shim_library import (
+    DTYPES,
+    SCHEDULES,
+    Device,
+    Guarded,
+    Machine,
+    Options,
+    assert_same_bits,
+    far_apart,
+    on_chip_bytes,
+)
 from torch import Tensor
 
 OPTIONS = [Options(normalize, reduction) for normalize in (True, False) for reduction in ("mean", "batchmean", "sum")]
@@ -100,11 +109,6 @@ def everything(delta: Tensor, target: Tensor, options: Options, machine: Machine
     loss, coef = machine.sgr_loss(delta, target, options)
     grad = machine.sgr_loss_backward(torch.ones_like(loss), delta, target, coef[0], coef[1])
     return [loss, coef, grad, *machine.sgr_residual(delta, target, options)]
-
-
-def assert_same_bits(first: list[Tensor], second: list[Tensor]) -> None:
-    for a, b in zip(first, second, strict=True):
-        assert torch.equal(a.contiguous().view(-1).view(torch.uint8), b.contiguous().view(-1).view(torch.uint8))
 
 
 @pytest.mark.parametrize("path", PARTS)
@@ -259,18 +263,13 @@ def test_more_rows_than_the_grid_has_room_for(parts, cols):
 
 
 def test_offsets_beyond_32_bits():
-    """Rows so far apart that row * stride exceeds 2^31 elements. The gaps are never touched and take no memory."""
-    stride, cols = 1_200_000_007, 50
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
-    with mmap.mmap(-1, (2 * stride + cols) * 2, flags=flags) as memory:
-        far = torch.frombuffer(memory, dtype=torch.float16).as_strided((3, cols), (stride, 1))
-        near, target = gradients((3, cols), torch.float16)
-        far.copy_(near)
-        for parts in (1, 0):
-            machine = Machine(device_for(parts, near))
-            assert_same_bits(everything(near, target, Options(), machine), everything(far, target, Options(), machine))
-            assert_same_bits(everything(target, near, Options(), machine), everything(target, far, Options(), machine))
-        del far
+    """Rows so far apart that row * stride exceeds 2^31 elements."""
+    near, target = gradients((3, 50), torch.float16)
+    far = far_apart(near)
+    for parts in (1, 0):
+        machine = Machine(device_for(parts, near))
+        assert_same_bits(everything(near, target, Options(), machine), everything(far, target, Options(), machine))
+        assert_same_bits(everything(target, near, Options(), machine), everything(target, far, Options(), machine))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -15,9 +15,7 @@ BLOCKS = torch.cat((torch.ones(64), torch.zeros(64))).double()
 
 @functools.cache
 def faults() -> ctypes.CDLL:
-    library = build([HERE / "faults.cpp"])
-    library.shim_failure.restype = ctypes.c_char_p
-    return library
+    return build([HERE / "faults.cpp"])
 
 
 def run(fault: int, schedule: str = "forward") -> tuple[int, str, torch.Tensor]:
@@ -34,11 +32,17 @@ def test_sound_kernels_pass(schedule):
     status, failure, out = run(2, schedule)
     assert (status, failure) == (0, "") and torch.equal(out, BLOCKS)
     assert run(4, schedule)[:2] == (0, "")
+    status, failure, out = run(10, schedule)
+    assert (status, failure) == (0, "") and out[2] == 2
 
 
 def test_a_missing_barrier_shows_in_the_result():
     results = [run(1, schedule)[2][:64] for schedule in SCHEDULES]
     assert not all(torch.equal(result, NEIGHBOURS) for result in results)
+
+
+def test_a_ticket_taken_before_all_have_written_shows_in_the_result():
+    assert any(run(11, schedule)[2][2] != 2 for schedule in SCHEDULES)
 
 
 def test_reading_a_block_that_has_gone_shows_in_the_result():

@@ -162,12 +162,21 @@ bool run_block(const std::vector<Fiber*>& fibers) {
   return any;
 }
 
+bool is_fed(const Fiber* fiber) {
+  const Thread& thread = fiber->thread;
+  return (thread.block->index + device.seed) % 2 != 0 || thread.index / 32 + 1 < shape.threads / 32;
+}
+
 bool turn(const std::vector<std::unique_ptr<Resident>>& residents, std::mt19937& random) {
   std::vector<Fiber*> fibers;
   for (const auto& resident : residents)
     for (const auto& fiber : resident->fibers) fibers.push_back(fiber.get());
   arrange(fibers, random);
   if (device.schedule == kRandom) return run_once(fibers);
+  if (device.schedule == kStarving) {
+    const auto starved = std::stable_partition(fibers.begin(), fibers.end(), is_fed);
+    return run_once({fibers.begin(), starved}) || run_once({starved, fibers.end()});
+  }
   bool progress = false;
   for (size_t first = 0; first < fibers.size(); first += shape.threads)
     progress |= run_block({fibers.begin() + first, fibers.begin() + first + shape.threads});

@@ -16,8 +16,9 @@
 namespace cuda_shim {
 
 // Forward and reverse are greedy: a warp, then a block, runs as far as it gets before the next one moves. Random lets all
-// threads go on step by step, each time in another order.
-enum Schedule { kForward, kReverse, kRandom };
+// threads go on step by step, each time in another order. Starving lets the last warp of every other block go on only
+// when nobody else can.
+enum Schedule { kForward, kReverse, kRandom, kStarving };
 
 // What tests may set.
 struct Device {
