@@ -3,17 +3,38 @@
 from ._version import __version__
 from .backends import backend, backends
 from .engines import LocalStep, local_step
-from .functional import etf_classifier, sgr_loss, sgr_residual
-from .modules import ETFClassifier, SGRLoss
+from .functional import (
+    Conv2dReLUSGR,
+    LinearReLUSGR,
+    conv2d_relu,
+    conv2d_relu_sgr,
+    cross_entropy,
+    etf_classifier,
+    linear_relu,
+    linear_relu_sgr,
+    sgr_loss,
+    sgr_residual,
+)
+from .modules import Conv2dReLU, CrossEntropyHead, ETFClassifier, LinearReLU, SGRLoss
 
 __all__ = [
+    "Conv2dReLU",
+    "Conv2dReLUSGR",
+    "CrossEntropyHead",
     "ETFClassifier",
+    "LinearReLU",
+    "LinearReLUSGR",
     "LocalStep",
     "SGRLoss",
     "__version__",
     "backend",
     "backends",
+    "conv2d_relu",
+    "conv2d_relu_sgr",
+    "cross_entropy",
     "etf_classifier",
+    "linear_relu",
+    "linear_relu_sgr",
     "local_step",
     "sgr_loss",
     "sgr_residual",

@@ -46,6 +46,59 @@ class SGRLoss(nn.Module):
         return f"weight={self.weight}, normalize={self.normalize}, reduction={self.reduction!r}"
 
 
+class LinearReLU(nn.Linear):
+    """``linear_relu`` with parameters: arguments, shapes and initialisation of :class:`torch.nn.Linear`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear_relu(x, self.weight, self.bias)
+
+
+class Conv2dReLU(nn.Conv2d):
+    """``conv2d_relu`` with parameters: arguments, shapes and initialisation of :class:`torch.nn.Conv2d`.
+
+    Raises:
+        ValueError: a padding mode other than zeros, or a padding given by name.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        if self.padding_mode != "zeros":
+            raise ValueError(f"padding_mode must be 'zeros', got {self.padding_mode!r}")
+        if isinstance(self.padding, str):
+            raise ValueError(f"padding must be a number or a pair, got {self.padding!r}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        geometry = (self.stride, self.padding, self.dilation, self.groups)
+        return functional.conv2d_relu(x, self.weight, self.bias, *geometry)
+
+
+class CrossEntropyHead(nn.Module):
+    """Local head: features, average pooling over positions, a linear classifier, cross entropy.
+
+    Without ``features`` its gradient and its Hessian are known in closed form, which the fused engine uses.
+
+    Args:
+        classifier: (B, d) -> logits (B, K), for example :class:`ETFClassifier` or :class:`torch.nn.Linear`.
+        features: what comes before the pooling; None: nothing.
+
+    Shape:
+        x: (B, d), (B, d, H, W) or any number of positions; labels: (B,) int64; result: 0-d loss in nats.
+    """
+
+    def __init__(self, classifier: nn.Module, features: nn.Module | None = None) -> None:
+        super().__init__()
+        self.features = features
+        self.classifier = classifier
+
+    def logits(self, x: Tensor) -> Tensor:
+        if self.features is not None:
+            x = self.features(x)
+        return self.classifier(x.flatten(2).mean(2) if x.dim() > 2 else x)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(self.logits(x), labels)
+
+
 class ETFClassifier(nn.Module):
     """Fixed linear classifier whose rows form a simplex equiangular tight frame (Eq. 7). Nothing in it is learned.
 

@@ -84,6 +84,15 @@ def algorithm1_step(
     return loss_cls.detach(), loss_sgr.detach(), output.detach(), delta_out
 
 
+def relu_backward(grad: Tensor, output: Tensor, sum_channels: bool) -> tuple[Tensor, Tensor | None]:
+    """Gradient behind a ReLU, A = grad * [output > 0] of Eq. 35, and its sum over all but the channels."""
+    masked = torch.where(output <= 0, 0.0, grad)
+    if not sum_channels:
+        return masked, None
+    channel = 1 if grad.dim() == 4 else grad.dim() - 1
+    return masked, masked.transpose(0, channel).flatten(1).sum(1, dtype=loss_dtype(grad))
+
+
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean of log(1 + sum_{k != y} exp(z_k - z_y)), whose gradient stays exact for confident samples.
 
@@ -93,9 +102,26 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     if logits.shape[1] == 1:
         return 0.0 * logits.mean()
     target = labels.unsqueeze(1)
-    margins = logits - logits.gather(1, target)
+    own = logits.gather(1, target)
+    own = own.masked_fill(own == torch.inf, torch.nan)  # as torch: no probability can be told
     others = torch.arange(logits.shape[1], device=logits.device) != target
-    return nn.functional.softplus(torch.logsumexp(margins.masked_fill(~others, -torch.inf), 1)).mean()
+    return nn.functional.softplus(torch.logsumexp((logits - own).masked_fill(~others, -torch.inf), 1)).mean()
+
+
+def cross_entropy_gradient(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`cross_entropy` and its gradient for the logits, by autograd, without leaving a graph."""
+    with torch.enable_grad():
+        leaf = logits.detach().to(loss_dtype(logits)).requires_grad_()
+        loss = cross_entropy(leaf, labels)
+        return loss.detach(), torch.autograd.grad(loss, leaf)[0]
+
+
+def cross_entropy_hvp(logits: Tensor, labels: Tensor, tangent: Tensor) -> Tensor:
+    """Hessian of :func:`cross_entropy` for the logits, applied to ``tangent``, by autograd."""
+    with torch.enable_grad():
+        leaf = logits.detach().to(loss_dtype(logits)).requires_grad_()
+        (gradient,) = torch.autograd.grad(cross_entropy(leaf, labels), leaf, create_graph=True)
+        return torch.autograd.grad(gradient, leaf, tangent)[0]
 
 
 def loss_dtype(delta: Tensor) -> torch.dtype:

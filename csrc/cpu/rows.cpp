@@ -1,12 +1,6 @@
 #include "sgr/cpu/rows.h"
 
-// One clone for every x86-64 level; elsewhere the baseline of the platform. Bodies are inlined into the clones, so that
-// they are compiled once for each instruction set. No -ffast-math: NaN must stay NaN; only the order of the sums is free.
-#if defined(__x86_64__) && defined(__gnu_linux__)
-#define SGR_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define SGR_CLONES
-#endif
+#include "sgr/cpu/clones.h"
 
 namespace sgr::cpu {
 namespace {
@@ -43,6 +37,14 @@ SGR_ALWAYS_INLINE void combine_body(const T* __restrict d, const T* __restrict g
   for (int64_t i = 0; i < n; ++i) out[i] = FromDouble<Out>::convert(alpha * to_float(d[i]) + beta * to_float(g[i]));
 }
 
+template <typename T>
+SGR_ALWAYS_INLINE void shift_body(const T* __restrict x, const T* __restrict d, const T* __restrict g, int64_t n,
+                                  double alpha, double beta, T* __restrict out) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i)
+    out[i] = FromDouble<T>::convert(to_float(x[i]) + (alpha * to_float(d[i]) + beta * to_float(g[i])));
+}
+
 }  // namespace
 
 #define SGR_DEFINE_COMBINE(T, Out)                                                                                    \
@@ -54,6 +56,9 @@ SGR_ALWAYS_INLINE void combine_body(const T* __restrict d, const T* __restrict g
   SGR_CLONES Sums row_sums(const T* d, const T* g, int64_t n) { return sums_body(d, g, n); }                          \
   SGR_CLONES double row_distance(const T* d, const T* g, int64_t n, double d_scale, double g_scale) {                 \
     return distance_body(d, g, n, d_scale, g_scale);                                                                  \
+  }                                                                                                                   \
+  SGR_CLONES void row_shift(const T* x, const T* d, const T* g, int64_t n, double alpha, double beta, T* out) {        \
+    shift_body(x, d, g, n, alpha, beta, out);                                                                         \
   }                                                                                                                   \
   SGR_DEFINE_COMBINE(T, T)
 

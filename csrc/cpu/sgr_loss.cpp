@@ -1,9 +1,5 @@
 // The registered CPU operators: check tensors, cut rows into segments, run the serial kernels on torch's thread pool.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
 #include <array>
@@ -14,12 +10,12 @@
 
 #include "sgr/cpu/rows.h"
 #include "sgr/row_math.h"
+#include "tensors.h"
 
 namespace {
 
+using namespace sgr::cpu;
 using sgr::RowCoef;
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // Rows are cut into segments, the unit of work of a thread, at places that depend on n alone: results do not depend on the
 // number of threads. A row has at most kMaxSegments of them, so that partial sums take no memory to speak of.
@@ -47,8 +43,6 @@ struct Options {
   bool normalize;
   double scale, floor, eps;
 };
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t segment_length(int64_t cols) { return kSegment * std::max<int64_t>(1, ceil_div(cols, kSegment * kMaxSegments)); }
 
@@ -107,7 +101,7 @@ std::vector<RowCoef> row_coefficients(const RowPair<T>& in, int64_t first, int64
   std::vector<double> sums;
   if (options.normalize || options.floor > 0.0) {
     sums = row_totals<T, 3>(first, last, in.cols, [&](int64_t b, int64_t column, int64_t length) {
-      const auto s = sgr::cpu::row_sums(in.delta_row(b) + column, in.target_row(b) + column, length);
+      const auto s = row_sums(in.delta_row(b) + column, in.target_row(b) + column, length);
       return std::array<double, 3>{s.dd, s.gg, s.dg};
     });
   } else {
@@ -120,7 +114,7 @@ std::vector<RowCoef> row_coefficients(const RowPair<T>& in, int64_t first, int64
       const double d_scale = half_distance ? 1.0 / std::sqrt(s[0]) : 1.0;
       const double g_scale = half_distance ? 1.0 / std::sqrt(s[1]) : 1.0;
       return std::array<double, 1>{
-          sgr::cpu::row_distance(in.delta_row(b) + column, in.target_row(b) + column, length, d_scale, g_scale)};
+          row_distance(in.delta_row(b) + column, in.target_row(b) + column, length, d_scale, g_scale)};
     });
     for (int64_t b = 0; b < last - first; ++b) sums[b * 3 + 2] = half_distance ? 0.5 * distance[b] : distance[b];
   }
@@ -140,27 +134,20 @@ void combine(const RowPair<T>& in, int64_t first, int64_t last, const Coefficien
     if (alpha == 0.0 && beta == 0.0) {
       std::fill_n(to, length, Out{});
     } else {
-      sgr::cpu::row_combine(in.delta_row(b) + column, in.target_row(b) + column, length, alpha, beta, to);
+      row_combine(in.delta_row(b) + column, in.target_row(b) + column, length, alpha, beta, to);
     }
   });
 }
 
-void check_rows(const Tensor& delta, const Tensor& target) {
-  STD_TORCH_CHECK(delta.dim() == 2 && target.dim() == 2, "expected rows (B, n)");
-  STD_TORCH_CHECK(delta.size(0) == target.size(0) && delta.size(1) == target.size(1), "delta and target differ in shape");
-  STD_TORCH_CHECK(delta.scalar_type() == target.scalar_type(), "delta and target differ in dtype");
-  STD_TORCH_CHECK(delta.is_cpu() && target.is_cpu(), "delta and target must be CPU tensors");
-  STD_TORCH_CHECK(delta.size(1) <= 1 || (delta.stride(1) == 1 && target.stride(1) == 1), "rows need unit stride");
+void check_pair(const Tensor& delta, const Tensor& target) {
+  check_alike(delta, target, "delta and target");
+  check_rows(delta, "delta");
+  check_rows(target, "target");
 }
 
 template <typename T>
 RowPair<T> row_pair(const Tensor& delta, const Tensor& target) {
-  return {static_cast<const T*>(delta.const_data_ptr()),
-          static_cast<const T*>(target.const_data_ptr()),
-          delta.size(0),
-          delta.size(1),
-          delta.stride(0),
-          target.stride(0)};
+  return {data<T>(delta), data<T>(target), delta.size(0), delta.size(1), delta.stride(0), target.stride(0)};
 }
 
 Options make_options(const Tensor& delta, bool normalize, int64_t reduction, double floor,
@@ -169,46 +156,36 @@ Options make_options(const Tensor& delta, bool normalize, int64_t reduction, dou
     STD_TORCH_CHECK(floor_tensor->is_cpu() && floor_tensor->scalar_type() == ScalarType::Double &&
                         floor_tensor->dim() == 0,
                     "floor_tensor must be a 0-d float64 CPU tensor");
-    floor = *static_cast<const double*>(floor_tensor->const_data_ptr());
+    floor = *data<double>(*floor_tensor);
   }
   const double scale = sgr::reduction_scale(static_cast<int>(reduction), delta.size(0), delta.size(1));
   return {normalize, scale, floor, eps};
 }
 
-template <typename F>
-void dispatch(ScalarType dtype, const F& f) {
-  switch (dtype) {
-    case ScalarType::Double: return f(double{});
-    case ScalarType::Float: return f(float{});
-    case ScalarType::BFloat16: return f(sgr::cpu::BFloat16{});
-    case ScalarType::Half: return f(sgr::cpu::Float16{});
-    default: STD_TORCH_CHECK(false, "expected float64, float32, bfloat16 or float16");
-  }
+// factor * (alpha_b, beta_b); a dead row keeps its zeros whatever the factor is.
+auto scaled_coefficients(const Tensor& alpha, const Tensor& beta, double factor) {
+  return [a = data<double>(alpha), b = data<double>(beta), factor](int64_t row) {
+    const bool dead = a[row] == 0.0 && b[row] == 0.0;
+    return std::pair(dead ? 0.0 : factor * a[row], dead ? 0.0 : factor * b[row]);
+  };
 }
 
-ScalarType result_type(const Tensor& delta) {
-  return delta.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-Tensor scalar_result(const Tensor& like, double value) {
-  auto result = torch::stable::new_empty(like, {}, result_type(like));
-  if (result_type(like) == ScalarType::Double) {
-    *static_cast<double*>(result.mutable_data_ptr()) = value;
-  } else {
-    *static_cast<float*>(result.mutable_data_ptr()) = static_cast<float>(value);
-  }
-  return result;
+void check_coefficients(const Tensor& delta, const Tensor& alpha, const Tensor& beta) {
+  for (const auto& coefficient : {alpha, beta})
+    STD_TORCH_CHECK(coefficient.is_cpu() && coefficient.scalar_type() == ScalarType::Double &&
+                        coefficient.is_contiguous() && coefficient.numel() == delta.size(0),
+                    "alpha and beta must be contiguous float64 CPU tensors, one number a row");
 }
 
 std::tuple<Tensor, Tensor> sgr_loss(Tensor delta, Tensor target, bool normalize, int64_t reduction, double floor,
                                     std::optional<Tensor> floor_tensor, double eps) {
-  check_rows(delta, target);
+  check_pair(delta, target);
   const int64_t batch = delta.size(0);
   auto coef = torch::stable::new_zeros(delta, {3, batch}, ScalarType::Double);
   if (delta.numel() == 0) return {scalar_result(delta, 0.0), coef};
   const auto options = make_options(delta, normalize, reduction, floor, floor_tensor, eps);
   double loss = 0.0;
-  auto* out = static_cast<double*>(coef.mutable_data_ptr());
+  auto* out = mutable_data<double>(coef);
   dispatch(delta.scalar_type(), [&](auto type) {
     const auto rows = row_coefficients(row_pair<decltype(type)>(delta, target), 0, batch, options);
     for (int64_t b = 0; b < batch; ++b) {
@@ -220,34 +197,50 @@ std::tuple<Tensor, Tensor> sgr_loss(Tensor delta, Tensor target, bool normalize,
 }
 
 Tensor sgr_loss_backward(Tensor grad_loss, Tensor delta, Tensor target, Tensor alpha, Tensor beta) {
-  check_rows(delta, target);
+  check_pair(delta, target);
   STD_TORCH_CHECK(grad_loss.is_cpu() && grad_loss.numel() == 1 && grad_loss.scalar_type() == result_type(delta),
                   "grad_loss must be a CPU scalar of the dtype of the loss");
-  for (const auto& coefficient : {alpha, beta})
-    STD_TORCH_CHECK(coefficient.is_cpu() && coefficient.scalar_type() == ScalarType::Double &&
-                        coefficient.is_contiguous() && coefficient.numel() == delta.size(0),
-                    "alpha and beta must be contiguous float64 CPU tensors, one number a row");
+  check_coefficients(delta, alpha, beta);
   auto out = torch::stable::new_empty(delta, {delta.size(0), delta.size(1)});
   if (delta.numel() == 0) return out;
-  const double scale = result_type(delta) == ScalarType::Double
-                           ? *static_cast<const double*>(grad_loss.const_data_ptr())
-                           : *static_cast<const float*>(grad_loss.const_data_ptr());
-  const auto* a = static_cast<const double*>(alpha.const_data_ptr());
-  const auto* b = static_cast<const double*>(beta.const_data_ptr());
   dispatch(delta.scalar_type(), [&](auto type) {
     using T = decltype(type);
-    const auto coefficients = [&](int64_t row) {
-      const bool dead = a[row] == 0.0 && b[row] == 0.0;
-      return std::pair(dead ? 0.0 : scale * a[row], dead ? 0.0 : scale * b[row]);
-    };
-    combine(row_pair<T>(delta, target), 0, delta.size(0), coefficients, static_cast<T*>(out.mutable_data_ptr()));
+    const auto coefficients = scaled_coefficients(alpha, beta, *data<Wide<T>>(grad_loss));
+    combine(row_pair<T>(delta, target), 0, delta.size(0), coefficients, mutable_data<T>(out));
+  });
+  return out;
+}
+
+Tensor sgr_shift(Tensor x, Tensor delta, Tensor target, Tensor alpha, Tensor beta, double factor) {
+  check_pair(delta, target);
+  check_alike(x, delta, "x and delta");
+  check_rows(x, "x");
+  check_coefficients(delta, alpha, beta);
+  auto out = torch::stable::new_empty(x, {x.size(0), x.size(1)});
+  if (x.numel() == 0) return out;
+  dispatch(x.scalar_type(), [&](auto type) {
+    using T = decltype(type);
+    const auto in = row_pair<T>(delta, target);
+    const auto coefficients = scaled_coefficients(alpha, beta, factor);
+    const T* from = data<T>(x);
+    T* to = mutable_data<T>(out);
+    for_each_segment(0, in.rows, in.cols, [&, stride = x.stride(0)](int64_t b, int64_t, int64_t column, int64_t length) {
+      const auto [a, c] = coefficients(b);
+      const T* row = from + b * stride + column;
+      T* shifted = to + b * in.cols + column;
+      if (a == 0.0 && c == 0.0) {
+        std::copy_n(row, length, shifted);
+      } else {
+        row_shift(row, in.delta_row(b) + column, in.target_row(b) + column, length, a, c, shifted);
+      }
+    });
   });
   return out;
 }
 
 std::tuple<Tensor, Tensor> sgr_residual(Tensor delta, Tensor target, bool normalize, int64_t reduction, double floor,
                                         std::optional<Tensor> floor_tensor, double eps) {
-  check_rows(delta, target);
+  check_pair(delta, target);
   const int64_t batch = delta.size(0), cols = delta.size(1);
   auto v = torch::stable::new_empty(delta, {batch, cols}, result_type(delta));
   if (delta.numel() == 0) return {scalar_result(delta, 0.0), v};
@@ -255,9 +248,8 @@ std::tuple<Tensor, Tensor> sgr_residual(Tensor delta, Tensor target, bool normal
   double loss = 0.0;
   dispatch(delta.scalar_type(), [&](auto type) {
     using T = decltype(type);
-    using Out = std::conditional_t<std::is_same_v<T, double>, double, float>;
     const auto in = row_pair<T>(delta, target);
-    auto* out = static_cast<Out*>(v.mutable_data_ptr());
+    auto* out = mutable_data<Wide<T>>(v);
     // Block by block, so that the second sweep finds the rows in the cache.
     const int64_t block = std::max<int64_t>(1, kCacheBlock / cols);
     for (int64_t first = 0; first < batch; first += block) {
@@ -276,4 +268,5 @@ STABLE_TORCH_LIBRARY_IMPL(sgr, CPU, m) {
   m.impl("sgr_loss", TORCH_BOX(&sgr_loss));
   m.impl("sgr_loss_backward", TORCH_BOX(&sgr_loss_backward));
   m.impl("sgr_residual", TORCH_BOX(&sgr_residual));
+  m.impl("sgr_shift", TORCH_BOX(&sgr_shift));
 }

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from ..functional import check_options
-from . import autograd
+from ..functional.relu_sgr import check_curvature
+from . import autograd, fused
 from .common import LocalStep
 
 __all__ = ["LocalStep", "local_step"]
 
-ENGINES = {"autograd": autograd.local_step}
+ENGINES = ("autograd", "fused")
 
 
 def local_step(
@@ -47,14 +48,16 @@ def local_step(
         delta_pre: ``delta_out`` of the previous module's step, shape of ``x``. None: no SGR term (the first module, or
             plain local learning).
         weight: the paper's lambda; see :class:`sgr_kernels.SGRLoss` for its scale.
-        engine: "autograd" (Algorithm 1, any twice differentiable module) or "auto".
+        engine: "autograd" (Algorithm 1, any twice differentiable module), "fused" (closed form: chains of linear
+            layers, convolutions and ReLU, any head; no graph of the body is built) or "auto" (fused where it applies).
         normalize, reduction: as in :func:`sgr_kernels.sgr_loss`.
         relative_floor: fades out samples whose |delta_b| is below this fraction of the batch's rms; 0 is the paper.
         grad_scale: factor on the gradients written (and inside the backward pass): the loss scale of mixed precision,
             or 1 / accumulation steps. The results come back without it. Do not scale the loss in the head instead: a
             normalised residual does not follow.
         radius, order: step of the directional engine; only the defaults are accepted by "autograd".
-        curvature: "exact"; "none" (Eq. 35) needs a closed form, which "autograd" is not.
+        curvature: "exact": the gradient of Eq. 5. "none": the upstream gradient is taken for a constant (Eq. 35),
+            cheaper; only with a closed form.
         need_delta_out: False saves a little where no module follows.
 
     Returns:
@@ -67,9 +70,8 @@ def local_step(
     if engine not in ("auto", *ENGINES):
         raise ValueError(f"engine must be one of auto, {', '.join(ENGINES)} in this version, got {engine!r}")
     if radius is not None or order != 1:
-        raise ValueError("radius and order belong to the directional engine; engine='autograd' differentiates exactly")
-    if curvature != "exact":
-        raise ValueError(f"engine='autograd' always includes the curvature, got curvature={curvature!r}")
+        raise ValueError("radius and order belong to the directional engine, which this version does not have")
+    check_curvature(curvature)
     check_options(reduction, eps=0.0)
     if not relative_floor >= 0:
         raise ValueError(f"relative_floor must be >= 0, got {relative_floor}")
@@ -77,16 +79,26 @@ def local_step(
         raise ValueError(f"grad_scale must be > 0, got {grad_scale}")
     if delta_pre is not None and delta_pre.shape != x.shape:
         raise ValueError(f"delta_pre must have the shape of x {tuple(x.shape)}, got {tuple(delta_pre.shape)}")
-    return ENGINES["autograd"](
-        body,
-        head,
-        x,
-        y,
-        delta_pre,
-        weight=weight,
-        normalize=normalize,
-        reduction=reduction,
-        relative_floor=relative_floor,
-        grad_scale=grad_scale,
-        need_delta_out=need_delta_out,
-    )
+    options = {
+        "weight": weight,
+        "normalize": normalize,
+        "reduction": reduction,
+        "relative_floor": relative_floor,
+        "grad_scale": grad_scale,
+        "need_delta_out": need_delta_out,
+    }
+    if engine == "auto":
+        engine = _choose(body)
+    if engine == "fused":
+        return fused.local_step(body, head, x, y, delta_pre, curvature=curvature, **options)
+    if curvature != "exact":
+        raise ValueError(f"engine='autograd' always includes the curvature, got curvature={curvature!r}")
+    return autograd.local_step(body, head, x, y, delta_pre, **options)
+
+
+def _choose(body: nn.Module | Callable) -> str:
+    try:
+        fused.closed_form(body)
+    except ValueError:
+        return "autograd"
+    return "fused"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import sgr_loss
-from .common import LocalStep, add_gradients, residual_floor, trainable, unscale
+from .common import LocalStep, add_gradients, check_scalar, in_one_precision, residual_floor, trainable, unscale
 
 
 def local_step(
@@ -33,8 +33,7 @@ def local_step(
         if not output.requires_grad:  # a body without parameters, in the first module
             output = output.detach().requires_grad_()
         loss = head(output, y)
-        if loss.numel() != 1:
-            raise ValueError(f"head must return a scalar loss, got shape {tuple(loss.shape)}")
+        check_scalar(loss)
         scaled = grad_scale * loss
         parameters = trainable((body, head), loss)
         sgr = None
@@ -63,9 +62,5 @@ def _input_gradients(scaled: Tensor, x: Tensor, output: Tensor, need_delta_out: 
 def _reconciliation(
     delta_now: Tensor, delta_pre: Tensor, normalize: bool, reduction: str, relative_floor: float
 ) -> Tensor:
-    # The two modules may have run in different precisions (autocast, unscaled float16): meet in the wider one.
-    dtype = torch.promote_types(delta_now.dtype, delta_pre.dtype)
     floor = residual_floor(delta_now, relative_floor)
-    return sgr_loss(
-        delta_now.to(dtype), delta_pre.detach().to(dtype), normalize=normalize, reduction=reduction, floor=floor
-    )
+    return sgr_loss(*in_one_precision(delta_now, delta_pre), normalize=normalize, reduction=reduction, floor=floor)

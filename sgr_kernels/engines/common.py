@@ -25,6 +25,17 @@ class LocalStep(NamedTuple):
     delta_out: Tensor | None
 
 
+def check_scalar(loss: Tensor) -> None:
+    if loss.numel() != 1:
+        raise ValueError(f"head must return a scalar loss, got shape {tuple(loss.shape)}")
+
+
+def in_one_precision(delta_now: Tensor, delta_pre: Tensor) -> tuple[Tensor, Tensor]:
+    """Two modules may have run in different precisions (autocast, unscaled float16): they meet in the wider one."""
+    dtype = torch.promote_types(delta_now.dtype, delta_pre.dtype)
+    return delta_now.to(dtype), delta_pre.detach().to(dtype)
+
+
 def trainable(parts: Iterable[nn.Module | Callable], loss: Tensor) -> list[Tensor]:
     """Leaf parameters of the modules among ``parts``; for other callables, the leaves that ``loss`` reaches."""
     found: dict[Tensor, None] = {}

@@ -1,16 +1,13 @@
-"""The functions users call: argument checks, layout, choice of backend."""
+"""The residual: argument checks, layout, choice of backend."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
 
-from . import ops, reference
-from .backends import select
-
-_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+from .. import ops, reference
+from ..backends import select
+from .checks import check_floating, check_like
 
 
 def sgr_loss(
@@ -56,7 +53,8 @@ def sgr_loss(
             delta, target, normalize=normalize, reduction=reduction, floor=floor, eps=eps
         )
     operators = ops.triton if name == "triton" else ops.native
-    loss, _ = operators.differentiable_sgr_loss(*_rows(delta, target), *_options(normalize, reduction, floor, eps, delta))
+    options = _options(normalize, reduction, floor, eps, delta)
+    loss, _ = operators.differentiable_sgr_loss(*_rows(delta, target), *options)
     return loss
 
 
@@ -89,65 +87,44 @@ def sgr_residual(
     return loss, _unrows(v, delta)
 
 
-def etf_classifier(
-    num_classes: int,
-    num_features: int,
+def sgr_shift(
+    x: Tensor,
+    delta: Tensor,
+    target: Tensor,
+    factor: float,
     *,
-    generator: torch.Generator | None = None,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-) -> Tensor:
-    """Simplex equiangular tight frame: unit rows whose pairwise cosine is -1/(K-1) (Eq. 7), randomly rotated.
+    normalize: bool,
+    reduction: str,
+    floor: float | Tensor,
+    eps: float = 1e-12,
+) -> tuple[Tensor, Tensor]:
+    """The loss, and x + factor * v without v in memory (in half precision v may overflow where the sum does not).
 
-    Args:
-        num_classes: K >= 2.
-        num_features: d >= K - 1.
-        generator: source of the random rotation.
-        dtype: of the result; default ``torch.get_default_dtype()``. The frame is computed in float64.
-        device: of the result.
-
-    Returns:
-        (K, d) tensor, one classifier vector a row.
-
-    Raises:
-        ValueError: K < 2, or d < K - 1 (so many directions cannot be equiangular in so few dimensions).
+    ``x`` has shape and dtype of ``delta``; otherwise as :func:`sgr_residual`.
     """
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-    rank = num_classes - 1
-    if num_features < rank:
-        raise ValueError(f"num_features must be at least num_classes - 1 = {rank}, got {num_features}")
-    source = generator.device if generator is not None else "cpu"
-    noise = torch.randn(num_features, rank, generator=generator, dtype=torch.float64, device=source)
-    rotation, triangle = torch.linalg.qr(noise)
-    rotation = rotation * triangle.diagonal().sign()  # makes the rotation unique, hence uniformly distributed
-    frame = math.sqrt(num_classes / rank) * _simplex_basis(num_classes).to(source) @ rotation.T
-    return frame.to(device=device, dtype=dtype or torch.get_default_dtype())
-
-
-def _simplex_basis(k: int) -> Tensor:
-    """(k, k-1) orthonormal basis of the vectors whose entries sum to zero (the Helmert matrix)."""
-    j = torch.arange(1, k, dtype=torch.float64)
-    upper = torch.ones(k, k - 1, dtype=torch.float64).triu()  # column j: ones in the first j rows
-    upper[torch.arange(1, k), torch.arange(k - 1)] = -j
-    return upper / (j * (j + 1)).sqrt()
+    floor = _check(delta, target, reduction, floor, eps)
+    name = select(delta)
+    if name == "reference":
+        loss, v = reference.sgr_residual(
+            delta, target, normalize=normalize, reduction=reduction, floor=floor, eps=eps
+        )
+        return loss, (x + factor * v).to(x.dtype)
+    operators = ops.triton if name == "triton" else ops.native
+    order = _storage_order(x)
+    rows = [_as_rows(tensor, order) if x.dim() > 1 else tensor.unsqueeze(1) for tensor in (x, delta, target)]
+    loss, coef = operators.sgr_loss(*rows[1:], *_options(normalize, reduction, floor, eps, delta))
+    return loss, _unrows(operators.sgr_shift(*rows, coef[0], coef[1], factor), x)
 
 
 def _check(delta: Tensor, target: Tensor, reduction: str, floor: float | Tensor, eps: float) -> float | Tensor:
     """Refuse what has no meaning; return ``floor`` as a float or as a detached 0-d float64 tensor."""
     for name, tensor in (("delta", delta), ("target", target)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
-        if tensor.dtype not in _DTYPES:
-            raise TypeError(f"{name} must be float64, float32, bfloat16 or float16, got {tensor.dtype}")
+        check_floating(name, tensor)
         if tensor.dim() == 0:
             raise ValueError(f"{name} must have a batch dimension, got a scalar")
     if delta.shape != target.shape:
         raise ValueError(f"target must have the shape of delta {tuple(delta.shape)}, got {tuple(target.shape)}")
-    if delta.dtype != target.dtype:
-        raise TypeError(f"target must have the dtype of delta {delta.dtype}, got {target.dtype}")
-    if delta.device != target.device:
-        raise ValueError(f"target must be on the device of delta {delta.device}, got {target.device}")
+    check_like("target", target, "delta", delta)
     check_options(reduction, eps)
     if not isinstance(floor, Tensor):
         if not floor >= 0:

@@ -3,8 +3,8 @@
 One file a group of operators; :mod:`.registry` says what it takes to be one.
 """
 
-from . import cross_entropy, linear_relu_sgr, relu, sgr_loss
+from . import affine_relu, cross_entropy, linear_relu_sgr, relu, sgr_loss
 from .registry import native, triton
 from .sgr_loss import REDUCTIONS
 
-__all__ = ["REDUCTIONS", "cross_entropy", "linear_relu_sgr", "native", "relu", "sgr_loss", "triton"]
+__all__ = ["REDUCTIONS", "affine_relu", "cross_entropy", "linear_relu_sgr", "native", "relu", "sgr_loss", "triton"]

@@ -1,8 +1,8 @@
 """Registration of custom operators: schema, fake kernel and autograd formula, once for every backend.
 
 The schemas live here and not in C++ because the Triton backend needs them where nothing was compiled; the shared
-libraries only add implementations. An operator exists in up to two namespaces with one contract: ``sgr``, implemented by
-the compiled libraries (or in Python, from ATen and other operators), and ``sgr_triton``.
+libraries only add implementations. An operator exists in up to two namespaces with one contract: ``sgr``, implemented
+by the compiled libraries (or in Python, from ATen and other operators), and ``sgr_triton``.
 """
 
 from __future__ import annotations
@@ -74,8 +74,11 @@ def _lazy(file: str, name: str) -> Callable:
 
 
 def _differentiable(operator, setup_context: Callable, backward: Callable) -> Callable:
-    """``operator`` with its autograd formula, registered with the dispatcher and, for eager code, as an autograd Function:
-    the dispatcher's way through Python takes longer than a small problem."""
+    """``operator`` with its autograd formula.
+
+    Registered with the dispatcher and, for eager code, made an autograd Function: the dispatcher's way through Python
+    takes longer than a small problem.
+    """
     torch.library.register_autograd(operator.name(), backward, setup_context=setup_context)
 
     def forward(ctx, *args):

@@ -15,8 +15,9 @@ struct Sums {
   Sums row_sums(const T* d, const T* g, int64_t n);                                       \
   /* sum (d_scale d - g_scale g)^2 */                                                     \
   double row_distance(const T* d, const T* g, int64_t n, double d_scale, double g_scale); \
-  /* out = alpha d + beta g                                                        */      \
-  void row_combine(const T* d, const T* g, int64_t n, double alpha, double beta, T* out);
+  /* out = alpha d + beta g, and x + alpha d + beta g */                                  \
+  void row_combine(const T* d, const T* g, int64_t n, double alpha, double beta, T* out); \
+  void row_shift(const T* x, const T* d, const T* g, int64_t n, double alpha, double beta, T* out);
 
 SGR_DECLARE_ROWS(double)
 SGR_DECLARE_ROWS(float)

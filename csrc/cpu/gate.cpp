@@ -1,0 +1,58 @@
+#include "sgr/cpu/gate.h"
+
+#include "sgr/cpu/clones.h"
+
+namespace sgr::cpu {
+namespace {
+
+// Bits of a number, and a number of bits. Half types are their bits; the compiler does not see through a bit cast of them.
+SGR_ALWAYS_INLINE uint16_t to_bits(BFloat16 x) { return x.bits; }
+SGR_ALWAYS_INLINE uint16_t to_bits(Float16 x) { return x.bits; }
+SGR_ALWAYS_INLINE uint32_t to_bits(float x) { return bits_as<uint32_t>(x); }
+SGR_ALWAYS_INLINE uint64_t to_bits(double x) { return bits_as<uint64_t>(x); }
+SGR_ALWAYS_INLINE void from_bits(uint16_t bits, BFloat16* x) { x->bits = bits; }
+SGR_ALWAYS_INLINE void from_bits(uint16_t bits, Float16* x) { x->bits = bits; }
+SGR_ALWAYS_INLINE void from_bits(uint32_t bits, float* x) { *x = bits_as<float>(bits); }
+SGR_ALWAYS_INLINE void from_bits(uint64_t bits, double* x) { *x = bits_as<double>(bits); }
+
+// Asks for closed gates: NaN passes, and shows. A mask, because compilers vectorise that and not a choice. Returns what it
+// stores.
+template <typename T>
+SGR_ALWAYS_INLINE double gate(const T& grad, const T& output, T* out) {
+  using Bits = decltype(to_bits(grad));
+  const Bits open = to_float(output) <= 0 ? Bits{0} : static_cast<Bits>(~Bits{0});
+  from_bits(static_cast<Bits>(to_bits(grad) & open), out);
+  return to_float(*out);
+}
+
+template <typename T>
+SGR_ALWAYS_INLINE void columns_body(const T* __restrict grad, const T* __restrict output, int64_t n, T* __restrict out,
+                                    double* __restrict sums) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) sums[i] += gate(grad[i], output[i], out + i);
+}
+
+template <typename T>
+SGR_ALWAYS_INLINE double slice_body(const T* __restrict grad, const T* __restrict output, int64_t n, T* __restrict out) {
+  double sum = 0.0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += gate(grad[i], output[i], out + i);
+  return sum;
+}
+
+}  // namespace
+
+#define SGR_DEFINE_GATE(T)                                                                                   \
+  SGR_CLONES void gate_columns(const T* grad, const T* output, int64_t n, T* out, double* sums) {            \
+    columns_body(grad, output, n, out, sums);                                                                \
+  }                                                                                                          \
+  SGR_CLONES double gate_slice(const T* grad, const T* output, int64_t n, T* out) {                          \
+    return slice_body(grad, output, n, out);                                                                 \
+  }
+
+SGR_DEFINE_GATE(double)
+SGR_DEFINE_GATE(float)
+SGR_DEFINE_GATE(BFloat16)
+SGR_DEFINE_GATE(Float16)
+
+}  // namespace sgr::cpu

@@ -1,0 +1,200 @@
+"""The closed form: chains of linear layers and convolutions with ReLU, without autograd, for a few products.
+
+See :mod:`sgr_kernels.blocks` for the mathematics. The gradient of the loss and the first SGR term share one product,
+A^T (X + weight * U).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..blocks import Block, Chain
+from ..functional.layers import cast_for_autocast
+from ..functional.residual import sgr_residual, sgr_shift
+from ..modules import Conv2dReLU, LinearReLU
+from ..products import Conv2d, Linear
+from . import fused_products
+from .common import LocalStep, add_gradients, in_one_precision, residual_floor, unscale
+from .local_loss import Gradients, LocalLoss, has_hooks, local_loss
+
+Layers = list[tuple[nn.Module, bool]]  # each with whether a ReLU follows
+
+
+@torch.no_grad()
+def local_step(
+    body: nn.Module,
+    head: nn.Module | Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    delta_pre: Tensor | None,
+    *,
+    weight: float,
+    normalize: bool,
+    reduction: str,
+    relative_floor: float,
+    grad_scale: float,
+    curvature: str,
+    need_delta_out: bool,
+) -> LocalStep:
+    """See :func:`sgr_kernels.local_step`; arguments are checked there."""
+    flatten, layers = closed_form(body)
+    if flatten:
+        x, delta_pre = x.flatten(1), None if delta_pre is None else delta_pre.flatten(1)
+    chain = Chain([_block(layer, relu) for layer, relu in layers])
+    [x] = cast_for_autocast(x.detach())
+    # Everything in the chain is cast already; the head decides for itself.
+    without_autocast = torch.autocast(x.device.type, enabled=False)
+    with without_autocast:
+        activations = chain.forward(x)
+    output = activations[-1]
+    exact = delta_pre is not None and curvature == "exact"
+    local = local_loss(head, output, y, grad_scale, second_order=exact)
+    with without_autocast:
+        grad, gradients = local.gradient()
+        options = {"normalize": normalize, "reduction": reduction}
+        if delta_pre is None:
+            sgr, of_body = None, _gradients(chain, layers, *chain.backward(activations, grad), activations)
+        elif not exact and fused_products.available(chain, x, delta_pre, grad_scale, relative_floor):
+            sgr, *pair = fused_products.reconcile(chain, x, output, grad, delta_pre, weight, options)
+            of_body = _trainable(layers[0][0], *pair)
+        else:
+            gated, sums = chain.backward(activations, grad)
+            delta = unscale(chain.blocks[0].input_grad(gated[0], x), grad_scale)
+            options["floor"] = residual_floor(delta, relative_floor)
+            step = _Step(chain, layers, activations, gated, sums)
+            sgr, of_body = step.reconcile(delta, delta_pre, weight, options, local if exact else None)
+    add_gradients(*_one_each(gradients + of_body))
+    return LocalStep(local.loss, sgr, output, unscale(grad, grad_scale) if need_delta_out else None)
+
+
+@dataclass
+class _Step:
+    """A chain between its forward pass and its gradients."""
+
+    chain: Chain
+    layers: Layers
+    activations: list[Tensor]
+    gated: list[Tensor]  # dL/dz of every block
+    sums: list[Tensor | None]  # over samples and positions
+
+    def reconcile(
+        self, delta: Tensor, target: Tensor, weight: float, options: dict, local: LocalLoss | None
+    ) -> tuple[Tensor, Gradients]:
+        """SGR loss, and the gradients of the loss and of weight times the SGR loss; without ``local``, Eq. 35."""
+        chain, activations, gated = self.chain, self.activations, self.gated
+        may_overflow = activations[0].dtype == torch.float16  # the gradient of a normalised residual does
+        if may_overflow:
+            chain, activations, gated = chain.float(), [y.float() for y in activations], [a.float() for a in gated]
+        sgr, inputs, tangent = _shift(chain, activations, delta, target, weight, options, exact=local is not None)
+        gradients = _gradients(chain, self.layers, gated, self.sums, inputs)
+        if local is not None:
+            change, of_head = _weighted_hvp(local, tangent, weight, may_overflow)
+            gradients += of_head
+            gradients += _gradients(chain, self.layers, *chain.backward(activations, change), activations)
+        return sgr, gradients
+
+
+def _shift(
+    chain: Chain, activations: list[Tensor], delta: Tensor, target: Tensor, weight: float, options: dict, exact: bool
+) -> tuple[Tensor, list[Tensor], Tensor | None]:
+    """SGR loss, the inputs of all blocks shifted by weight times their change along v, and the change of the output."""
+    x = activations[0]
+    delta, target = in_one_precision(delta, target)
+    if len(chain.blocks) == 1 and not exact and x.dtype == delta.dtype:  # v itself is not needed
+        sgr, shifted = sgr_shift(x, delta, target, weight, **options)
+        return sgr, [shifted], None
+    sgr, v = sgr_residual(delta, target, **options)
+    changes = chain.tangents(activations, v.to(x.dtype), len(chain.blocks) - (not exact))
+    shifted = [torch.add(y, change, alpha=weight) for y, change in zip(activations[:-1], changes, strict=False)]
+    return sgr, shifted, changes[-1] if exact else None
+
+
+def _weighted_hvp(local: LocalLoss, tangent: Tensor, weight: float, may_overflow: bool) -> tuple[Tensor, Gradients]:
+    """weight * Hessian * tangent, and the same for the head's parameters."""
+    if may_overflow:  # the head works in float16: it gets a tangent of size 1
+        size = tangent.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
+        tangent, weight = tangent / size, weight * size
+    change, gradients = local.hvp(tangent)
+    return weight * change.to(tangent.dtype), [(parameter, weight * gradient) for parameter, gradient in gradients]
+
+
+def _gradients(
+    chain: Chain, layers: Layers, gated: list[Tensor], sums: list[Tensor | None], inputs: list[Tensor]
+) -> Gradients:
+    gradients: Gradients = []
+    for block, (layer, _), a, total, x in zip(chain.blocks, layers, gated, sums, inputs, strict=False):
+        product = block.weight_grad(a, x) if layer.weight.requires_grad else None
+        gradients += _trainable(layer, product, total)
+    return gradients
+
+
+def _trainable(layer: nn.Module, grad_weight: Tensor | None, grad_bias: Tensor | None) -> Gradients:
+    pairs = ((layer.weight, grad_weight), (layer.bias, grad_bias))
+    return [(p, gradient) for p, gradient in pairs if p is not None and p.requires_grad]
+
+
+def _one_each(gradients: Gradients) -> tuple[list[Tensor], list[Tensor]]:
+    """The parameters, and the sum of the gradients of each in its dtype."""
+    sums: dict[Tensor, Tensor] = {}
+    for parameter, gradient in gradients:
+        sums[parameter] = sums[parameter] + gradient if parameter in sums else gradient
+    return list(sums), [gradient.to(parameter.dtype) for parameter, gradient in sums.items()]
+
+
+def closed_form(body: nn.Module | Callable) -> tuple[bool, Layers]:
+    """Whether the body begins with a flattening, and its layers, each with whether a ReLU follows.
+
+    Raises:
+        ValueError: names the first layer that has no closed form.
+    """
+    flatten = False
+    layers: Layers = []
+    for name, module in _leaves(body, ""):
+        kind = type(module)
+        if kind is nn.Flatten and not layers and (module.start_dim, module.end_dim) == (1, -1):
+            flatten = True
+        elif kind is nn.ReLU and layers and not layers[-1][1]:
+            layers[-1] = layers[-1][0], True
+        elif kind in (LinearReLU, Conv2dReLU):
+            layers.append((module, True))
+        elif kind is nn.Linear or (kind is nn.Conv2d and _is_zero_padded(module)):
+            layers.append((module, False))
+        elif kind is not nn.Identity:
+            raise _refusal(f"{name or 'body'} ({module})")
+    if not layers:
+        raise _refusal("a body without layers")
+    return flatten, layers
+
+
+def _is_zero_padded(layer: nn.Conv2d) -> bool:
+    return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+
+
+def _refusal(what: str) -> ValueError:
+    return ValueError(
+        f"engine='fused' has a closed form for chains of Linear, Conv2d (zero padding) and ReLU only, not for {what}; "
+        "use engine='autograd'"
+    )
+
+
+def _leaves(module: nn.Module | Callable, name: str) -> Iterator[tuple[str, nn.Module]]:
+    if not isinstance(module, nn.Module):
+        raise _refusal(f"a body that is no nn.Module ({module!r})")
+    if has_hooks(module):
+        raise _refusal(f"{name or 'body'}, which has hooks")
+    if type(module).forward is nn.Sequential.forward:
+        for child_name, child in module.named_children():
+            yield from _leaves(child, f"{name}.{child_name}" if name else child_name)
+    else:
+        yield name, module
+
+
+def _block(layer: nn.Module, relu: bool) -> Block:
+    weight, bias = cast_for_autocast(layer.weight, layer.bias)
+    if isinstance(layer, nn.Linear):
+        return Block(Linear(), weight, bias, relu)
+    return Block(Conv2d(layer.stride, layer.padding, layer.dilation, layer.groups), weight, bias, relu)

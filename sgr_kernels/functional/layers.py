@@ -1,0 +1,142 @@
+"""Layers whose backward and double backward are fused, and the cross entropy of local heads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import ops, reference
+from ..backends import select
+from .checks import check_floating, check_like, check_shape
+
+
+def linear_relu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """relu(x W^T + b), differentiable twice: Algorithm 1 runs through it with fused kernels.
+
+    Keeps x, W and the output for the backward pass; the gates are output > 0. Under autocast the arguments are cast as
+    those of ``torch.nn.functional.linear``. A third derivative raises.
+
+    Args:
+        x: (..., n); float64, float32, bfloat16 or float16.
+        weight: (m, n), dtype and device of ``x``.
+        bias: (m,).
+
+    Returns:
+        (..., m).
+
+    Raises:
+        TypeError, ValueError: dtypes, devices or shapes that do not fit.
+    """
+    x, weight, bias = cast_for_autocast(x, weight, bias)
+    _check_layer(x, weight, bias)
+    if x.dim() < 2:
+        raise ValueError(f"x must have a batch dimension, got shape {tuple(x.shape)}")
+    if weight.dim() != 2 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"weight must have shape (m, {x.shape[-1]}) for x {tuple(x.shape)}, got {tuple(weight.shape)}")
+    return ops.native.differentiable_linear_relu(x, weight, bias)
+
+
+def conv2d_relu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """relu(conv2d(x, W) + b), differentiable twice, otherwise as :func:`linear_relu`.
+
+    Args:
+        x: (B, C, H, W), contiguous or channels-last.
+        weight: (m, C / groups, kH, kW).
+        bias: (m,).
+        stride, padding, dilation: a number or a pair; padding is by zeros, and "same" and "valid" are not taken.
+        groups: as ``torch.nn.functional.conv2d``.
+
+    Returns:
+        (B, m, H', W').
+
+    Raises:
+        TypeError, ValueError: dtypes, devices or shapes that do not fit, or a padding given by name.
+    """
+    x, weight, bias = cast_for_autocast(x, weight, bias)
+    _check_layer(x, weight, bias)
+    geometry = conv_geometry(x, weight, stride, padding, dilation, groups)
+    return ops.native.differentiable_conv2d_relu(x, weight, bias, *geometry)
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross entropy whose gradient keeps its direction for confident samples; twice differentiable.
+
+    The gradient for the logit of the label is minus the sum of the other probabilities. The usual p_y - 1 cancels where
+    p_y is near 1, and the direction of what is left, which is all that a normalised SGR loss sees, is rounding noise.
+
+    Args:
+        logits: (B, K); float64, float32, bfloat16 or float16, accumulated in float64 (float32 on a GPU).
+        labels: (B,) int64, 0 to K - 1.
+
+    Returns:
+        0-d loss in nats, float32 (float64 for float64); NaN for an empty batch.
+
+    Raises:
+        TypeError, ValueError: dtypes or shapes that do not fit.
+        RuntimeError: a label out of range (on a GPU, where checking would stall, the loss is NaN instead).
+    """
+    check_floating("logits", logits)
+    if logits.dim() != 2:
+        raise ValueError(f"logits must have shape (B, K), got {tuple(logits.shape)}")
+    if labels.dtype != torch.int64:
+        raise TypeError(f"labels must be int64, got {labels.dtype}")
+    check_shape("labels", labels, logits.shape[:1])
+    name = select(logits)
+    if name == "reference":
+        return reference.cross_entropy(logits, labels)
+    operators = ops.triton if name == "triton" else ops.native
+    return operators.differentiable_cross_entropy(with_unit_stride(logits), labels.contiguous())[0]
+
+
+def with_unit_stride(rows: Tensor) -> Tensor:
+    return rows if rows.stride(1) == 1 else rows.contiguous()
+
+
+def cast_for_autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """What autocast does to the arguments of a matrix product."""
+    device = next(tensor.device.type for tensor in tensors if tensor is not None)
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    lower = (torch.float32, torch.bfloat16, torch.float16)
+    return tuple(t.to(dtype) if t is not None and t.dtype in lower else t for t in tensors)
+
+
+def conv_geometry(x: Tensor, weight: Tensor, stride, padding, dilation, groups: int) -> tuple:
+    """Stride, padding and dilation as pairs, and groups.
+
+    Raises:
+        ValueError: not the geometry of a convolution of ``x`` with ``weight``.
+    """
+    if isinstance(padding, str):
+        raise ValueError(f"padding must be a number or a pair, got {padding!r}")
+    if x.dim() != 4:
+        raise ValueError(f"x must have shape (B, C, H, W), got {tuple(x.shape)}")
+    if weight.dim() != 4 or weight.shape[1] * groups != x.shape[1] or weight.shape[0] % groups:
+        raise ValueError(
+            f"weight must have shape (m, {x.shape[1]} / groups, kH, kW) with m divisible by groups={groups} for x "
+            f"{tuple(x.shape)}, got {tuple(weight.shape)}"
+        )
+    return *(_pair(value) for value in (stride, padding, dilation)), groups
+
+
+def _pair(value: int | Sequence[int]) -> list[int]:
+    return [value, value] if isinstance(value, int) else list(value)
+
+
+def _check_layer(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    check_floating("x", x)
+    check_like("weight", weight, "x", x)
+    if bias is not None:
+        check_like("bias", bias, "x", x)
+        check_shape("bias", bias, weight.shape[:1])
