@@ -10,11 +10,13 @@ from typing import Annotated, Any
 from tyro.conf import Suppress, arg
 
 import sgr_kernels.engines
+from sgr_kernels.functional.relu_sgr import CURVATURES
 
 from .errors import UsageError
 
 METHODS = ("bp", "layerwise", "sgr")
-MODELS = ("plainnet", "resnet32")
+MODELS = ("plainnet", "resnet32", "mlp")
+NORMS = ("batch", "none")
 HEADS = ("conv", "etf")
 REDUCTIONS = ("mean", "batchmean", "sum")
 ENGINES = ("auto", *sgr_kernels.engines.ENGINES)
@@ -49,11 +51,15 @@ class Settings:
     model: Annotated[str, choice(MODELS)] = "plainnet"
     """Network.
     plainnet: conv-BN-ReLU blocks in three stages.
-    resnet32: He et al.'s CIFAR ResNet, a stem and 15 residual blocks with parameter-free (option A) shortcuts."""
+    resnet32: He et al.'s CIFAR ResNet, a stem and 15 residual blocks with parameter-free (option A) shortcuts.
+    mlp: linear-ReLU blocks, all of one width."""
     depth: int = 6
-    """Number of plainnet's blocks."""
-    width: int = 32
-    """Channels of plainnet's first stage; each of the two further stages halves the resolution and doubles them."""
+    """Number of blocks of plainnet or mlp."""
+    width: int = 16
+    """Units of mlp's blocks; channels of plainnet's first stage (each of the two further stages halves the resolution
+    and doubles them)."""
+    norm: Annotated[str | None, choice(NORMS)] = None
+    """Normalisation inside the blocks of plainnet and resnet32. None: batch, but none with bp-free; mlp has none."""
     modules: int | None = None
     """K, the number of gradient-isolated modules; None: every block is one.
     Modules get equal numbers of blocks, but resnet32 is cut by stage: 3, one each; 2, the last stage alone."""
@@ -75,6 +81,12 @@ class Settings:
     """Fade samples out of the SGR loss whose gradient norm is below this fraction of the batch's rms; 0: the paper."""
     engine: Annotated[str, choice(ENGINES)] = "auto"
     """How the SGR gradient is computed; see sgr_kernels.local_step."""
+    curvature: Annotated[str, choice(CURVATURES)] = "exact"
+    """exact: the gradient of the SGR loss.
+    none: Eq. 35, which takes the upstream gradient for a constant; cheaper, for engine fused."""
+    bp_free: bool = False
+    """BP-free training (Table 4): every linear-ReLU block is a module with a fixed ETF head, updates are analytic and
+    no autograd graph is built. For plainnet and mlp, methods layerwise and sgr."""
 
     epochs: int = 20
     """Passes over the training images."""
@@ -143,12 +155,15 @@ def check(config: Settings) -> None:
     for flag, allowed in (
         ("method", METHODS),
         ("model", MODELS),
+        ("norm", (None, *NORMS)),
         ("head", HEADS),
         ("reduction", REDUCTIONS),
         ("engine", ENGINES),
+        ("curvature", CURVATURES),
         ("device", DEVICES),
     ):
-        _require(getattr(config, flag, allowed[0]) in allowed, config, flag, f"one of {', '.join(allowed)}")
+        names = ", ".join(filter(None, allowed))
+        _require(getattr(config, flag, allowed[0]) in allowed, config, flag, f"one of {names}")
     for method in getattr(config, "methods", ()):
         _require(method in METHODS, config, "methods", f"among {', '.join(METHODS)}")
     kind, colon, path = config.data.partition(":")
@@ -166,6 +181,24 @@ def check(config: Settings) -> None:
         values = getattr(config, flag, (0,))
         _require(len(values) > 0 and len(set(values)) == len(values), config, flag, "a list without repetitions")
     _require(all(weight > 0 for weight in getattr(config, "weights", ())), config, "weights", "numbers > 0")
+    _require(config.model != "resnet32" or config.norm != "none", config, "norm", "batch for --model resnet32")
+    if config.bp_free:
+        _check_bp_free(config)
+
+
+def _check_bp_free(config: Settings) -> None:
+    for flag, allowed in (
+        ("model", ("plainnet", "mlp")),
+        ("norm", (None, "none")),
+        ("head", ("etf",)),
+        ("modules", (None, config.depth)),
+        ("cuts", ((),)),
+        ("engine", ("auto", "fused")),
+        ("method", ("layerwise", "sgr")),
+    ):
+        value = getattr(config, flag, allowed[0])
+        _require(value in allowed, config, flag, f"{' or '.join(str(a) for a in allowed if a)} with --bp-free")
+    _require("bp" not in getattr(config, "methods", ()), config, "methods", "among layerwise, sgr with --bp-free")
 
 
 def _require(holds: bool, config: Settings, field: str, expected: str) -> None:

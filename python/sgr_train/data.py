@@ -79,25 +79,22 @@ class Files:
 
 @dataclass
 class Data:
-    """A data set, split; pixels are normalised by ``mean`` and ``std`` (1, C, 1, 1)."""
+    """A data set, split; pixels are normalised by ``mean`` and ``std`` (1, C, 1, 1). ``image_shape`` is (C, H, W)."""
 
     train: Images | Files
     val: Images | Files
     test: Images | Files
     num_classes: int
+    image_shape: tuple[int, int, int]
     mean: Tensor
     std: Tensor
-
-    @property
-    def in_channels(self) -> int:
-        return self.mean.shape[1]
 
     def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
         """One epoch of normalised training batches; colour images are shifted and flipped."""
         order = torch.randperm(len(self.train), generator=generator)
         for pixels, labels in self.train.load(order[: self.images_per_epoch(batch_size)].split(batch_size)):
             x = self._normalise(pixels)
-            yield (augment(x, generator) if self.in_channels == 3 else x), labels
+            yield (augment(x, generator) if self.image_shape[0] == 3 else x), labels
 
     def ordered(self, split: Images | Files, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
         """Normalised batches of the first ``limit`` images of a split, as they are."""
@@ -149,9 +146,11 @@ def load_data(config: Settings, device: torch.device) -> Data:
     if len(train) < 2 or len(val) == 0 or len(test) == 0:
         raise UsageError(f"--data {config.data} has too few images: {len(train)} / {len(val)} / {len(test)}")
     mean, std = _statistics(train)
+    image_shape = (3, config.image_size, config.image_size)
     if isinstance(train, Images):
+        image_shape = tuple(train.pixels.shape[1:])
         train, val, test = (Images(s.pixels.to(device), s.labels.to(device)) for s in (train, val, test))
-    return Data(train, val, test, num_classes, mean.to(device), std.to(device))
+    return Data(train, val, test, num_classes, image_shape, mean.to(device), std.to(device))
 
 
 def stratified_order(labels: Tensor) -> Tensor:

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import sgr_kernels as sk
 
+from .config import RunConfig
 from .data import Batch
 
 PROBE = 512  # the first images of the training split: train accuracy and SGR loss are measured on them
@@ -32,25 +33,47 @@ def accuracy(modules: nn.ModuleList, batches: Iterable[Batch]) -> list[float]:
     return (correct / total).tolist()
 
 
-def measure_sgr(modules: nn.ModuleList, batches: Iterable[Batch], reduction: str) -> list[float]:
+def measure_sgr(modules: nn.ModuleList, batches: Iterable[Batch], config: RunConfig) -> list[float]:
     """SGR loss between modules k-1 and k, for k = 2 ... K, averaged over batches: with or without training on it.
 
-    The quantity that "sgr" trains (batch statistics in BatchNorm, relative floor 0), by first-order gradients only.
-    Nothing changes: no ``.grad``, no running statistics.
+    The quantity that "sgr" trains (batch statistics in BatchNorm, relative floor 0), by first-order gradients only, and
+    without a graph where training is without one. Nothing changes: no ``.grad``, no running statistics.
     """
     sums, count = torch.zeros(len(modules) - 1, dtype=torch.float64), 0
+    gradients = _closed_form_gradients if config.bp_free else _gradients
     with _frozen_statistics(modules):
         for x, labels in batches:
             delta_pre = None
             for k, module in enumerate(modules):
-                x = x.detach().requires_grad_(k > 0)
-                output = module.body(x)
-                gradients = torch.autograd.grad(module.head(output, labels), [output, x] if k > 0 else [output])
-                if k > 0:
-                    sums[k - 1] += sk.sgr_loss(gradients[1], delta_pre, reduction=reduction).cpu()
-                x, delta_pre = output, gradients[0]
+                x, delta_out, sgr = gradients(module, x, labels, delta_pre, config.reduction)
+                if sgr is not None:
+                    sums[k - 1] += sgr.cpu()
+                delta_pre = delta_out
             count += 1
     return (sums / count).tolist()
+
+
+def _gradients(
+    module: nn.Module, x: Tensor, labels: Tensor, delta_pre: Tensor | None, reduction: str
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Output, its gradient and the SGR loss, of one module."""
+    x = x.detach().requires_grad_(delta_pre is not None)
+    output = module.body(x)
+    loss = module.head(output, labels)
+    if delta_pre is None:
+        return output, *torch.autograd.grad(loss, [output]), None
+    delta_out, delta_now = torch.autograd.grad(loss, [output, x])
+    return output, delta_out, sk.sgr_loss(delta_now, delta_pre, reduction=reduction)
+
+
+def _closed_form_gradients(
+    module: nn.Module, x: Tensor, labels: Tensor, delta_pre: Tensor | None, reduction: str
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The same from a step whose parameter gradients are thrown away."""
+    options = {"engine": "fused", "curvature": "none", "reduction": reduction}
+    step = sk.local_step(module.body, module.head, x, labels, delta_pre, weight=0.0, **options)
+    module.zero_grad()
+    return step.output, step.delta_out, step.sgr
 
 
 @contextlib.contextmanager

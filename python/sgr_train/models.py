@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import RunConfig
 from .errors import UsageError
-from .heads import Head, conv_head, etf_head
+from .heads import conv_head, etf_head
 
 
 class ConvBlock(nn.Sequential):
-    """3x3 convolution, BatchNorm, ReLU."""
+    """3x3 convolution, BatchNorm or none, ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
-        conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
-        super().__init__(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, norm: bool = True) -> None:
+        conv = nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=not norm)
+        if norm:
+            super().__init__(conv, nn.BatchNorm2d(out_channels), nn.ReLU())
+        else:
+            super().__init__(_keep_variance(conv), nn.ReLU())
         self.out_channels = out_channels
+
+
+class LinearBlock(nn.Sequential):
+    """Linear, ReLU; the first one flattens the image."""
+
+    def __init__(self, in_features: int, out_features: int, first: bool) -> None:
+        flatten = [nn.Flatten()] if first else []
+        super().__init__(*flatten, _keep_variance(nn.Linear(in_features, out_features)), nn.ReLU())
+        self.out_channels = out_features
+
+
+def _keep_variance(layer: nn.Conv2d | nn.Linear) -> nn.Conv2d | nn.Linear:
+    """He et al.'s initialisation: without normalisation, activations must neither grow nor vanish with depth."""
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.zeros_(layer.bias)
+    return layer
 
 
 class ResidualBlock(nn.Module):
@@ -37,12 +58,17 @@ class ResidualBlock(nn.Module):
         return self.relu(self.norm(self.conv(self.first(x))) + shortcut)
 
 
-def plainnet(in_channels: int, depth: int, width: int) -> list[nn.Module]:
+def mlp(in_features: int, depth: int, width: int) -> list[nn.Module]:
+    """``depth`` linear blocks of ``width`` units."""
+    return [LinearBlock(width if index else in_features, width, first=index == 0) for index in range(depth)]
+
+
+def plainnet(in_channels: int, depth: int, width: int, norm: bool = True) -> list[nn.Module]:
     """``depth`` conv blocks in three stages of width, 2 width, 4 width channels; a new stage begins with stride 2."""
     blocks, channels = [], in_channels
     for index in range(depth):
         stage, previous = 3 * index // depth, 3 * max(index - 1, 0) // depth
-        blocks.append(ConvBlock(channels, width * 2**stage, stride=2 ** (stage - previous)))
+        blocks.append(ConvBlock(channels, width * 2**stage, stride=2 ** (stage - previous), norm=norm))
         channels = width * 2**stage
     return blocks
 
@@ -59,21 +85,23 @@ def resnet32(in_channels: int) -> list[nn.Module]:
 class LocalModule(nn.Module):
     """One gradient-isolated module: ``body`` maps x_{k-1} to x_k, ``head`` gives its local loss."""
 
-    def __init__(self, body: nn.Module, head: Head) -> None:
+    def __init__(self, body: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.body = body
         self.head = head
 
 
-def build(config: RunConfig, in_channels: int, num_classes: int) -> nn.ModuleList:
-    """The network of ``config`` as a list of :class:`LocalModule`; under "bp" a single one with the last head.
+def build(config: RunConfig, image_shape: tuple[int, int, int], num_classes: int) -> nn.ModuleList:
+    """The network of ``config`` for images of shape (C, H, W).
+
+    A list of :class:`LocalModule`; under "bp" a single one with the last head.
 
     Draws the same random numbers for every method, so that methods compared start from the same weights.
 
     Raises:
         UsageError: the cuts do not fit the blocks, or the head does not fit the width.
     """
-    blocks = resnet32(in_channels) if config.model == "resnet32" else plainnet(in_channels, config.depth, config.width)
+    blocks = _blocks(config, image_shape)
     edges = [0, *_cuts(config, len(blocks)), len(blocks)]
     bodies = [nn.Sequential(*blocks[i:j]) for i, j in zip(edges, edges[1:], strict=False)]
     make_head = conv_head if config.head == "conv" else etf_head
@@ -81,6 +109,15 @@ def build(config: RunConfig, in_channels: int, num_classes: int) -> nn.ModuleLis
     if config.method == "bp":
         bodies, heads = [nn.Sequential(*bodies)], heads[-1:]
     return nn.ModuleList(LocalModule(body, head) for body, head in zip(bodies, heads, strict=True))
+
+
+def _blocks(config: RunConfig, image_shape: tuple[int, int, int]) -> list[nn.Module]:
+    if config.model == "mlp":
+        return mlp(math.prod(image_shape), config.depth, config.width)
+    if config.model == "resnet32":
+        return resnet32(image_shape[0])
+    norm = "none" if config.bp_free else "batch"
+    return plainnet(image_shape[0], config.depth, config.width, (config.norm or norm) == "batch")
 
 
 def _cuts(config: RunConfig, num_blocks: int) -> list[int]:

@@ -61,7 +61,7 @@ def setup(config: RunConfig) -> tuple[Training, Data]:
     data = load_data(config, device)
 
     torch.manual_seed(config.seed)
-    modules = build(config, data.in_channels, data.num_classes).to(device)
+    modules = build(config, data.image_shape, data.num_classes).to(device)
 
     optimizers = [
         torch.optim.SGD(m.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
@@ -133,6 +133,7 @@ def local_step(
     module: nn.Module, x: Tensor, labels: Tensor, delta_pre: Tensor | None, config: RunConfig, hands_on: bool
 ) -> sk.LocalStep:
     """Gradients of one module. Without ``delta_pre`` (first module, "layerwise", "bp") there is no SGR term."""
+    engine = "fused" if config.bp_free else config.engine
     try:
         return sk.local_step(
             module.body,
@@ -141,20 +142,21 @@ def local_step(
             labels,
             delta_pre,
             weight=config.sgr_weight,
-            engine=config.engine,
+            engine=engine,
             reduction=config.reduction,
             relative_floor=config.relative_floor,
+            curvature=config.curvature,
             need_delta_out=hands_on,
         )
     except ValueError as error:  # what an engine cannot do with these modules
-        raise UsageError(f"--engine {config.engine}: {error}") from error
+        raise UsageError(f"--engine {engine}: {error}") from error
 
 
 def measure(modules: nn.ModuleList, config: RunConfig, data: Data) -> dict[str, Any]:
     """Accuracies of every head on training and validation images, and the SGR loss between neighbours."""
     whole_batches = min(len(data.train), max(PROBE // config.batch_size, 1) * config.batch_size)
     return {
-        "sgr": measure_sgr(modules, data.ordered(data.train, config.batch_size, whole_batches), config.reduction),
+        "sgr": measure_sgr(modules, data.ordered(data.train, config.batch_size, whole_batches), config),
         "train_accuracy": accuracy(modules, data.ordered(data.train, config.batch_size, PROBE)),
         "val_accuracy": accuracy(modules, data.ordered(data.val, config.batch_size)),
     }

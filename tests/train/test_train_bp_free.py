@@ -1,0 +1,79 @@
+"""BP-free training: analytic updates, no graph, the same numbers as Algorithm 1."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sgr_train import train
+from sgr_train.config import RunConfig, check
+from sgr_train.errors import UsageError
+
+import sgr_kernels as sk
+
+BP_FREE = {"bp_free": True, "lr": 0.02, "sgr_weight": 0.3}
+
+
+def test_no_graph_is_ever_built(tiny, monkeypatch):
+    """Nothing that a step returns has a grad_fn, nothing is saved for a backward pass, in training and in measuring."""
+    steps = []
+    original = sk.local_step
+
+    def spy(*args, **kwargs):
+        steps.append(original(*args, **kwargs))
+        return steps[-1]
+
+    def pack(tensor):
+        raise AssertionError("a tensor was saved for a backward pass")
+
+    monkeypatch.setattr(sk, "local_step", spy)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda packed: packed):
+        run, _ = train.train(tiny(epochs=1, **BP_FREE))
+        with pytest.raises(AssertionError, match="saved"):  # the hook sees what it should
+            train.train(tiny("with_graph", epochs=1, engine="autograd"))
+    assert len(run.modules) == 3 and steps
+    assert all(t is None or t.grad_fn is None for step in steps for t in step)
+
+
+@pytest.mark.parametrize("settings", [{"model": "plainnet"}, {"model": "mlp", "width": 24}], ids=lambda s: s["model"])
+@pytest.mark.parametrize("method", ["layerwise", "sgr"])
+def test_updates_are_those_of_algorithm_1(tiny, settings, method):
+    settings = {**BP_FREE, **settings, "method": method, "epochs": 2}
+    run, _ = train.train(tiny(**settings))
+    settings = {**settings, "bp_free": False, "norm": "none", "engine": "autograd"}
+    published, _ = train.train(tiny("published", **settings))
+    for mine, theirs in zip(run.modules.state_dict().values(), published.modules.state_dict().values(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
+    for mine, theirs in zip(run.history, published.history, strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
+        assert mine["sgr"] == pytest.approx(theirs["sgr"], rel=1e-3)
+
+
+def test_without_curvature_is_another_gradient(tiny):
+    exact, _ = train.train(tiny(epochs=1, **BP_FREE))
+    frozen, _ = train.train(tiny("frozen", epochs=1, curvature="none", **BP_FREE))
+    assert exact.history[-1]["loss"] != frozen.history[-1]["loss"]
+
+
+@pytest.mark.parametrize("method", ["layerwise", "sgr"])
+def test_learns(tiny, method):
+    run, data = train.train(tiny(method=method, epochs=8, train_subset=600, width=16, **BP_FREE))
+    assert run.history[-1]["loss"][-1] < run.history[0]["loss"][-1]
+    assert run.history[-1]["val_accuracy"][-1] > 0.5  # a guess is right for one in ten
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"head": "conv"}, "--head must be etf with --bp-free"),
+        ({"norm": "batch"}, "--norm must be none with --bp-free"),
+        ({"model": "resnet32"}, "--model must be plainnet or mlp with --bp-free"),
+        ({"modules": 2}, "--modules must be 6 with --bp-free"),
+        ({"cuts": (2,)}, "--cuts must be "),
+        ({"engine": "autograd"}, "--engine must be auto or fused with --bp-free"),
+        ({"method": "bp"}, "--method must be layerwise or sgr with --bp-free"),
+    ],
+)
+def test_what_does_not_go_with_it(settings, words):
+    with pytest.raises(UsageError) as caught:
+        check(RunConfig(bp_free=True, **settings))
+    assert words in str(caught.value)
