@@ -8,17 +8,15 @@ compared with float64 first, and a wrong one ends the run.
 
 from __future__ import annotations
 
-import argparse
 import json
-import pathlib
-import platform
-import statistics
-import time
+from functools import partial
 
 import torch
 from torch import Tensor
 
 import sgr_kernels as sk
+
+from .timing import interleaved, parse, report
 
 SHAPES = [(8, 64), (128, 1024), (1024, 256), (128, 4096), (128, 16384), (64, 200704), (1, 50_000_000)]
 
@@ -46,14 +44,8 @@ def measure(providers: dict, shape: tuple[int, int]) -> dict:
     delta, target = torch.randn(2, *shape).unbind(0)
     for name, loss in providers.items():
         check(name, loss, delta, target)
-    seconds: dict[str, list[float]] = {name: [] for name in providers}
     repeats = max(15, min(300, int(1e7 / delta.numel())))
-    for _ in range(repeats):
-        for name, loss in providers.items():
-            start = time.perf_counter()
-            gradient(loss, delta, target)
-            seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    medians = interleaved({name: partial(gradient, loss, delta, target) for name, loss in providers.items()}, repeats)
     return {
         "shape": shape,
         "repeats": repeats,
@@ -65,20 +57,13 @@ def measure(providers: dict, shape: tuple[int, int]) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
-    parser.add_argument("--out", type=pathlib.Path, help="also write the rows as JSON")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
+    args = parse(__doc__)
     providers = {"eager": eager, "torch.compile": torch.compile(eager, dynamic=False), "sgr_loss": sk.sgr_loss}
     rows = []
     for shape in SHAPES:
         rows.append(measure(providers, shape))
         print(json.dumps(rows[-1]), flush=True)
-    if args.out:
-        machine = {"cpu": platform.machine(), "threads": args.threads, "torch": torch.__version__}
-        args.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    report(args, "python -m sgr_bench.residual", rows)
 
 
 if __name__ == "__main__":

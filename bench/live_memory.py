@@ -1,0 +1,46 @@
+"""Peak of live tensor storage, on any device: what the allocator of a GPU would report, without a GPU."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class _Live(TorchDispatchMode):
+    """Adds up the storages that operators return, until they die."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live, self.peak = 0, 0
+        self.known: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._see(leaf.untyped_storage())
+        return result
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.known:
+            return
+        self.known.add(key)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._die, key, size)
+
+    def _die(self, key: int, size: int) -> None:
+        self.known.discard(key)
+        self.live -= size
+
+
+def peak_live_bytes(run: Callable[[], object]) -> int:
+    """Peak bytes of the tensors that ``run`` makes (scratch memory inside of an operator is not seen)."""
+    with _Live() as mode:
+        run()
+    return mode.peak
