@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import reference
 from .gate import relu_backward
 from .products import Product
 
@@ -35,18 +36,17 @@ class Block:
         y = self.product.forward(x, self.weight, self.bias)
         return y.relu_() if self.relu else y
 
-    def gate(self, grad: Tensor, output: Tensor, sum_channels: bool = False) -> tuple[Tensor, Tensor | None]:
+    def gate(self, grad: Tensor, output: Tensor, sum_features: bool = False) -> tuple[Tensor, Tensor | None]:
         """dL/dz from dL/dy, and its sum over samples and positions: the gradient of the bias."""
         if self.relu:
-            return relu_backward(grad.to(output.dtype), output, sum_channels)
-        channel = 1 if grad.dim() == 4 else grad.dim() - 1
-        sums = grad.transpose(0, channel).flatten(1).sum(1) if sum_channels else None
+            return relu_backward(grad.to(output.dtype), output, self.product.features_last, sum_features)
+        sums = reference.sum_but_features(grad, self.product.features_last) if sum_features else None
         return grad.to(output.dtype), sums
 
     def tangent(self, v: Tensor, output: Tensor) -> Tensor:
         """Change of the output for a change v of the input, with frozen gates."""
         z = self.product.forward(v, self.weight)
-        return relu_backward(z, output, False)[0] if self.relu else z
+        return relu_backward(z, output, self.product.features_last, False)[0] if self.relu else z
 
     def input_grad(self, a: Tensor, x: Tensor) -> Tensor:
         return self.product.input_grad(a, self.weight, x)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -9,31 +11,35 @@ from . import ops, reference
 from .backends import select
 
 
-def relu_backward(grad: Tensor, output: Tensor, sum_channels: bool) -> tuple[Tensor, Tensor | None]:
-    """``grad`` where ``output`` > 0, else 0, and its sum over all but the channels, in one pass.
+def relu_backward(
+    grad: Tensor, output: Tensor, features_last: bool, sum_features: bool
+) -> tuple[Tensor, Tensor | None]:
+    """``grad`` where ``output`` > 0, else 0, and its sum over all but the features, in one pass.
 
     Args:
-        grad, output: (..., m) of a linear layer (2 dimensions, or 3), or (B, m, H, W) of a convolution; one dtype.
-        sum_channels: whether the sums are wanted.
+        grad, output: (..., m) if ``features_last``, else (B, m, H, W); one dtype.
+        sum_features: whether the sums are wanted.
 
     Returns:
         The gated gradient in the layout of ``output``, and the sums (m,), float32 (float64 for float64), or None.
     """
     name = select(grad)
     if name == "reference":
-        return reference.relu_backward(grad, output, sum_channels)
+        return reference.relu_backward(grad, output, features_last, sum_features)
     operators = ops.triton if name == "triton" else ops.native
-    rows, back = _channel_rows(output)
-    masked, sums = operators.relu_backward(_channel_rows(grad.expand_as(output), like=output)[0], rows, sum_channels)
-    return back(masked), sums if sum_channels else None
+    images_first = not features_last and output.is_contiguous()
+    rows, back = _channel_rows(output, features_last, images_first)
+    masked, sums = operators.relu_backward(
+        _channel_rows(grad, features_last, images_first)[0], rows, sum_features
+    )
+    return back(masked), sums if sum_features else None
 
 
-def _channel_rows(tensor: Tensor, like: Tensor | None = None):
+def _channel_rows(tensor: Tensor, features_last: bool, images_first: bool) -> tuple[Tensor, Callable]:
     """(R, C, S) contiguous, and the way back; a view where the layout allows it."""
-    like = tensor if like is None else like
-    if tensor.dim() != 4:
+    if features_last:
         return tensor.contiguous().view(-1, tensor.shape[-1], 1), lambda rows: rows.view(tensor.shape)
-    if like.is_contiguous():
+    if images_first:
         return tensor.contiguous().flatten(2), lambda rows: rows.view(tensor.shape)
     last = tensor.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
     return last.reshape(-1, tensor.shape[1], 1), lambda rows: rows.view(last.shape).permute(0, 3, 1, 2)

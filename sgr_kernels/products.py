@@ -15,6 +15,8 @@ from torch import Tensor
 class Product(Protocol):
     """z = W x, and the two products of its derivative with a = dL/dz."""
 
+    features_last: bool  # whether the features of z are its last dimension, or its second
+
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor: ...
 
     def input_grad(self, a: Tensor, weight: Tensor, x: Tensor) -> Tensor:
@@ -29,6 +31,8 @@ class Product(Protocol):
 @dataclass(frozen=True)
 class Linear:
     """x (..., n), weight (m, n), a (..., m)."""
+
+    features_last = True
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, weight, bias)
@@ -48,6 +52,7 @@ class Conv2d:
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
+    features_last = False
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)

@@ -84,13 +84,20 @@ def algorithm1_step(
     return loss_cls.detach(), loss_sgr.detach(), output.detach(), delta_out
 
 
-def relu_backward(grad: Tensor, output: Tensor, sum_channels: bool) -> tuple[Tensor, Tensor | None]:
-    """Gradient behind a ReLU, A = grad * [output > 0] of Eq. 35, and its sum over all but the channels."""
+def relu_backward(
+    grad: Tensor, output: Tensor, features_last: bool, sum_features: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Gradient behind a ReLU, A = grad * [output > 0] of Eq. 35, and its sum over all but the features."""
     masked = torch.where(output <= 0, 0.0, grad)
-    if not sum_channels:
+    if not sum_features:
         return masked, None
-    channel = 1 if grad.dim() == 4 else grad.dim() - 1
-    return masked, masked.transpose(0, channel).flatten(1).sum(1, dtype=loss_dtype(grad))
+    return masked, sum_but_features(masked, features_last).to(loss_dtype(grad))
+
+
+def sum_but_features(tensor: Tensor, features_last: bool) -> Tensor:
+    """(..., m) or (B, m, ...) -> (m,), accumulated in float32 at least."""
+    features = tensor.movedim(-1 if features_last else 1, 0)
+    return features.reshape(len(features), -1).sum(1, dtype=loss_dtype(tensor))
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -98,14 +105,16 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
     Same contract as :func:`sgr_kernels.cross_entropy`.
     """
-    logits = logits.to(loss_dtype(logits))
+    dtype, logits = loss_dtype(logits), logits.double()
     if logits.shape[1] == 1:
-        return 0.0 * logits.mean()
+        return (0.0 * logits.square().mean()).to(dtype)
     target = labels.unsqueeze(1)
-    own = logits.gather(1, target)
+    own = logits.gather(1, target).squeeze(1)
     own = own.masked_fill(own == torch.inf, torch.nan)  # as torch: no probability can be told
-    others = torch.arange(logits.shape[1], device=logits.device) != target
-    return nn.functional.softplus(torch.logsumexp((logits - own).masked_fill(~others, -torch.inf), 1)).mean()
+    others = logits.scatter(1, target, -torch.inf)
+    alone = others.eq(-torch.inf).all(1)  # every other class is masked: no 0 / 0 in any derivative
+    log_odds = torch.logsumexp(others.masked_fill(alone.unsqueeze(1), 0.0), 1) - own
+    return nn.functional.softplus(log_odds.masked_fill(alone, -torch.inf), threshold=100).mean().to(dtype)
 
 
 def cross_entropy_gradient(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,7 +37,6 @@ struct Softmax {
     if (own == std::numeric_limits<double>::infinity()) log_odds = std::numeric_limits<double>::quiet_NaN();
     const double small = std::exp(-std::abs(log_odds));     // at most 1: never overflows
     loss = std::max(log_odds, 0.0) + std::log1p(small);
-    if (std::isnan(log_odds)) loss = log_odds;
     others = (log_odds > 0 ? 1.0 : small) / (1.0 + small);
     for (double& value : p) value *= sum > 0.0 ? others / sum : 0.0;
     if (std::isnan(log_odds)) std::fill(p.begin(), p.end(), log_odds);

@@ -24,7 +24,7 @@ def local_step(
     delta_pre: Tensor | None,
     *,
     weight: float,
-    engine: str = "auto",
+    engine: str = "autograd",
     normalize: bool = True,
     reduction: str = "mean",
     relative_floor: float = 0.0,

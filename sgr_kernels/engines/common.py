@@ -62,17 +62,26 @@ def _leaves(loss: Tensor) -> list[Tensor]:
 
 def add_gradients(parameters: list[Tensor], gradients: Iterable[Tensor | None]) -> None:
     """Add into ``.grad`` without running hooks, as ``backward`` would: a missing gradient leaves ``.grad`` alone."""
-    old, new = [], []
+    old, new, taken = [], [], set()
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is None:
             continue
         if parameter.grad is None:
-            parameter.grad = gradient.detach()
+            parameter.grad = _memory_of_its_own(gradient.detach(), taken)
         else:
             old.append(parameter.grad)
             new.append(gradient)
     if old:
         torch._foreach_add_(old, new)
+
+
+def _memory_of_its_own(gradient: Tensor, taken: set[int]) -> Tensor:
+    """The gradient, or a copy where it overlaps with itself (an expanded sum) or with one handed out before."""
+    address = gradient.untyped_storage().data_ptr()
+    if address in taken or 0 in gradient.stride():
+        return gradient.clone(memory_format=torch.contiguous_format)
+    taken.add(address)
+    return gradient
 
 
 def unscale(gradient: Tensor, scale: float) -> Tensor:

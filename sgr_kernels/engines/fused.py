@@ -19,7 +19,7 @@ from ..modules import Conv2dReLU, LinearReLU
 from ..products import Conv2d, Linear
 from . import fused_products
 from .common import LocalStep, add_gradients, in_one_precision, residual_floor, unscale
-from .local_loss import Gradients, LocalLoss, has_hooks, local_loss
+from .local_loss import Gradients, LocalLoss, local_loss, runs_as_written
 
 Layers = list[tuple[nn.Module, bool]]  # each with whether a ReLU follows
 
@@ -115,7 +115,7 @@ def _shift(
 
 def _weighted_hvp(local: LocalLoss, tangent: Tensor, weight: float, may_overflow: bool) -> tuple[Tensor, Gradients]:
     """weight * Hessian * tangent, and the same for the head's parameters."""
-    if may_overflow:  # the head works in float16: it gets a tangent of size 1
+    if may_overflow and tangent.numel() > 0:  # the head works in float16: it gets a tangent of size 1
         size = tangent.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
         tangent, weight = tangent / size, weight * size
     change, gradients = local.hvp(tangent)
@@ -184,10 +184,10 @@ def _refusal(what: str) -> ValueError:
 def _leaves(module: nn.Module | Callable, name: str) -> Iterator[tuple[str, nn.Module]]:
     if not isinstance(module, nn.Module):
         raise _refusal(f"a body that is no nn.Module ({module!r})")
-    if has_hooks(module):
-        raise _refusal(f"{name or 'body'}, which has hooks")
+    if not runs_as_written(module):
+        raise _refusal(f"{name or 'body'} ({module}) with hooks or a forward of its own")
     if type(module).forward is nn.Sequential.forward:
-        for child_name, child in module.named_children():
+        for child_name, child in module._modules.items():  # named_children() leaves out a second use of a module
             yield from _leaves(child, f"{name}.{child_name}" if name else child_name)
     else:
         yield name, module

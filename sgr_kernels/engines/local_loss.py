@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .. import ops, reference
 from ..backends import select
-from ..functional.layers import cast_for_autocast, with_unit_stride
+from ..functional.layers import cast_for_autocast, check_labels, with_unit_stride
 from ..modules import CrossEntropyHead, ETFClassifier
 from .common import check_scalar, trainable
 
@@ -48,15 +48,15 @@ def has_closed_form(head: nn.Module | Callable) -> bool:
         type(head) is CrossEntropyHead
         and head.features is None
         and type(head.classifier) in (ETFClassifier, nn.Linear)
-        and not any(has_hooks(module) for module in (head, head.classifier))
+        and runs_as_written(head)
+        and runs_as_written(head.classifier)
     )
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module does more than its ``forward``."""
-    return any(
-        (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    )
+def runs_as_written(module: nn.Module) -> bool:
+    """Whether calling the module does what its class says: it has no hooks and no ``forward`` of its own."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return not any(hooks) and "forward" not in vars(module)
 
 
 class _ClosedForm:
@@ -66,6 +66,7 @@ class _ClosedForm:
         self.features = features
         self.weight = head.classifier.weight
         self.bias = getattr(head.classifier, "bias", None)
+        check_labels(labels, len(features))
         self.labels = labels.contiguous()
         self.scale = scale
         self.matrix, self.pooled = cast_for_autocast(self.weight, _pool(features))

@@ -30,11 +30,7 @@ def linear_relu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
         TypeError, ValueError: dtypes, devices or shapes that do not fit.
     """
     x, weight, bias = cast_for_autocast(x, weight, bias)
-    _check_layer(x, weight, bias)
-    if x.dim() < 2:
-        raise ValueError(f"x must have a batch dimension, got shape {tuple(x.shape)}")
-    if weight.dim() != 2 or x.shape[-1] != weight.shape[1]:
-        raise ValueError(f"weight must have shape (m, {x.shape[-1]}) for x {tuple(x.shape)}, got {tuple(weight.shape)}")
+    check_linear(x, weight, bias)
     return ops.native.differentiable_linear_relu(x, weight, bias)
 
 
@@ -63,8 +59,7 @@ def conv2d_relu(
         TypeError, ValueError: dtypes, devices or shapes that do not fit, or a padding given by name.
     """
     x, weight, bias = cast_for_autocast(x, weight, bias)
-    _check_layer(x, weight, bias)
-    geometry = conv_geometry(x, weight, stride, padding, dilation, groups)
+    geometry = conv_geometry(x, weight, bias, stride, padding, dilation, groups)
     return ops.native.differentiable_conv2d_relu(x, weight, bias, *geometry)
 
 
@@ -88,14 +83,18 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     check_floating("logits", logits)
     if logits.dim() != 2:
         raise ValueError(f"logits must have shape (B, K), got {tuple(logits.shape)}")
-    if labels.dtype != torch.int64:
-        raise TypeError(f"labels must be int64, got {labels.dtype}")
-    check_shape("labels", labels, logits.shape[:1])
+    check_labels(labels, len(logits))
     name = select(logits)
     if name == "reference":
         return reference.cross_entropy(logits, labels)
     operators = ops.triton if name == "triton" else ops.native
     return operators.differentiable_cross_entropy(with_unit_stride(logits), labels.contiguous())[0]
+
+
+def check_labels(labels: Tensor, batch: int) -> None:
+    if labels.dtype != torch.int64:
+        raise TypeError(f"labels must be int64, got {labels.dtype}")
+    check_shape("labels", labels, (batch,))
 
 
 def with_unit_stride(rows: Tensor) -> Tensor:
@@ -112,12 +111,21 @@ def cast_for_autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     return tuple(t.to(dtype) if t is not None and t.dtype in lower else t for t in tensors)
 
 
-def conv_geometry(x: Tensor, weight: Tensor, stride, padding, dilation, groups: int) -> tuple:
+def check_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    _check_layer(x, weight, bias)
+    if x.dim() < 2:
+        raise ValueError(f"x must have a batch dimension, got shape {tuple(x.shape)}")
+    if weight.dim() != 2 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"weight must have shape (m, {x.shape[-1]}) for x {tuple(x.shape)}, got {tuple(weight.shape)}")
+
+
+def conv_geometry(x: Tensor, weight: Tensor, bias: Tensor | None, stride, padding, dilation, groups: int) -> tuple:
     """Stride, padding and dilation as pairs, and groups.
 
     Raises:
-        ValueError: not the geometry of a convolution of ``x`` with ``weight``.
+        TypeError, ValueError: not a convolution of ``x`` with ``weight``.
     """
+    _check_layer(x, weight, bias)
     if isinstance(padding, str):
         raise ValueError(f"padding must be a number or a pair, got {padding!r}")
     if x.dim() != 4:

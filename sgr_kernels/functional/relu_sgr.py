@@ -11,7 +11,7 @@ from torch import Tensor
 from ..blocks import Block
 from ..products import Conv2d, Linear
 from .checks import check_like, check_shape
-from .layers import conv_geometry
+from .layers import check_linear, conv_geometry
 from .residual import sgr_residual
 
 CURVATURES = ("none", "exact")
@@ -63,7 +63,8 @@ def linear_relu_sgr(
         output: y, where it is at hand; else it is computed.
         curvature: "none": the upstream gradient is a constant (Eq. 35); "exact": what Algorithm 1 computes. In a
             training step, with the forward pass, 6 and 10 B m n FLOPs.
-        hvp: U -> C, the Hessian of L with respect to y applied to U, both of the shape of y; needed by "exact".
+        hvp: U -> C, the Hessian of L with respect to y applied to U, both of the shape of y; needed by "exact". Called
+            without gradients enabled.
         normalize, reduction, floor, eps: as in :func:`sgr_kernels.sgr_loss`.
 
     Returns:
@@ -73,6 +74,7 @@ def linear_relu_sgr(
     Raises:
         TypeError, ValueError: dtypes, devices, shapes or options that do not fit.
     """
+    check_linear(x, weight, bias)
     block = Block(Linear(), weight, bias, relu=True)
     options = {"normalize": normalize, "reduction": reduction, "floor": floor, "eps": eps}
     return LinearReLUSGR(*_relu_sgr(block, x, grad_output, target, output, curvature, hvp, options))
@@ -110,7 +112,7 @@ def conv2d_relu_sgr(
     Raises:
         TypeError, ValueError: dtypes, devices, shapes or options that do not fit.
     """
-    block = Block(Conv2d(*conv_geometry(x, weight, stride, padding, dilation, groups)), weight, bias, relu=True)
+    block = Block(Conv2d(*conv_geometry(x, weight, bias, stride, padding, dilation, groups)), weight, bias, relu=True)
     options = {"normalize": normalize, "reduction": reduction, "floor": floor, "eps": eps}
     return Conv2dReLUSGR(*_relu_sgr(block, x, grad_output, target, output, curvature, hvp, options))
 
@@ -120,9 +122,14 @@ def _relu_sgr(block: Block, x, grad_output, target, output, curvature, hvp, opti
     check_curvature(curvature)
     if (hvp is None) == (curvature == "exact"):
         raise ValueError(f"hvp belongs to curvature='exact', which needs it; got curvature={curvature!r}, hvp={hvp!r}")
-    for name, tensor in (("weight", block.weight), ("grad_output", grad_output)):
-        check_like(name, tensor, "x", x)
-    output = block.forward(x) if output is None else output.detach()
+    check_like("grad_output", grad_output, "x", x)
+    check_like("target", target, "x", x)
+    check_shape("target", target, x.shape)
+    if output is None:
+        output = block.forward(x)
+    else:
+        check_like("output", output, "x", x)
+        check_shape("output", output, block.product.forward(x.to("meta"), block.weight.to("meta")).shape)
     check_shape("grad_output", grad_output, output.shape)
     a, _ = block.gate(grad_output, output)
     delta = block.input_grad(a, x)
@@ -135,7 +142,7 @@ def _relu_sgr(block: Block, x, grad_output, target, output, curvature, hvp, opti
         tangent = block.tangent(v, output.to(v.dtype))
         c, sums = block.gate(hvp(tangent), output.to(v.dtype), block.bias is not None)
         grad_weight = grad_weight + block.weight_grad(c, x.to(v.dtype))
-        grad_bias = sums
+        grad_bias = sums if sums is None else sums.to(grad_weight.dtype)
     return loss, delta, grad_weight, grad_bias
 
 

@@ -25,7 +25,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; an empty tensor in the place of one that is not wanted."""
     need_x, need_weight, need_bias = wanted
-    a, sums = relu_backward(grad, output, need_bias)
+    a, sums = relu_backward(grad, output, product.features_last, need_bias)
     return (
         product.input_grad(a, weight, x) if need_x else grad.new_empty(0),
         product.weight_grad(a, weight, x) if need_weight else grad.new_empty(0),
@@ -46,7 +46,7 @@ def _double_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of <v_x, dL/dx> + <v_weight, dL/dW> + <v_bias, dL/db> for grad, x and weight (Eq. 35 with v_x = V)."""
     need_grad, need_x, need_weight = wanted
-    a, _ = relu_backward(grad, output, False) if need_x or need_weight else (None, None)
+    a = relu_backward(grad, output, product.features_last, False)[0] if need_x or need_weight else None
     return (
         _tangent(product, v_x, v_weight, v_bias, output, x, weight) if need_grad else grad.new_empty(0),
         product.input_grad(a, v_weight, x) if need_x and v_weight is not None else torch.zeros_like(x),
@@ -60,10 +60,10 @@ def _tangent(product: Product, v_x, v_weight, v_bias, output: Tensor, x: Tensor,
     if v_x is not None:
         z = product.forward(v_x, weight, v_bias)
     elif v_bias is not None:
-        z = z + (v_bias[:, None, None] if output.dim() == 4 else v_bias)
+        z = z + (v_bias if product.features_last else v_bias[:, None, None])
     if v_weight is not None:
         z = z + product.forward(x, v_weight)
-    return relu_backward(z, output, False)[0]
+    return relu_backward(z, output, product.features_last, False)[0]
 
 
 def _executed(ctx, index: int) -> bool:

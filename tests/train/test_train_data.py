@@ -38,7 +38,7 @@ def test_digits_are_split_60_20_20_without_overlap():
     original = torch.tensor(load_digits().data, dtype=torch.uint8)
     assert sorted(map(bytes, pixels.numpy())) == sorted(map(bytes, original.numpy()))
     assert not data.test.pixels.flatten(1).equal(original[-359:])  # the file is sorted by writer
-    assert (data.num_classes, data.in_channels) == (10, 1)
+    assert (data.num_classes, data.image_shape) == (10, (1, 8, 8))
     for split in (data.train, data.val, data.test):
         assert (split.labels.bincount(minlength=10) / len(split) - 0.1).abs().max() < 0.01
 
@@ -108,7 +108,7 @@ def test_only_colour_images_are_augmented(write_npz):
 def test_npz_without_validation_holds_out_a_tenth(write_npz):
     data = load_data(RunConfig(data=f"npz:{write_npz()}"), CPU)
     assert [len(split) for split in (data.train, data.val, data.test)] == [54, 6, 20]
-    assert (data.num_classes, data.in_channels) == (3, 3)
+    assert (data.num_classes, data.image_shape) == (3, (3, 8, 8))
     assert data.train.pixels.shape == (54, 3, 8, 8)
 
 
@@ -128,7 +128,7 @@ def test_medmnist_layout_gray_with_validation(write_npz):
               for what, value in (("images", gray), ("labels", labels))}  # fmt: skip
     data = load_data(RunConfig(data=f"npz:{write_npz(**arrays)}"), CPU)
     assert [len(split) for split in (data.train, data.val, data.test)] == [12, 12, 12]
-    assert (data.num_classes, data.in_channels) == (4, 1)
+    assert (data.num_classes, data.image_shape[0]) == (4, 1)
     assert data.val.labels.equal(torch.arange(12) % 4)  # as it is in the file
 
 

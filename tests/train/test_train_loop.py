@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from sgr_train import checkpoint, train
 from sgr_train.data import load_data
 from sgr_train.errors import UsageError
-from sgr_train.heads import cross_entropy
 from sgr_train.models import build
+
+import sgr_kernels as sk
 
 MEASURED_TIME = {"seconds", "images_per_second", "peak_memory_bytes"}
 
@@ -45,7 +46,7 @@ def by_hand(config, update):
     """Plain PyTorch: the data and the network of ``config``, ``update(modules, optimizers, x, y)`` for every batch."""
     data = load_data(config, torch.device("cpu"))
     torch.manual_seed(config.seed)
-    modules = build(config, data.in_channels, data.num_classes)
+    modules = build(config, data.image_shape, data.num_classes)
     optimizers = [torch.optim.SGD(m.parameters(), config.lr, momentum=0.9, weight_decay=5e-4) for m in modules]
     generator = torch.Generator().manual_seed(config.seed)
     for epoch in range(config.epochs):
@@ -95,7 +96,7 @@ def test_sgr_is_algorithm_1(tiny, reduction):
         for module, optimizer in zip(modules, optimizers, strict=True):
             x = x.detach().requires_grad_()
             output = module.body(x)
-            loss = cross_entropy(module.head.logits(output), y)
+            loss = sk.cross_entropy(module.head.logits(output), y)
             now, out = torch.autograd.grad(loss, [x, output], create_graph=True)
             if delta_pre is not None:
                 sgr = F.mse_loss(normalised(now), normalised(delta_pre), reduction="sum")

@@ -17,7 +17,7 @@ import sgr_kernels as sk
 
 @pytest.fixture
 def modules():
-    return build(RunConfig(depth=3, width=8, head="conv"), 1, 10)
+    return build(RunConfig(depth=3, width=8, head="conv"), (1, 8, 8), 10)
 
 
 @pytest.fixture
@@ -34,14 +34,14 @@ def test_measured_is_what_local_step_trains(modules, batches, reduction):
             step = sk.local_step(module.body, module.head, x, y, delta, weight=1.0, reduction=reduction)
             trained[k - 1] += step.sgr / len(batches) if k else 0
             x, delta = step.output, step.delta_out
-    measured = measure_sgr(modules, batches, reduction)
+    measured = measure_sgr(modules, batches, RunConfig(reduction=reduction))
     torch.testing.assert_close(torch.tensor(measured), trained)
 
 
 def test_measuring_changes_nothing(modules, batches):
     before = {name: value.clone() for name, value in modules.state_dict().items()}
     rng = torch.get_rng_state()
-    measure_sgr(modules, batches, "batchmean")
+    measure_sgr(modules, batches, RunConfig())
     accuracy(modules, batches)
     assert all(value.equal(before[name]) for name, value in modules.state_dict().items())
     assert all(p.grad is None for p in modules.parameters()) and modules.training
@@ -63,18 +63,27 @@ class FirstOrderOnly(torch.autograd.Function):
         return gradient * (x > 0)
 
 
+def test_closed_form_measures_the_same_and_leaves_no_gradient(batches):
+    config = RunConfig(depth=3, width=12, bp_free=True)
+    modules = build(config, (1, 8, 8), 10)
+    measured = measure_sgr(modules, batches, config)
+    assert measured == pytest.approx(measure_sgr(modules, batches, RunConfig()), rel=1e-4)
+    assert all(p.grad is None for p in modules.parameters())
+
+
 def test_measuring_needs_no_second_derivative(modules, batches):
     class Body(nn.Module):
         def forward(self, x):
             return FirstOrderOnly.apply(x)
 
     chain = nn.ModuleList([modules[0], LocalModule(Body(), modules[0].head)])
-    [value] = measure_sgr(chain, batches, "batchmean")
+    [value] = measure_sgr(chain, batches, RunConfig())
     assert 0 < value < 4
 
 
 def test_one_module_has_no_neighbour(batches):
-    assert measure_sgr(build(RunConfig(depth=3, width=8, head="conv", method="bp"), 1, 10), batches, "mean") == []
+    whole = RunConfig(depth=3, width=8, head="conv", method="bp")
+    assert measure_sgr(build(whole, (1, 8, 8), 10), batches, whole) == []
 
 
 def test_accuracy_is_a_share_in_evaluation_mode(modules, batches):
