@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .gate import relu_backward
+from .ops.gate import relu_backward
 from .products import Product
 
 

@@ -1,16 +1,33 @@
-"""The code of the README runs as printed, given the names it assumes."""
+"""The README: its code and its commands run as printed, and its numbers are those of the stored results."""
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
+import shlex
+import subprocess
+import sys
 
 import pytest
 import torch
+from sgr_bench import tables
+from sgr_train import report
 from torch import nn
 
-README = pathlib.Path(__file__).parent.parent / "README.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SHELL = "".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
+COMMANDS = [line.partition("#")[0].strip() for line in SHELL.splitlines()]
+INLINE = re.findall(r"`((?:python -m|sgr-train)[^`]*)`", README)
+# Appended so that a command that would work for long ends soon, or so that it only says what it would do.
+SHORT = {
+    "make": "-n",
+    "pip install": "--dry-run --no-deps --no-build-isolation",
+    "sgr-train": "--epochs 1 --train-subset 64 --depth 3",
+    "python -m sgr_bench": "--help",
+}
 
 
 def surroundings() -> dict:
@@ -38,12 +55,52 @@ def test_snippets_run(until):
     names = surroundings()
     before = names["bodies"][0][0].weight.clone()
     for block in BLOCKS[:until]:
-        exec(compile(block, str(README), "exec"), names)
+        exec(compile(block, "README.md", "exec"), names)
     weight = names["bodies"][0][0].weight
     assert weight.grad.isfinite().all()
     assert weight.grad.any()
     assert (until == 1) == torch.equal(weight, before)  # the loop of the second snippet steps its optimizers
 
 
-def test_there_are_snippets():
+def test_there_are_snippets_and_commands():
     assert len(BLOCKS) == 2
+    assert len(COMMANDS) == 11
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *INLINE])
+def test_commands_run(command, tmp_path):
+    words = command
+    if "--help" not in command:
+        words += " " + next((extra for start, extra in SHORT.items() if start in command), "")
+    installs = "pip install" in command or command.startswith("make")
+    environment = {**os.environ, "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
+    process = subprocess.run(
+        words, shell=True, cwd=ROOT if installs else tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    if command == "make train":
+        assert "sgr-train compare" in process.stdout
+    if command == "make test":
+        assert "-m pytest" in process.stdout
+
+
+def test_flags_of_the_long_run_exist(tmp_path):
+    """The recipe that is too long to run here fails on nothing but the missing data."""
+    flags = re.search(r"in 16 modules: `(.*?)`", README, re.DOTALL)[1].replace("--download", "")
+    command = ["sgr-train", "run", "--data-dir", str(tmp_path), *shlex.split(flags)]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 2 and "cifar10 is not in --data-dir" in process.stderr
+
+
+@pytest.mark.parametrize("name", ["train", "digits"])
+def test_accuracies_are_those_of_the_results(name):
+    result = tables.load(name)
+    assert report.comparison_table(result["runs"]) in README
+    assert report.paired_text(result["sgr_minus_layerwise"]) in README
+
+
+@pytest.mark.parametrize("table", ["residual", "relu_block"])
+def test_benchmark_tables_are_those_of_the_results(table):
+    result = tables.load(f"{table}-cpu")
+    assert getattr(tables, table)(result) in README
+    assert result["machine"]["cpu"] in README and result["date"] in README and result["command"] in README

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import sgr_kernels as sk
 from sgr_kernels import ops, reference
-from sgr_kernels.gate import relu_backward
+from sgr_kernels.ops.gate import relu_backward
 
 KERNEL_BACKENDS = [name for name, status in sk.backends().items() if status == "ok" and name != "reference"]
 

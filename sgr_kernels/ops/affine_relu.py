@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..gate import relu_backward
 from ..products import Conv2d, Linear, Product
+from .gate import relu_backward
 from .registry import register
 
 

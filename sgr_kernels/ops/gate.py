@@ -7,8 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import ops, reference
-from .backends import select
+from .. import reference
+from ..backends import select
+from .registry import native, triton
 
 
 def relu_backward(
@@ -26,7 +27,7 @@ def relu_backward(
     name = select(grad)
     if name == "reference":
         return reference.relu_backward(grad, output, features_last, sum_features)
-    operators = ops.triton if name == "triton" else ops.native
+    operators = triton if name == "triton" else native
     images_first = not features_last and output.is_contiguous()
     rows, back = _channel_rows(output, features_last, images_first)
     masked, sums = operators.relu_backward(
