@@ -18,8 +18,9 @@ $(VENV)/installed: pyproject.toml constraints.txt setup.py CMakeLists.txt $(wild
 train: install
 	$(BIN)/sgr-train compare
 
+# One thread for each of the two workers: together they would take each other's core, and wait for it.
 test: install lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

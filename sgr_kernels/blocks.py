@@ -51,8 +51,8 @@ class Block:
     def input_grad(self, a: Tensor, x: Tensor) -> Tensor:
         return self.product.input_grad(a, self.weight, x)
 
-    def weight_grad(self, a: Tensor, x: Tensor) -> Tensor:
-        return self.product.weight_grad(a, self.weight, x)
+    def weight_grad(self, a: Tensor, x: Tensor, total: Tensor | None = None) -> Tensor:
+        return self.product.weight_grad(a, self.weight, x, total)
 
 
 class Chain:

@@ -23,8 +23,8 @@ class Product(Protocol):
         """Of the shape of ``x``, whose values do not matter."""
         ...
 
-    def weight_grad(self, a: Tensor, weight: Tensor, x: Tensor) -> Tensor:
-        """Of the shape of ``weight``, whose values do not matter."""
+    def weight_grad(self, a: Tensor, weight: Tensor, x: Tensor, total: Tensor | None = None) -> Tensor:
+        """Of the shape of ``weight``, whose values do not matter; added into ``total`` where there is one."""
         ...
 
 
@@ -40,8 +40,9 @@ class Linear:
     def input_grad(self, a: Tensor, weight: Tensor, x: Tensor) -> Tensor:
         return torch.matmul(a, weight)
 
-    def weight_grad(self, a: Tensor, weight: Tensor, x: Tensor) -> Tensor:
-        return a.flatten(0, -2).T @ x.flatten(0, -2)
+    def weight_grad(self, a: Tensor, weight: Tensor, x: Tensor, total: Tensor | None = None) -> Tensor:
+        a, x = a.flatten(0, -2).T, x.flatten(0, -2)
+        return a @ x if total is None else torch.addmm(total, a, x, out=total)
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ class Conv2d:
     def input_grad(self, a: Tensor, weight: Tensor, x: Tensor) -> Tensor:
         return self._backward(a, weight, x, [True, False, False])[0]
 
-    def weight_grad(self, a: Tensor, weight: Tensor, x: Tensor) -> Tensor:
-        return self._backward(a, weight, x, [False, True, False])[1]
+    def weight_grad(self, a: Tensor, weight: Tensor, x: Tensor, total: Tensor | None = None) -> Tensor:
+        grad = self._backward(a, weight, x, [False, True, False])[1]
+        return grad if total is None else total.add_(grad)
 
     def _backward(self, a: Tensor, weight: Tensor, x: Tensor, mask: list[bool]) -> tuple[Tensor, ...]:
         return torch.ops.aten.convolution_backward(

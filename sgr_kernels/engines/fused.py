@@ -57,7 +57,7 @@ def local_step(
         grad, gradients = local.gradient()
         options = {"normalize": normalize, "reduction": reduction}
         if delta_pre is None:
-            sgr, of_body = None, _gradients(chain, layers, *chain.backward(activations, grad), activations)
+            sgr, of_body = None, _gradients(chain, layers, [(*chain.backward(activations, grad), activations)])
         elif not exact and fused_products.available(chain, x, delta_pre, grad_scale, relative_floor):
             sgr, *pair = fused_products.reconcile(chain, x, output, grad, delta_pre, weight, options)
             of_body = _trainable(layers[0][0], *pair)
@@ -90,12 +90,11 @@ class _Step:
         if may_overflow:
             chain, activations, gated = chain.float(), [y.float() for y in activations], [a.float() for a in gated]
         sgr, inputs, tangent = _shift(chain, activations, delta, target, weight, options, exact=local is not None)
-        gradients = _gradients(chain, self.layers, gated, self.sums, inputs)
+        terms, of_head = [(gated, self.sums, inputs)], []
         if local is not None:
             change, of_head = _weighted_hvp(local, tangent, weight, may_overflow)
-            gradients += of_head
-            gradients += _gradients(chain, self.layers, *chain.backward(activations, change), activations)
-        return sgr, gradients
+            terms.append((*chain.backward(activations, change), activations))
+        return sgr, of_head + _gradients(chain, self.layers, terms)
 
 
 def _shift(
@@ -118,17 +117,20 @@ def _weighted_hvp(local: LocalLoss, tangent: Tensor, weight: float, may_overflow
     if may_overflow and tangent.numel() > 0:  # the head works in float16: it gets a tangent of size 1
         size = tangent.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
         tangent, weight = tangent / size, weight * size
-    change, gradients = local.hvp(tangent)
-    return weight * change.to(tangent.dtype), [(parameter, weight * gradient) for parameter, gradient in gradients]
+    change, gradients = local.hvp(tangent, weight)
+    return change.to(tangent.dtype), gradients
 
 
-def _gradients(
-    chain: Chain, layers: Layers, gated: list[Tensor], sums: list[Tensor | None], inputs: list[Tensor]
-) -> Gradients:
+def _gradients(chain: Chain, layers: Layers, terms: list[tuple[list, list, list]]) -> Gradients:
+    """Sum over the terms, each the gated gradients of all blocks, their sums, and the inputs that go with them."""
     gradients: Gradients = []
-    for block, (layer, _), a, total, x in zip(chain.blocks, layers, gated, sums, inputs, strict=False):
-        product = block.weight_grad(a, x) if layer.weight.requires_grad else None
-        gradients += _trainable(layer, product, total)
+    for index, (block, (layer, _)) in enumerate(zip(chain.blocks, layers, strict=True)):
+        product = bias = None
+        for gated, sums, inputs in terms:
+            if layer.weight.requires_grad:
+                product = block.weight_grad(gated[index], inputs[index], product)
+            bias = sums[index] if bias is None else bias + sums[index]
+        gradients += _trainable(layer, product, bias)
     return gradients
 
 

@@ -23,7 +23,7 @@ Gradients = list[tuple[Tensor, Tensor]]  # (parameter, gradient)
 
 
 class LocalLoss(Protocol):
-    """Everything but ``loss`` is multiplied by the gradient scale."""
+    """Gradients and products are multiplied by the gradient scale."""
 
     loss: Tensor
 
@@ -31,8 +31,8 @@ class LocalLoss(Protocol):
         """dL/dy, and the gradients of the head's parameters."""
         ...
 
-    def hvp(self, tangent: Tensor) -> tuple[Tensor, Gradients]:
-        """Derivative of :meth:`gradient` along a change of y."""
+    def hvp(self, tangent: Tensor, weight: float | Tensor) -> tuple[Tensor, Gradients]:
+        """Derivative of :meth:`gradient` along a change of y, times ``weight``."""
         ...
 
 
@@ -87,17 +87,17 @@ class _ClosedForm:
             gradients.append((self.bias, self.grad.sum(0)))
         return self._to_features(self.grad), gradients
 
-    def hvp(self, tangent: Tensor) -> tuple[Tensor, Gradients]:
+    def hvp(self, tangent: Tensor, weight: float | Tensor) -> tuple[Tensor, Gradients]:
         pooled = _pool(tangent).to(self.matrix.dtype)
         change = with_unit_stride(pooled @ self.matrix.T).to(self.grad.dtype)  # of the logits
         if self.backend == "reference":
             grad = reference.cross_entropy_hvp(self.logits, self.labels, change)
         else:
             grad = self._operators().cross_entropy_hvp(self.logits, self.labels, change)
-        grad = self.scale * grad
+        grad = self.scale * weight * grad
         gradients: Gradients = []
         if self.weight.requires_grad:
-            gradients.append((self.weight, self._outer(grad, self.pooled) + self._outer(self.grad, pooled)))
+            gradients.append((self.weight, self._outer(grad, self.pooled) + weight * self._outer(self.grad, pooled)))
         if self.bias is not None and self.bias.requires_grad:
             gradients.append((self.bias, grad.sum(0)))
         return self._to_features(grad), gradients
@@ -142,13 +142,14 @@ class _Autograd:
     def gradient(self) -> tuple[Tensor, Gradients]:
         return self.grad.detach(), _pairs(self.parameters, self.parameter_grads)
 
-    def hvp(self, tangent: Tensor) -> tuple[Tensor, Gradients]:
+    def hvp(self, tangent: Tensor, weight: float | Tensor) -> tuple[Tensor, Gradients]:
         # The derivative of <grad, tangent> is that of the gradient along the tangent: second derivatives commute.
         if not self.grad.requires_grad:  # a loss that is linear in the output
             return torch.zeros_like(self.grad), []
         wanted = [self.features, *self.parameters]
         grad, *rest = torch.autograd.grad(self.grad, wanted, tangent.to(self.grad.dtype), allow_unused=True)
-        return torch.zeros_like(self.features) if grad is None else grad, _pairs(self.parameters, rest)
+        change = torch.zeros_like(self.features) if grad is None else weight * grad
+        return change, [(parameter, weight * gradient) for parameter, gradient in _pairs(self.parameters, rest)]
 
 
 def _pairs(parameters: Iterable[Tensor], gradients: Iterable[Tensor | None]) -> Gradients:

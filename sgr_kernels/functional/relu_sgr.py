@@ -141,7 +141,7 @@ def _relu_sgr(block: Block, x, grad_output, target, output, curvature, hvp, opti
     if hvp is not None:
         tangent = block.tangent(v, output.to(v.dtype))
         c, sums = block.gate(hvp(tangent), output.to(v.dtype), block.bias is not None)
-        grad_weight = grad_weight + block.weight_grad(c, x.to(v.dtype))
+        grad_weight = block.weight_grad(c, x.to(v.dtype), grad_weight)
         grad_bias = sums if sums is None else sums.to(grad_weight.dtype)
     return loss, delta, grad_weight, grad_bias
 
