@@ -11,6 +11,7 @@
 
 namespace {
 
+using namespace sgr;
 using namespace sgr::cpu;
 
 constexpr int64_t kGrain = 4096;  // logits that are worth a thread

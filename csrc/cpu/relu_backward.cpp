@@ -10,6 +10,7 @@
 
 namespace {
 
+using namespace sgr;
 using namespace sgr::cpu;
 
 // Blocks depend on the shape alone: sums do not depend on the number of threads. There are few, because each has a sum

@@ -14,8 +14,8 @@
 
 namespace {
 
+using namespace sgr;
 using namespace sgr::cpu;
-using sgr::RowCoef;
 
 // Rows are cut into segments, the unit of work of a thread, at places that depend on n alone: results do not depend on the
 // number of threads. A row has at most kMaxSegments of them, so that partial sums take no memory to speak of.

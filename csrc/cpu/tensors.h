@@ -1,20 +1,15 @@
-// What the registered CPU operators share: dtype dispatch, result types, checks.
+// What the registered CPU operators share: dtype dispatch, scalar results, checks.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <cstdint>
 #include <type_traits>
 
+#include "../tensors.h"
 #include "sgr/cpu/half_types.h"
 
 namespace sgr::cpu {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // f(T{}) for the element type of a floating-point tensor.
 template <typename F>
@@ -28,13 +23,9 @@ void dispatch(ScalarType dtype, const F& f) {
   }
 }
 
-// Losses, residuals and sums are float64 for float64 and float32 for everything else.
+// The element type of losses, residuals and sums, see result_type.
 template <typename T>
 using Wide = std::conditional_t<std::is_same_v<T, double>, double, float>;
-
-inline ScalarType result_type(const Tensor& like) {
-  return like.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
 
 inline Tensor scalar_result(const Tensor& like, double value) {
   auto result = torch::stable::new_empty(like, {}, result_type(like));
@@ -46,30 +37,13 @@ inline Tensor scalar_result(const Tensor& like, double value) {
   return result;
 }
 
-template <typename T>
-const T* data(const Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-
-template <typename T>
-T* mutable_data(const Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
-
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Two tensors of one shape and dtype on the CPU.
 inline void check_alike(const Tensor& a, const Tensor& b, const char* what) {
   STD_TORCH_CHECK(a.is_cpu() && b.is_cpu(), what, " must be CPU tensors");
   STD_TORCH_CHECK(a.scalar_type() == b.scalar_type(), what, " differ in dtype");
-  STD_TORCH_CHECK(a.dim() == b.dim(), what, " differ in shape");
-  for (int64_t i = 0; i < a.dim(); ++i) STD_TORCH_CHECK(a.size(i) == b.size(i), what, " differ in shape");
-}
-
-// Rows (B, n) with unit stride along a row.
-inline void check_rows(const Tensor& rows, const char* what) {
-  STD_TORCH_CHECK(rows.dim() == 2, what, ": expected rows (B, n)");
-  STD_TORCH_CHECK(rows.size(1) <= 1 || rows.stride(1) == 1, what, ": rows need unit stride");
+  check_same_shape(a, b, what);
 }
 
 }  // namespace sgr::cpu

@@ -10,6 +10,7 @@
 
 namespace {
 
+using namespace sgr;
 using namespace sgr::cuda;
 
 // That labels are in range is left to the kernels: to look here would wait for the device.

@@ -9,6 +9,7 @@
 
 namespace {
 
+using namespace sgr;
 using namespace sgr::cuda;
 
 std::tuple<Tensor, Tensor> relu_backward(Tensor grad, Tensor output, bool sum_channels) {

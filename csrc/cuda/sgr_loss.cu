@@ -13,6 +13,7 @@
 
 namespace {
 
+using namespace sgr;
 using namespace sgr::cuda;
 
 void check_pair(const Tensor& delta, const Tensor& target) {

@@ -131,7 +131,7 @@ class CompareConfig(Settings):
 
     methods: tuple[Annotated[str, choice(METHODS)], ...] = METHODS
     """Methods to compare."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
     """Every method runs once with every seed."""
 
 
