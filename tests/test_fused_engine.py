@@ -45,16 +45,19 @@ BODIES = {
     "linear_without_relu_between": (lambda: nn.Sequential(nn.Linear(9, 5), nn.Linear(5, 7), nn.ReLU()), (9,)),
     "one_relu_module_for_all": (lambda: one_relu(nn.ReLU()), (9,)),
     "flatten_mlp": (
-        lambda: nn.Sequential(nn.Flatten(), nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 7), nn.ReLU()), (2, 3, 4),
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 7), nn.ReLU()),
+        (2, 3, 4),
     ),
     "layer_used_twice": (lambda: twice(nn.Linear(7, 7)), (7,)),
     "fused_modules": (lambda: nn.Sequential(sk.LinearReLU(9, 8), sk.LinearReLU(8, 7)), (9,)),
     "conv": (lambda: nn.Sequential(nn.Conv2d(3, 7, 3), nn.ReLU(inplace=True)), (3, 6, 5)),
     "conv_strided": (
-        lambda: nn.Sequential(nn.Conv2d(3, 7, (3, 2), stride=(2, 1), padding=(1, 0)), nn.ReLU()), (3, 6, 5),
+        lambda: nn.Sequential(nn.Conv2d(3, 7, (3, 2), stride=(2, 1), padding=(1, 0)), nn.ReLU()),
+        (3, 6, 5),
     ),
     "conv_dilated": (
-        lambda: nn.Sequential(nn.Conv2d(3, 7, 3, dilation=2, padding=2, bias=False), nn.ReLU()), (3, 6, 5),
+        lambda: nn.Sequential(nn.Conv2d(3, 7, 3, dilation=2, padding=2, bias=False), nn.ReLU()),
+        (3, 6, 5),
     ),
     "conv_groups": (lambda: nn.Sequential(nn.Conv2d(4, 6, 3, groups=2), nn.ReLU()), (4, 5, 5)),
     "conv_stack": (
@@ -355,7 +358,8 @@ REFUSED = {
     "0 .* with hooks#backward": (lambda: hooked("register_full_backward_hook"), (9,)),
     "ParametrizedLinear": (lambda: nn.Sequential(parametrizations.weight_norm(nn.Linear(9, 7)), nn.ReLU()), (9,)),
     "padding_mode=.?circular": (
-        lambda: nn.Sequential(nn.Conv2d(3, 7, 3, padding=1, padding_mode="circular")), (3, 6, 5),
+        lambda: nn.Sequential(nn.Conv2d(3, 7, 3, padding=1, padding_mode="circular")),
+        (3, 6, 5),
     ),
     "padding=.?same": (lambda: nn.Sequential(nn.Conv2d(3, 7, 3, padding="same")), (3, 6, 5)),
     r"0 \(ReLU": (lambda: nn.Sequential(nn.ReLU(), nn.Linear(9, 7)), (9,)),

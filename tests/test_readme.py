@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SHELL = "".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
 COMMANDS = [line.partition("#")[0].strip() for line in SHELL.splitlines()]
-INLINE = re.findall(r"`((?:python -m|sgr-train)[^`]*)`", README)
+INLINE = re.findall(r"`((?:python -m|sgr-train) [^`]*)`", README)
 # Appended so that a command that would work for long ends soon, or so that it only says what it would do.
 SHORT = {
     "make": "-n",

@@ -25,7 +25,6 @@ def gate(grad, output, sum_features):
     return relu_backward(grad, output, output.dim() != 4, sum_features)
 
 
-
 @dataclass
 class Case:
     """A layer: shapes of its tensors and the arguments of the convolution."""

@@ -232,9 +232,7 @@ def test_output_at_hand_changes_nothing(backend, name, curvature):
     output = layer.output()
     before = output.clone()
     with sk.backend(backend):
-        assert_close(
-            layer.sgr(curvature=curvature, hvp=hvp, output=output), layer.sgr(curvature=curvature, hvp=hvp)
-        )
+        assert_close(layer.sgr(curvature=curvature, hvp=hvp, output=output), layer.sgr(curvature=curvature, hvp=hvp))
     assert torch.equal(output, before)
 
 

@@ -182,6 +182,8 @@ def check(config: Settings) -> None:
         _require(len(values) > 0 and len(set(values)) == len(values), config, flag, "a list without repetitions")
     _require(all(weight > 0 for weight in getattr(config, "weights", ())), config, "weights", "numbers > 0")
     _require(config.model != "resnet32" or config.norm != "none", config, "norm", "batch for --model resnet32")
+    closed_form = config.bp_free or config.engine == "fused"
+    _require(closed_form or config.curvature == "exact", config, "curvature", "exact without --engine fused")
     if config.bp_free:
         _check_bp_free(config)
 

@@ -49,9 +49,7 @@ def sgr_loss(
     floor = _check(delta, target, reduction, floor, eps)
     name = select(delta)
     if name == "reference":
-        return reference.sgr_loss(
-            delta, target, normalize=normalize, reduction=reduction, floor=floor, eps=eps
-        )
+        return reference.sgr_loss(delta, target, normalize=normalize, reduction=reduction, floor=floor, eps=eps)
     operators = ops.triton if name == "triton" else ops.native
     options = _options(normalize, reduction, floor, eps, delta)
     loss, _ = operators.differentiable_sgr_loss(*_rows(delta, target), *options)
@@ -78,9 +76,7 @@ def sgr_residual(
     delta, target = delta.detach(), target.detach()
     name = select(delta)
     if name == "reference":
-        return reference.sgr_residual(
-            delta, target, normalize=normalize, reduction=reduction, floor=floor, eps=eps
-        )
+        return reference.sgr_residual(delta, target, normalize=normalize, reduction=reduction, floor=floor, eps=eps)
     operators = ops.triton if name == "triton" else ops.native
     rows, target_rows = _rows(delta, target)
     loss, v = operators.sgr_residual(rows, target_rows, *_options(normalize, reduction, floor, eps, delta))
@@ -105,9 +101,7 @@ def sgr_shift(
     floor = _check(delta, target, reduction, floor, eps)
     name = select(delta)
     if name == "reference":
-        loss, v = reference.sgr_residual(
-            delta, target, normalize=normalize, reduction=reduction, floor=floor, eps=eps
-        )
+        loss, v = reference.sgr_residual(delta, target, normalize=normalize, reduction=reduction, floor=floor, eps=eps)
         return loss, (x + factor * v).to(x.dtype)
     operators = ops.triton if name == "triton" else ops.native
     order = _storage_order(x)

@@ -30,9 +30,7 @@ def relu_backward(
     operators = triton if name == "triton" else native
     images_first = not features_last and output.is_contiguous()
     rows, back = _channel_rows(output, features_last, images_first)
-    masked, sums = operators.relu_backward(
-        _channel_rows(grad, features_last, images_first)[0], rows, sum_features
-    )
+    masked, sums = operators.relu_backward(_channel_rows(grad, features_last, images_first)[0], rows, sum_features)
     return back(masked), sums if sum_features else None
 
 
