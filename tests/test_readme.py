@@ -87,7 +87,7 @@ def test_commands_run(command, tmp_path):
 def test_flags_of_the_long_run_exist(tmp_path):
     """The recipe that is too long to run here fails on nothing but the missing data."""
     flags = re.search(r"in 16 modules: `(.*?)`", README, re.DOTALL)[1].replace("--download", "")
-    command = ["sgr-train", "run", "--data-dir", str(tmp_path), *shlex.split(flags)]
+    command = [sys.executable, "-m", "sgr_train", "run", "--data-dir", str(tmp_path), *shlex.split(flags)]
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert process.returncode == 2 and "cifar10 is not in --data-dir" in process.stderr
 
