@@ -76,7 +76,7 @@ class _ClosedForm:
         if self.backend == "reference":
             self.loss, grad = reference.cross_entropy_gradient(self.logits, self.labels)
         else:
-            self.loss, grad = self._operators().cross_entropy(self.logits, self.labels)
+            self.loss, grad = ops.of(self.backend).cross_entropy(self.logits, self.labels)
         self.grad = scale * grad  # for the logits
 
     def gradient(self) -> tuple[Tensor, Gradients]:
@@ -93,7 +93,7 @@ class _ClosedForm:
         if self.backend == "reference":
             grad = reference.cross_entropy_hvp(self.logits, self.labels, change)
         else:
-            grad = self._operators().cross_entropy_hvp(self.logits, self.labels, change)
+            grad = ops.of(self.backend).cross_entropy_hvp(self.logits, self.labels, change)
         grad = self.scale * weight * grad
         gradients: Gradients = []
         if self.weight.requires_grad:
@@ -101,9 +101,6 @@ class _ClosedForm:
         if self.bias is not None and self.bias.requires_grad:
             gradients.append((self.bias, grad.sum(0)))
         return self._to_features(grad), gradients
-
-    def _operators(self):
-        return ops.triton if self.backend == "triton" else ops.native
 
     def _outer(self, grad: Tensor, pooled: Tensor) -> Tensor:
         return grad.T @ pooled.to(grad.dtype)

@@ -70,7 +70,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     p_y is near 1, and the direction of what is left, which is all that a normalised SGR loss sees, is rounding noise.
 
     Args:
-        logits: (B, K); float64, float32, bfloat16 or float16, accumulated in float64 (float32 on a GPU).
+        logits: (B, K); float64, float32, bfloat16 or float16.
         labels: (B,) int64, 0 to K - 1.
 
     Returns:
@@ -87,8 +87,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     name = select(logits)
     if name == "reference":
         return reference.cross_entropy(logits, labels)
-    operators = ops.triton if name == "triton" else ops.native
-    return operators.differentiable_cross_entropy(with_unit_stride(logits), labels.contiguous())[0]
+    return ops.of(name).differentiable_cross_entropy(with_unit_stride(logits), labels.contiguous())[0]
 
 
 def check_labels(labels: Tensor, batch: int) -> None:

@@ -50,7 +50,7 @@ def sgr_loss(
     name = select(delta)
     if name == "reference":
         return reference.sgr_loss(delta, target, normalize=normalize, reduction=reduction, floor=floor, eps=eps)
-    operators = ops.triton if name == "triton" else ops.native
+    operators = ops.of(name)
     options = _options(normalize, reduction, floor, eps, delta)
     loss, _ = operators.differentiable_sgr_loss(*_rows(delta, target), *options)
     return loss
@@ -77,7 +77,7 @@ def sgr_residual(
     name = select(delta)
     if name == "reference":
         return reference.sgr_residual(delta, target, normalize=normalize, reduction=reduction, floor=floor, eps=eps)
-    operators = ops.triton if name == "triton" else ops.native
+    operators = ops.of(name)
     rows, target_rows = _rows(delta, target)
     loss, v = operators.sgr_residual(rows, target_rows, *_options(normalize, reduction, floor, eps, delta))
     return loss, _unrows(v, delta)
@@ -103,7 +103,7 @@ def sgr_shift(
     if name == "reference":
         loss, v = reference.sgr_residual(delta, target, normalize=normalize, reduction=reduction, floor=floor, eps=eps)
         return loss, (x + factor * v).to(x.dtype)
-    operators = ops.triton if name == "triton" else ops.native
+    operators = ops.of(name)
     order = _storage_order(x)
     rows = [_as_rows(tensor, order) if x.dim() > 1 else tensor.unsqueeze(1) for tensor in (x, delta, target)]
     loss, coef = operators.sgr_loss(*rows[1:], *_options(normalize, reduction, floor, eps, delta))

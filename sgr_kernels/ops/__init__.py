@@ -4,7 +4,17 @@ One file a group of operators; :mod:`.registry` says what it takes to be one.
 """
 
 from . import affine_relu, cross_entropy, linear_relu_sgr, relu, sgr_loss
-from .registry import native, triton
+from .registry import native, of, triton
 from .sgr_loss import REDUCTIONS
 
-__all__ = ["REDUCTIONS", "affine_relu", "cross_entropy", "linear_relu_sgr", "native", "relu", "sgr_loss", "triton"]
+__all__ = [
+    "REDUCTIONS",
+    "affine_relu",
+    "cross_entropy",
+    "linear_relu_sgr",
+    "native",
+    "of",
+    "relu",
+    "sgr_loss",
+    "triton",
+]

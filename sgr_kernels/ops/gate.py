@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import reference
 from ..backends import select
-from .registry import native, triton
+from .registry import of
 
 
 def relu_backward(
@@ -27,10 +27,9 @@ def relu_backward(
     name = select(grad)
     if name == "reference":
         return reference.relu_backward(grad, output, features_last, sum_features)
-    operators = triton if name == "triton" else native
     images_first = not features_last and output.is_contiguous()
     rows, back = _channel_rows(output, features_last, images_first)
-    masked, sums = operators.relu_backward(_channel_rows(grad, features_last, images_first)[0], rows, sum_features)
+    masked, sums = of(name).relu_backward(_channel_rows(grad, features_last, images_first)[0], rows, sum_features)
     return back(masked), sums if sum_features else None
 
 

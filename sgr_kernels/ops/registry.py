@@ -18,6 +18,11 @@ native = SimpleNamespace()
 triton = SimpleNamespace()
 
 
+def of(backend: str) -> SimpleNamespace:
+    """The operators that a backend other than the reference implements."""
+    return triton if backend == "triton" else native
+
+
 def register(
     name: str,
     schema: str,
