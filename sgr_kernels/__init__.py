@@ -15,6 +15,7 @@ from .functional import (
     sgr_loss,
     sgr_residual,
 )
+from .gates import smooth
 from .modules import Conv2dReLU, CrossEntropyHead, ETFClassifier, LinearReLU, SGRLoss
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "local_step",
     "sgr_loss",
     "sgr_residual",
+    "smooth",
 ]

@@ -7,6 +7,8 @@ Successive Gradient Reconciliation", ICML 2024.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -98,6 +100,21 @@ def sum_but_features(tensor: Tensor, features_last: bool) -> Tensor:
     """(..., m) or (B, m, ...) -> (m,), accumulated in float32 at least."""
     features = tensor.movedim(-1 if features_last else 1, 0)
     return features.reshape(len(features), -1).sum(1, dtype=loss_dtype(tensor))
+
+
+def pack_bits(mask: Tensor) -> Tensor:
+    """Bool of any shape -> uint8 (ceil(n / 8),): bit i % 8 of byte i // 8 is element i, in row-major order."""
+    padded = nn.functional.pad(mask.flatten(), (0, -mask.numel() % 8)).view(-1, 8)
+    return (padded * _bit_values(mask.device)).sum(1, dtype=torch.uint8)
+
+
+def unpack_bits(bits: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Inverse of :func:`pack_bits`."""
+    return (bits.unsqueeze(1) & _bit_values(bits.device)).bool().view(-1)[: math.prod(shape)].view(shape)
+
+
+def _bit_values(device: torch.device) -> Tensor:
+    return torch.ones(8, dtype=torch.uint8, device=device) << torch.arange(8, dtype=torch.uint8, device=device)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

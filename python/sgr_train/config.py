@@ -80,7 +80,10 @@ class Settings:
     relative_floor: float = 0.0
     """Fade samples out of the SGR loss whose gradient norm is below this fraction of the batch's rms; 0: the paper."""
     engine: Annotated[str, choice(ENGINES)] = "auto"
-    """How the SGR gradient is computed; see sgr_kernels.local_step."""
+    """How the SGR gradient is computed; see sgr_kernels.local_step.
+    auto: fused where it applies, else directional."""
+    sgr_every: int = 1
+    """Reconcile at every so many steps only, with lambda times as much; 1: the paper."""
     curvature: Annotated[str, choice(CURVATURES)] = "exact"
     """exact: the gradient of the SGR loss.
     none: Eq. 35, which takes the upstream gradient for a constant; cheaper, for engine fused."""
@@ -169,7 +172,7 @@ def check(config: Settings) -> None:
     kind, colon, path = config.data.partition(":")
     known = bool(path) if kind in ("npz", "folder") else not colon and kind in DATA
     _require(known, config, "data", f"one of {', '.join(DATA)}")
-    for flag in ("depth", "width", "epochs", "image_size"):
+    for flag in ("depth", "width", "epochs", "image_size", "sgr_every"):
         _require(getattr(config, flag) >= 1, config, flag, "at least 1")
     _require(config.batch_size >= 2, config, "batch_size", "at least 2")
     _require(config.train_subset is None or config.train_subset >= 2, config, "train_subset", "at least 2")

@@ -109,10 +109,12 @@ def train(config: RunConfig, label: str = "", verbose: bool = False) -> tuple[Tr
 def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.Progress) -> list[float]:
     """One pass over the training images; the mean loss of every module."""
     sums, seen = [torch.zeros((), device=data.mean.device) for _ in run.modules], 0
-    for x, labels in data.shuffled(config.batch_size, run.generator):
+    first_step = len(run.history) * data.images_per_epoch(config.batch_size) // config.batch_size
+    for index, (x, labels) in enumerate(data.shuffled(config.batch_size, run.generator), first_step):
+        reconcile = config.method == "sgr" and index % config.sgr_every == 0
         delta_pre = None
         for k, (module, optimizer) in enumerate(zip(run.modules, run.optimizers, strict=True)):
-            hands_on = config.method == "sgr" and k + 1 < len(run.modules)
+            hands_on = reconcile and k + 1 < len(run.modules)
             optimizer.zero_grad()
             step = local_step(module, x, labels, delta_pre, config, hands_on)
             if config.clip_grad_norm is not None:
@@ -141,7 +143,7 @@ def local_step(
             x,
             labels,
             delta_pre,
-            weight=config.sgr_weight,
+            weight=config.sgr_weight * config.sgr_every,
             engine=engine,
             reduction=config.reduction,
             relative_floor=config.relative_floor,

@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from ..functional import check_options
 from ..functional.relu_sgr import check_curvature
-from . import autograd, fused
+from . import autograd, directional, fused
 from .common import LocalStep
 
 __all__ = ["LocalStep", "local_step"]
 
-ENGINES = ("autograd", "fused")
+ENGINES = ("autograd", "fused", "directional")
 
 
 def local_step(
@@ -69,8 +69,10 @@ def local_step(
     """
     if engine not in ("auto", *ENGINES):
         raise ValueError(f"engine must be one of auto, {', '.join(ENGINES)} in this version, got {engine!r}")
-    if radius is not None or order != 1:
-        raise ValueError("radius and order belong to the directional engine, which this version does not have")
+    if order not in (1, 2):
+        raise ValueError(f"order must be 1 or 2, got {order}")
+    if radius is not None and not radius > 0:
+        raise ValueError(f"radius must be > 0, got {radius}")
     check_curvature(curvature)
     check_options(reduction, eps=0.0)
     if not relative_floor >= 0:
@@ -89,10 +91,14 @@ def local_step(
     }
     if engine == "auto":
         engine = _choose(body)
+    if engine != "directional" and (radius is not None or order != 1):
+        raise ValueError(f"radius and order belong to engine='directional', got engine={engine!r}")
     if engine == "fused":
         return fused.local_step(body, head, x, y, delta_pre, curvature=curvature, **options)
     if curvature != "exact":
-        raise ValueError(f"engine='autograd' always includes the curvature, got curvature={curvature!r}")
+        raise ValueError(f"engine={engine!r} always includes the curvature, got curvature={curvature!r}")
+    if engine == "directional":
+        return directional.local_step(body, head, x, y, delta_pre, radius=radius, order=order, **options)
     return autograd.local_step(body, head, x, y, delta_pre, **options)
 
 
@@ -100,5 +106,5 @@ def _choose(body: nn.Module | Callable) -> str:
     try:
         fused.closed_form(body)
     except ValueError:
-        return "autograd"
+        return "directional"
     return "fused"

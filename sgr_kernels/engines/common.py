@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..functional.residual import row_norms
+
 
 class LocalStep(NamedTuple):
     """Result of :func:`sgr_kernels.local_step`; every tensor is detached.
@@ -67,7 +69,7 @@ def add_gradients(parameters: list[Tensor], gradients: Iterable[Tensor | None]) 
         if gradient is None:
             continue
         if parameter.grad is None:
-            parameter.grad = _memory_of_its_own(gradient.detach(), taken)
+            parameter.grad = memory_of_its_own(gradient.detach(), taken)
         else:
             old.append(parameter.grad)
             new.append(gradient)
@@ -75,7 +77,7 @@ def add_gradients(parameters: list[Tensor], gradients: Iterable[Tensor | None]) 
         torch._foreach_add_(old, new)
 
 
-def _memory_of_its_own(gradient: Tensor, taken: set[int]) -> Tensor:
+def memory_of_its_own(gradient: Tensor, taken: set[int]) -> Tensor:
     """The gradient, or a copy where it overlaps with itself (an expanded sum) or with one handed out before."""
     address = gradient.untyped_storage().data_ptr()
     if address in taken or 0 in gradient.stride():
@@ -97,5 +99,4 @@ def residual_floor(delta: Tensor, relative_floor: float) -> float | Tensor:
     """relative_floor * rms_b |delta_b|, a constant of the step (0-d float64), or 0.0."""
     if relative_floor == 0.0 or delta.numel() == 0:
         return 0.0
-    norms = torch.linalg.vector_norm(delta.detach().flatten(1), dim=1, dtype=torch.float64)
-    return relative_floor * norms.square().mean().sqrt()
+    return relative_floor * row_norms(delta.detach()).square().mean().sqrt()

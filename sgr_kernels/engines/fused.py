@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..blocks import Block, Chain
 from ..functional.layers import cast_for_autocast
-from ..functional.residual import sgr_residual, sgr_shift
+from ..functional.residual import sgr_direction, sgr_residual
 from ..modules import Conv2dReLU, LinearReLU
 from ..products import Conv2d, Linear
 from . import fused_products
@@ -104,8 +104,8 @@ def _shift(
     x = activations[0]
     delta, target = in_one_precision(delta, target)
     if len(chain.blocks) == 1 and not exact and x.dtype == delta.dtype:  # v itself is not needed
-        sgr, shifted = sgr_shift(x, delta, target, weight, **options)
-        return sgr, [shifted], None
+        sgr, direction = sgr_direction(delta, target, **options)
+        return sgr, [direction.shift(x, weight)], None
     sgr, v = sgr_residual(delta, target, **options)
     changes = chain.tangents(activations, v.to(x.dtype), len(chain.blocks) - (not exact))
     shifted = [torch.add(y, change, alpha=weight) for y, change in zip(activations[:-1], changes, strict=False)]
@@ -179,7 +179,7 @@ def _is_zero_padded(layer: nn.Conv2d) -> bool:
 def _refusal(what: str) -> ValueError:
     return ValueError(
         f"engine='fused' has a closed form for chains of Linear, Conv2d (zero padding) and ReLU only, not for {what}; "
-        "use engine='autograd'"
+        "use engine='directional'"
     )
 
 

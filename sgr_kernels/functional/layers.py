@@ -9,9 +9,11 @@ from torch import Tensor
 
 from .. import ops, reference
 from ..backends import select
+from ..overrides import overridable
 from .checks import check_floating, check_like, check_shape
 
 
+@overridable
 def linear_relu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """relu(x W^T + b), differentiable twice: Algorithm 1 runs through it with fused kernels.
 
@@ -34,6 +36,7 @@ def linear_relu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return ops.native.differentiable_linear_relu(x, weight, bias)
 
 
+@overridable
 def conv2d_relu(
     x: Tensor,
     weight: Tensor,
@@ -63,6 +66,7 @@ def conv2d_relu(
     return ops.native.differentiable_conv2d_relu(x, weight, bias, *geometry)
 
 
+@overridable
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross entropy whose gradient keeps its direction for confident samples; twice differentiable.
 

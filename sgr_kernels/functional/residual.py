@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -83,31 +86,73 @@ def sgr_residual(
     return loss, _unrows(v, delta)
 
 
-def sgr_shift(
-    x: Tensor,
+def sgr_direction(
     delta: Tensor,
     target: Tensor,
-    factor: float,
     *,
     normalize: bool,
     reduction: str,
     floor: float | Tensor,
     eps: float = 1e-12,
-) -> tuple[Tensor, Tensor]:
-    """The loss, and x + factor * v without v in memory (in half precision v may overflow where the sum does not).
-
-    ``x`` has shape and dtype of ``delta``; otherwise as :func:`sgr_residual`.
-    """
-    floor = _check(delta, target, reduction, floor, eps)
+) -> tuple[Tensor, Direction]:
+    """:func:`sgr_residual` with v not in memory, but as a direction to go. Args and errors as there."""
+    options = {"normalize": normalize, "reduction": reduction, "floor": _check(delta, target, reduction, floor, eps)}
+    delta, target = delta.detach(), target.detach()
     name = select(delta)
     if name == "reference":
-        loss, v = reference.sgr_residual(delta, target, normalize=normalize, reduction=reduction, floor=floor, eps=eps)
-        return loss, (x + factor * v).to(x.dtype)
-    operators = ops.of(name)
-    order = _storage_order(x)
-    rows = [_as_rows(tensor, order) if x.dim() > 1 else tensor.unsqueeze(1) for tensor in (x, delta, target)]
-    loss, coef = operators.sgr_loss(*rows[1:], *_options(normalize, reduction, floor, eps, delta))
-    return loss, _unrows(operators.sgr_shift(*rows, coef[0], coef[1], factor), x)
+        loss, v = reference.sgr_residual(delta, target, **options, eps=eps)
+        one, zero = (torch.full((len(v),), c, dtype=torch.float64, device=v.device) for c in (1.0, 0.0))
+        return loss, Direction(v, v, one, zero, lambda: row_norms(v))
+    rows, options = _rows(delta, target), _options(normalize, reduction, options["floor"], eps, delta)
+    loss, coef = ops.of(name).sgr_loss(*rows, *options)
+    return loss, Direction(delta, target, coef[0], coef[1], lambda: _norms(delta, target, coef, normalize))
+
+
+@dataclass(frozen=True)
+class Direction:
+    """The rows v_b = alpha_b delta_b + beta_b target_b of the gradient of an SGR loss.
+
+    Attributes:
+        alpha, beta: (B,) float64.
+        norms: |v_b|, (B,) float64, computed when called.
+    """
+
+    delta: Tensor
+    target: Tensor
+    alpha: Tensor
+    beta: Tensor
+    norms: Callable[[], Tensor]
+
+    def shift(self, x: Tensor, step: float | Tensor) -> Tensor:
+        """x + step * v, without v in memory: in half precision it may overflow where the sum does not.
+
+        ``x`` has shape and dtype of ``delta``, ``step`` is a number or a 0-d float64 tensor.
+        """
+        alpha, beta = (self.alpha, self.beta) if isinstance(step, float) else (step * self.alpha, step * self.beta)
+        name = select(x)
+        if name == "reference":
+            a, b = (c.view(-1, *[1] * (x.dim() - 1)) for c in (alpha, beta))
+            v = a * self.delta.double() + b * self.target.double()
+            return (x + (step * v if isinstance(step, float) else v)).to(x.dtype)
+        order = _storage_order(x)
+        rows = [_as_rows(t, order) if x.dim() > 1 else t.unsqueeze(1) for t in (x, self.delta, self.target)]
+        return _unrows(ops.of(name).sgr_shift(*rows, alpha, beta, step if isinstance(step, float) else 1.0), x)
+
+
+def _norms(delta: Tensor, target: Tensor, coef: Tensor, normalize: bool) -> Tensor:
+    """|v_b| from the coefficients: v = s w (c delta^ - target^) / |delta| is as long as beta target, times the sine."""
+    alpha, beta, alpha_target = coef
+    if not normalize:
+        return alpha * row_norms(delta - target)
+    cosine = (alpha * alpha_target).sqrt() / beta
+    sine = (1 - cosine.square()).clamp(min=0).sqrt()
+    return torch.where(beta == 0, 0.0, -beta * row_norms(target) * sine)  # no coefficients: a dead row
+
+
+def row_norms(tensor: Tensor) -> Tensor:
+    """|row_b|, (B,) float64."""
+    dims = tuple(range(1, tensor.dim()))
+    return torch.linalg.vector_norm(tensor, dim=dims, dtype=torch.float64) if dims else tensor.double().abs()
 
 
 def _check(delta: Tensor, target: Tensor, reduction: str, floor: float | Tensor, eps: float) -> float | Tensor:

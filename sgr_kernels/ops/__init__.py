@@ -3,7 +3,7 @@
 One file a group of operators; :mod:`.registry` says what it takes to be one.
 """
 
-from . import affine_relu, cross_entropy, linear_relu_sgr, relu, sgr_loss
+from . import affine_relu, cross_entropy, gate_bits, linear_relu_sgr, relu, sgr_loss
 from .registry import native, of, triton
 from .sgr_loss import REDUCTIONS
 
@@ -11,6 +11,7 @@ __all__ = [
     "REDUCTIONS",
     "affine_relu",
     "cross_entropy",
+    "gate_bits",
     "linear_relu_sgr",
     "native",
     "of",

@@ -38,7 +38,8 @@ def register(
     Args:
         schema: arguments and results, without the name.
         fake: shapes, dtypes and strides of the results.
-        formula: from the operators of a namespace to ``(setup_context, backward)``. None: differentiating it raises.
+        formula: from the operators of a namespace to ``(setup_context, backward)``. None: differentiating it raises
+            (torch warns instead where the operator works in place).
         python: implementation for every device, where the compiled libraries have none.
         triton_file: module of :mod:`sgr_kernels.triton` with a function ``name``; None: not in ``sgr_triton``.
         only_triton: not in ``sgr``.
@@ -65,7 +66,8 @@ def _define(namespace: str, operators: SimpleNamespace, name: str, schema: str, 
     operator = getattr(getattr(torch.ops, namespace), name).default
     setattr(operators, name, operator)
     if formula is None:
-        torch.library.register_autograd(qualified, _not_differentiable(name))
+        if not operator._schema.is_mutable:  # torch takes no formula for those
+            torch.library.register_autograd(qualified, _not_differentiable(name))
     else:
         setattr(operators, f"differentiable_{name}", _differentiable(operator, *formula(operators)))
 

@@ -107,7 +107,8 @@ def test_sgr_is_algorithm_1(tiny, reduction):
             x, delta_pre = output, out.detach()
 
     weight = 50.0 if reduction == "mean" else 0.3
-    config = tiny(method="sgr", epochs=1, head="conv", sgr_weight=weight, reduction=reduction)
+    settings = {"head": "conv", "sgr_weight": weight, "reduction": reduction, "engine": "autograd"}
+    config = tiny(method="sgr", epochs=1, **settings)
     run, _ = train.train(config)
     assert_same_weights(run, by_hand(config, update))
     plain, _ = train.train(tiny("layerwise", method="layerwise", epochs=1, head="conv"))

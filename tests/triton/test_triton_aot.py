@@ -22,7 +22,14 @@ import triton  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource, CompiledKernel  # noqa: E402
 
-from sgr_kernels.triton import cross_entropy, linear_relu_sgr, relu_backward, sgr_loss, sgr_shift  # noqa: E402
+from sgr_kernels.triton import (  # noqa: E402
+    cross_entropy,
+    gate_bits,
+    linear_relu_sgr,
+    relu_backward,
+    sgr_loss,
+    sgr_shift,
+)
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="nothing compiles where kernels are interpreted"
@@ -30,7 +37,7 @@ pytestmark = pytest.mark.skipif(
 
 CAPABILITIES = (80, 90, 100)
 TYPES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-POINTERS = TYPES | {torch.int64: "i64"}
+POINTERS = TYPES | {torch.int64: "i64", torch.uint8: "u8"}
 SMALL_SHARED_MEMORY = 99 * 1024  # bytes of a program, on the GPUs that have least
 
 
@@ -98,6 +105,16 @@ def launch_cross_entropy_on(logits):
     cross_entropy.cross_entropy_hvp(logits, labels, gradient)
 
 
+def launch_gate_bits(dtype):
+    for n in (1_000_000, 100_003, 3_000_000_000):
+        launch_gate_bits_on(meta(n, dtype=dtype))
+
+
+def launch_gate_bits_on(x):
+    bits = gate_bits.record_relu_(x, 0.0)
+    gate_bits.replay_relu_(x, bits, 0.0)
+
+
 def launch_linear_relu_sgr(dtype):
     """Aligned and large, aligned with ends, unaligned, far apart; float32 on tensor cores and without."""
     if dtype == torch.float64:
@@ -136,12 +153,14 @@ MODULES = {
     relu_backward: launch_relu_backward,
     sgr_shift: launch_sgr_shift,
     cross_entropy: launch_cross_entropy,
+    gate_bits: launch_gate_bits,
     linear_relu_sgr: launch_linear_relu_sgr,
 }
 ALIGNED = {  # rows of 4096 elements, to kernels that go along them
     sgr_loss: launch_sgr_loss_on,
     sgr_shift: launch_sgr_shift_on,
     cross_entropy: launch_cross_entropy_on,
+    gate_bits: lambda rows: launch_gate_bits_on(rows.flatten()),
     relu_backward: lambda rows: [
         relu_backward.relu_backward(rows.view(shape), rows.view(shape), True) for shape in ((64, 4096, 1), (8, 8, 4096))
     ],
@@ -269,7 +288,7 @@ def test_every_kernel_is_compiled(module):
 @pytest.mark.parametrize("module", ALIGNED, ids=name_of)
 def test_aligned_rows_are_loaded_16_bytes_at_a_time(module, dtype):
     recorded = record(module, ALIGNED[module], meta(64, 4096, dtype=dtype))
-    along = [launch for launch in recorded if {"delta", "logits", "grad"} & set(launch[0].arg_names)]
+    along = [launch for launch in recorded if {"delta", "logits", "grad", "x"} & set(launch[0].arg_names)]
     assert along
     for kernel, _, _ in compile_all(along, 90):
         loads = re.findall(r"ld\.global\S*", kernel.asm["ptx"])
@@ -277,6 +296,16 @@ def test_aligned_rows_are_loaded_16_bytes_at_a_time(module, dtype):
         # Loads of single values fetch coefficients; rows would take eight and more of them.
         assert len(wide) >= 2, (kernel.name, loads)
         assert len(loads) - len(wide) <= 3, (kernel.name, loads)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_gates_in_place_read_every_element_once(dtype):
+    """By the thread that writes it: had another one to read it too, it might come too late."""
+    for kernel, launch, _ in compile_all(record(gate_bits, launch_gate_bits_on, meta(4096, dtype=dtype)), 90):
+        for access in "ld", "st":
+            wide = re.findall(access + r"\.global\.v(\d)\.b(32|64)", kernel.asm["ptx"])
+            elements = sum(int(count) * int(bits) for count, bits in wide) // (8 * dtype.itemsize)
+            assert elements * 32 * launch["num_warps"] == 8 * launch["BYTES"], kernel.name
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)

@@ -1,0 +1,42 @@
+"""What a pass over a network moves besides gradients: buffers and random streams. Others start from the same."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class _Snapshot(NamedTuple):
+    buffers: list[Tensor]
+    streams: list
+
+
+class PassState:
+    """Buffers of the modules among ``parts``, and the global random streams of Python, NumPy and torch."""
+
+    def __init__(self, parts: Iterable[nn.Module | Callable], device: torch.device) -> None:
+        modules = [part for part in parts if isinstance(part, nn.Module)]
+        self.buffers = list(dict.fromkeys(buffer for module in modules for buffer in module.buffers()))
+        self.streams = [(random.getstate, random.setstate), (torch.get_rng_state, torch.set_rng_state)]
+        if "numpy" in sys.modules:
+            numpy_random = sys.modules["numpy"].random
+            self.streams.append((numpy_random.get_state, numpy_random.set_state))
+        if device.type == "cuda":
+            self.streams.append(
+                (lambda: torch.cuda.get_rng_state(device), lambda state: torch.cuda.set_rng_state(state, device))
+            )
+
+    def save(self) -> _Snapshot:
+        return _Snapshot([buffer.detach().clone() for buffer in self.buffers], [get() for get, _ in self.streams])
+
+    def load(self, snapshot: _Snapshot) -> None:
+        if self.buffers:
+            with torch.no_grad():
+                torch._foreach_copy_(self.buffers, snapshot.buffers)
+        for (_, put), state in zip(self.streams, snapshot.streams, strict=True):
+            put(state)

@@ -1,0 +1,68 @@
+"""ReLU and leaky ReLU with one bit an element: it serves the first pass, its backward, and every later pass."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .. import ops
+from ..backends import select
+from ..functional.checks import DTYPES
+from .tape import Gates, memory_format
+
+
+def relu(gates: Gates, x: Tensor, slope: float, inplace: bool) -> Tensor:
+    if torch.compiler.is_compiling() or x.dtype not in DTYPES or select(x) == "reference":
+        is_open = gates.decide(torch.gt, x, 0)
+        y = torch.where(is_open, x, slope * x if slope else 0.0)
+        return x.copy_(y) if inplace else y
+    return _Relu.apply(x, gates, slope, inplace)
+
+
+class _Bits(NamedTuple):
+    """One bit an element in the order of a memory format."""
+
+    bits: Tensor
+    format: torch.memory_format
+
+
+class _Relu(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, gates, slope, inplace):
+        recorded = None if gates.recording else gates.recall()
+        layout = (memory_format(x) or torch.contiguous_format) if recorded is None else recorded.format
+        dense = x.contiguous(memory_format=layout)
+        y, bits = _gated(dense, None if recorded is None else recorded.bits, slope, inplace and dense is x)
+        if recorded is None:
+            gates.keep(_Bits(bits, layout))
+        if inplace:
+            ctx.mark_dirty(x)
+            y = x if dense is x else x.copy_(y)
+        ctx.save_for_backward(bits)
+        ctx.slope, ctx.layout = slope, layout
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (bits,) = ctx.saved_tensors
+        return _gated(grad.contiguous(memory_format=ctx.layout), bits, ctx.slope, False)[0], None, None, None
+
+
+def _gated(x: Tensor, bits: Tensor | None, slope: float, inplace: bool) -> tuple[Tensor, Tensor]:
+    """Leaky ReLU of a dense tensor, and its gates: those of ``bits``, or of x where there are none."""
+    kernels, memory = ops.of(select(x)), x.as_strided((x.numel(),), (1,))
+    if inplace:
+        if bits is None:
+            bits = kernels.record_relu_(memory, slope)
+        else:
+            kernels.replay_relu_(memory, bits, slope)
+        return x, bits
+    if bits is None:
+        y, bits = kernels.record_relu(memory, slope)
+    else:
+        y = kernels.replay_relu(memory, bits, slope)
+    return y.as_strided(x.shape, x.stride()), bits

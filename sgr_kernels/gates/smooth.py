@@ -1,0 +1,91 @@
+"""The closed list of what needs no gate: operations that are smooth in the tensors they are given.
+
+Functions, methods and their in-place forms go by the names of torch; a name stands for every function that torch has
+under it. Recording refuses what is on no list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..overrides import overridable
+from .functions import DECLARED
+
+_NAMESPACES = (torch, Tensor, torch.nn.functional, torch._C._nn, torch.special, torch.linalg, torch.fft)
+
+_ARITHMETIC = """
+    add sub subtract rsub mul multiply true_divide rdiv rtruediv neg negative positive pow float_power square sqrt
+    rsqrt reciprocal exp exp2 expm1 log log2 log10 log1p logaddexp logaddexp2 logsumexp logcumsumexp sin cos tan sinc
+    asin acos atan arcsin arccos arctan atan2 arctan2 sinh cosh tanh asinh acosh atanh arcsinh arccosh arctanh sigmoid
+    expit logit erf erfc erfinv lgamma digamma gammaln hypot lerp addcmul addcdiv sum mean prod cumsum cumprod var std
+    var_mean std_mean trace cov corrcoef diff cross
+"""
+_PRODUCTS = """
+    matmul mm bmm mv dot inner outer ger vdot addmm addmv addbmm baddbmm addr einsum tensordot kron chain_matmul
+    multi_dot linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution
+    conv_tbc scaled_dot_product_attention multi_head_attention_forward lstm gru rnn_tanh lstm_cell gru_cell
+    rnn_tanh_cell
+"""
+_LAYERS = """
+    gelu silu mish softplus logsigmoid softsign tanhshrink softmax log_softmax softmin glu batch_norm instance_norm
+    layer_norm group_norm rms_norm local_response_norm cosine_similarity embedding embedding_bag avg_pool1d
+    avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample
+    pixel_shuffle pixel_unshuffle channel_shuffle dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout
+    feature_alpha_dropout cross_entropy nll_loss mse_loss kl_div binary_cross_entropy binary_cross_entropy_with_logits
+    soft_margin_loss ctc_loss
+"""
+_SHAPES = """
+    view view_as reshape reshape_as ravel flatten unflatten permute transpose t swapaxes swapdims movedim moveaxis
+    squeeze unsqueeze expand expand_as broadcast_to broadcast_tensors repeat repeat_interleave tile cat concat
+    concatenate stack hstack vstack dstack column_stack chunk split split_with_sizes tensor_split hsplit vsplit unbind
+    select narrow index_select gather take take_along_dim masked_select masked_fill masked_scatter where scatter
+    scatter_add index_add index_copy index_fill index_put select_scatter slice_scatter diagonal_scatter roll flip
+    fliplr flipud rot90 tril triu diag diagonal diag_embed diagflat as_strided unfold fold pad constant_pad_nd
+    contiguous clone type_as float double half bfloat16 cpu cuda copy zero fill getitem setitem meshgrid
+"""
+# Results that do not depend on the values
+_SHAPE_ONLY = """
+    size dim ndimension numel nelement stride storage_offset element_size get_device is_floating_point is_complex
+    is_contiguous is_same_size is_shared is_pinned is_set_to is_signed result_type can_cast len hash requires_grad
+    retain_grad register_hook data_ptr untyped_storage zeros_like ones_like empty_like full_like rand_like randn_like
+    randint_like new_zeros new_ones new_empty new_full new_tensor new_empty_strided bernoulli normal uniform random
+    exponential _assert
+"""
+
+
+def functions_named(names: str) -> set[Callable]:
+    """Every function or method of torch with one of these names, in place or not, or as an operator (``__add__``)."""
+    forms = ("{}", "{}_", "__{}__", "__r{}__", "__i{}__")
+    return set().union(*(functions_called(form.format(name)) for form in forms for name in names.split()))
+
+
+def functions_called(name: str) -> set[Callable]:
+    """Every function or method of torch with exactly this name."""
+    return {getattr(space, name) for space in _NAMESPACES if callable(getattr(space, name, None))}
+
+
+SHAPE_ONLY = functions_named(_SHAPE_ONLY) | {torch._C._set_grad_enabled}
+SMOOTH = functions_named(_ARITHMETIC + _PRODUCTS + _LAYERS + _SHAPES) | SHAPE_ONLY
+# Properties of tensors, as functions see them: all but these are smooth or about shape, dtype, device, graph.
+NOT_SMOOTH_PROPERTIES = {getattr(Tensor, name).__get__ for name in ("data", "grad", "_grad")}
+_OF_TORCH = {function for functions in torch.overrides.get_overridable_functions().values() for function in functions}
+
+
+def smooth(function: Callable) -> Callable:
+    """Declare that the result of an operation is a smooth function of its tensors (``engine="directional"``).
+
+    What goes on inside is not looked at. Operators (``torch.ops.name.op``) and functions of torch are returned as they
+    are. For another function, or a subclass of ``torch.autograd.Function`` (for its ``apply``), a function comes back
+    that does the same: it is what a network must call. Usable as a decorator.
+    """
+    if isinstance(function, type) and issubclass(function, torch.autograd.Function):
+        DECLARED.add(function)
+        function = function.apply
+    seen_by_modes = isinstance(function, torch._ops.OpOverload | torch._ops.OpOverloadPacket)
+    if not seen_by_modes and function not in _OF_TORCH:
+        function = overridable(function)
+    SMOOTH.add(function)
+    return function

@@ -1,0 +1,243 @@
+"""Recording what Algorithm 1 takes for constants, and replaying it.
+
+Algorithm 1 differentiates along frozen gates: which ReLU is open, who won a max pool, what a comparison said. Passes
+over a network share these decisions through a list: :class:`Record` makes it, :class:`Replay` follows it. Both are
+function modes, so that torch.compile traces them with the network.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode, resolve_name
+from torch.utils._pytree import tree_leaves, tree_map
+
+from .. import reference
+from .smooth import NOT_SMOOTH_PROPERTIES, SHAPE_ONLY, SMOOTH, functions_named
+
+# Functions with kinks, and their form with frozen gates: called as gated(gates, *args, **kwargs). See .rules.
+GATED: dict[Callable, Callable] = {}
+
+# Algorithm 1 takes the results of these for constants.
+CONSTANT = functions_named(
+    """
+    eq ne lt le gt ge less less_equal greater greater_equal not_equal isnan isinf isfinite isclose allclose equal argmax
+    argmin argsort sign sgn signbit floor ceil round trunc fix floordiv floor_divide heaviside bucketize searchsorted
+    nonzero count_nonzero any all logical_not logical_and logical_or logical_xor item tolist bool int index is_nonzero
+    long short char byte detach
+    """
+) | {Tensor.__float__}
+
+
+class _Constant(NamedTuple):
+    """Result of an operation; ``written`` if it went into the first argument."""
+
+    value: Any
+    written: bool
+
+
+class _Bits(NamedTuple):
+    """A tensor of bool, one bit an element."""
+
+    bits: Tensor
+    shape: torch.Size
+    format: torch.memory_format  # of the unpacked tensor: layouts decide which kernels torch takes, and how it rounds
+
+
+class Gates(TorchFunctionMode):
+    """What the two modes share: which function is treated how."""
+
+    recording: bool
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = {} if kwargs is None else kwargs
+        if func.__name__ == "__get__":
+            return self.other(func, args, kwargs)
+        if func in SHAPE_ONLY:
+            return func(*args, **kwargs)
+        if _in_compiled_graph():
+            return func(*args, **kwargs)
+        if func in CONSTANT or not torch.is_grad_enabled():
+            return self.constant(func, args, kwargs)
+        if func in GATED:
+            self.enter(func)
+            return GATED[func](self, *args, **kwargs)
+        return self.other(func, args, kwargs)
+
+    def decide(self, choose: Callable[..., Tensor], *args: Any) -> Tensor:
+        """``choose(*args)``, a tensor of bool or of indices, as it was at the time of recording."""
+        if not self.recording:
+            return self.recall()
+        with torch.no_grad():
+            decision = choose(*args)
+        self.keep(decision)
+        return decision
+
+
+class Record(Gates):
+    """Runs a network as it is and notes its decisions on ``tape``.
+
+    Raises (inside the network):
+        ValueError: an operation that depends on ``source`` is neither smooth nor has a gated form.
+    """
+
+    recording = True
+
+    def __init__(self, source: Tensor) -> None:
+        super().__init__()
+        self.source = source
+        self.tape: list[Any] = []
+
+    @property
+    def position(self) -> int:
+        return len(self.tape)
+
+    def enter(self, func: Callable) -> None:
+        self.tape.append(func)
+
+    def keep(self, decision: Any) -> None:
+        self.tape.append(_packed(decision))
+
+    def constant(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+        self.enter(func)
+        depends = _carries_gradient((args, kwargs))
+        result = func(*args, **kwargs)
+        if not depends:
+            self.keep(None)
+            return result
+        written = result is args[0] or func is Tensor.__setitem__
+        self.keep(_Constant(tree_map(_copied, args[0] if written else result), written))
+        return result
+
+    def other(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+        if not _is_smooth(func) and self._depends((args, kwargs)):
+            raise ValueError(
+                f"{_name(func)} is on no list of smooth functions, and its gates are not known: engine='directional' "
+                "cannot differentiate along it; declare it with sgr_kernels.smooth() if it has no kinks, or use "
+                "engine='autograd'"
+            )
+        return func(*args, **kwargs)
+
+    def _depends(self, arguments: Any) -> bool:
+        """Whether ``source`` was used to compute one of them."""
+        if not _carries_gradient(arguments) or torch.compiler.is_compiling():
+            return _carries_gradient(arguments)
+        leaves = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
+        if any(leaf is self.source for leaf in leaves):
+            return True
+        queue, seen = [leaf.grad_fn for leaf in leaves], set()
+        while queue:
+            node = queue.pop()
+            if node is None or node in seen:
+                continue
+            if getattr(node, "variable", None) is self.source:
+                return True
+            seen.add(node)
+            queue.extend(edge for edge, _ in node.next_functions)
+        return False
+
+
+class Replay(Gates):
+    """Runs a network with the decisions on ``tape``, from ``position`` on.
+
+    Raises (inside the network):
+        RuntimeError: the network takes another way than at the time of recording.
+    """
+
+    recording = False
+
+    def __init__(self, tape: list[Any], position: int = 0) -> None:
+        super().__init__()
+        self.tape = tape
+        self.position = position
+
+    def enter(self, func: Callable) -> None:
+        expected = self.recall()
+        if expected is not func:
+            raise RuntimeError(
+                f"the network is not the same in two passes: {_name(func)} where {_name(expected)} was recorded"
+            )
+
+    def recall(self) -> Any:
+        if self.position >= len(self.tape):
+            return None
+        entry = self.tape[self.position]
+        self.position += 1
+        return _unpacked(entry)
+
+    def constant(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+        self.enter(func)
+        recorded = self.recall()
+        if recorded is None:
+            return func(*args, **kwargs)
+        if recorded.written:
+            return args[0].copy_(recorded.value)
+        return tree_map(_copied, recorded.value)
+
+    def other(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+        return func(*args, **kwargs)
+
+    def check_finished(self) -> None:
+        if self.position < len(self.tape):
+            raise RuntimeError("the network is not the same in two passes: the second one makes fewer decisions")
+
+
+def _in_compiled_graph() -> bool:
+    """Whether a compiled part of the network is running. It was traced with its gates; what it calls is its own affair.
+
+    Such graphs run without gradients, which makes asking cheap.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    frame = sys._getframe(2)
+    while frame is not None and "_aot_autograd" not in frame.f_code.co_filename:
+        frame = frame.f_back
+    return frame is not None
+
+
+def _is_smooth(func: Callable) -> bool:
+    if func.__name__ == "__get__":  # the compiler cannot look up properties; it makes a call of detach of .data
+        return torch.compiler.is_compiling() or func not in NOT_SMOOTH_PROPERTIES
+    return func in SMOOTH
+
+
+def _carries_gradient(arguments: Any) -> bool:
+    return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(arguments))
+
+
+def _packed(decision: Any) -> Any:
+    if not isinstance(decision, Tensor) or decision.dtype != torch.bool:
+        return decision
+    layout = memory_format(decision) or torch.contiguous_format
+    return _Bits(reference.pack_bits(decision), decision.shape, layout)
+
+
+def _unpacked(entry: Any) -> Any:
+    if not isinstance(entry, _Bits):
+        return entry
+    return reference.unpack_bits(entry.bits, entry.shape).contiguous(memory_format=entry.format)
+
+
+def memory_format(x: Tensor) -> torch.memory_format | None:
+    """How x lies in memory, if it does so without gaps in an order that torch has a name for."""
+    if x.is_contiguous():
+        return torch.contiguous_format
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
+    return last if last is not None and x.is_contiguous(memory_format=last) else None
+
+
+def _copied(value: Any) -> Any:
+    """The network may write into what it got."""
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _name(func: Any) -> str:
+    if func is None:
+        return "nothing"
+    if torch.compiler.is_compiling():  # which cannot look further
+        return func.__name__
+    return resolve_name(func) or getattr(func, "__qualname__", repr(func))

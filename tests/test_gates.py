@@ -1,0 +1,207 @@
+"""Functions with kinks under frozen gates: recorded as they are, replayed along the recorded branches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import sgr_kernels as sk
+from sgr_kernels.gates import Record, Replay
+
+BOUNDS = torch.linspace(-0.5, 0.5, 6, dtype=torch.float64)
+
+# Of a (4, 6, 8, 8) tensor around 0
+FUNCTIONS = {
+    "F.relu": F.relu,
+    "torch.relu": torch.relu,
+    "Tensor.relu": Tensor.relu,
+    "F.relu inplace": lambda x: F.relu(x * 1, inplace=True),
+    "relu_": lambda x: (x * 1).relu_(),
+    "nn.ReLU": nn.ReLU(),
+    "relu6": lambda x: F.relu6(4 * x),
+    "relu6 inplace": lambda x: nn.ReLU6(inplace=True)(4 * x),
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
+    "leaky_relu_": lambda x: F.leaky_relu_(x * 1, 0.2),
+    "prelu": lambda x: F.prelu(x, BOUNDS),
+    "hardtanh": F.hardtanh,
+    "hardtanh bounds": lambda x: F.hardtanh(x, -0.2, 0.7),
+    "hardtanh_": lambda x: F.hardtanh_(x * 1),
+    "hardsigmoid": lambda x: F.hardsigmoid(3 * x),
+    "hardswish": lambda x: F.hardswish(3 * x),
+    "hardswish inplace": lambda x: F.hardswish(3 * x, inplace=True),
+    "elu": lambda x: F.elu(x, 0.3),
+    "celu": lambda x: F.celu(x, 0.3),
+    "selu": F.selu,
+    "threshold": lambda x: F.threshold(x, 0.1, -1.0),
+    "abs": torch.abs,
+    "abs()": abs,
+    "abs_": lambda x: (x * 1).abs_(),
+    "clamp": lambda x: x.clamp(-0.3, 0.4),
+    "clamp min": lambda x: torch.clamp(x, min=0.1),
+    "clamp max": lambda x: x.clamp(max=0.1),
+    "clamp tensors": lambda x: x.clamp(-0.3 * torch.ones_like(x), 0.4 * torch.ones_like(x)),
+    "clamp_min": lambda x: x.clamp_min(0.1),
+    "clamp_": lambda x: (x * 1).clamp_(-0.1, 0.4),
+    "maximum": lambda x: torch.maximum(x, x.flip(0)),
+    "minimum": lambda x: torch.minimum(x, x.flip(0)),
+    "max of two": lambda x: torch.max(x, x.flip(0)),
+    "maximum of equals": lambda x: torch.maximum(F.relu(x), 0.0 * x),
+    "max along": lambda x: torch.max(x, 1)[0],
+    "max along, keepdim": lambda x: x.max(dim=1, keepdim=True).values,
+    "min along": lambda x: x.min(2).values,
+    "max of all": lambda x: x * x.max(),
+    "amax": lambda x: x.amax((2, 3)),
+    "amin": lambda x: torch.amin(x, 1, keepdim=True),
+    "sort": lambda x: x.sort(dim=1, descending=True)[0] * BOUNDS.view(6, 1, 1),
+    "topk": lambda x: x.topk(3, dim=1).values,
+    "max_pool1d": lambda x: F.max_pool1d(x.flatten(2), 3, 2),
+    "max_pool2d": lambda x: F.max_pool2d(x, 3, 2, 1),
+    "max_pool2d module": nn.MaxPool2d(2),
+    "max_pool2d dilated": lambda x: F.max_pool2d(x, 2, 1, 0, dilation=2, ceil_mode=True),
+    "max_pool2d indices": lambda x: F.max_pool2d(x, 2, return_indices=True)[0],
+    "max_pool2d channels-last": lambda x: F.max_pool2d(x.contiguous(memory_format=torch.channels_last), 2),
+    "max_pool3d": lambda x: F.max_pool3d(x, 2),
+    "adaptive_max_pool1d": lambda x: F.adaptive_max_pool1d(x.flatten(2), 5),
+    "adaptive_max_pool2d": lambda x: F.adaptive_max_pool2d(x, (3, 2)),
+    "adaptive_max_pool3d": lambda x: F.adaptive_max_pool3d(x, 3),
+    "comparison": lambda x: torch.where(x > 0.1, 2 * x, x.square()),
+    "masked": lambda x: x.masked_fill(x < x.flip(0), 0.0),
+    "argmax": lambda x: x.gather(1, x.argmax(1, keepdim=True)),
+    "sign": lambda x: x * torch.sign(x),
+    "floor": lambda x: x - torch.floor(4 * x) / 4,
+    "rounding division": lambda x: x - torch.div(x, 0.25, rounding_mode="floor"),
+    "detach": lambda x: x * x.detach(),
+    "no_grad": lambda x: x / _scale(x),
+    "item": lambda x: x * float(x.detach().abs().amax()),
+    "to int": lambda x: x * (3 * x).to(torch.int64),
+    "norm": lambda x: x / x.norm(dim=1, keepdim=True),
+    "normalize": lambda x: F.normalize(x, dim=1),
+    "linear_relu": lambda x: sk.linear_relu(x.flatten(2), torch.eye(64, dtype=x.dtype)[:32]),
+    "conv2d_relu": lambda x: sk.conv2d_relu(x, torch.ones(2, 6, 3, 3, dtype=x.dtype), padding=1),
+}
+
+
+@torch.no_grad()
+def _scale(x: Tensor) -> Tensor:
+    return x.abs().mean() + (x > 0).sum()
+
+
+def value_and_gradient(function, x: Tensor, mode) -> tuple[Tensor, Tensor]:
+    leaf = x.clone().requires_grad_()
+    with mode(leaf):
+        y = function(leaf)
+    (gradient,) = torch.autograd.grad(y.square().sum(), leaf)
+    return y.detach(), gradient
+
+
+def nothing(_):
+    return torch.autograd.set_grad_enabled(True)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_recording_and_replaying_change_nothing(name, backend):
+    function, tape = FUNCTIONS[name], []
+    x = torch.randn(4, 6, 8, 8, dtype=torch.float64)
+
+    def recording(leaf):
+        mode = Record(leaf)
+        mode.tape = tape
+        return mode
+
+    plain = value_and_gradient(function, x, nothing)
+    with sk.backend(backend):
+        recorded = value_and_gradient(function, x, recording)
+        replayed = value_and_gradient(function, x, lambda _: Replay(tape))
+    for results in (recorded, replayed):
+        for mine, expected in zip(results, plain, strict=True):
+            tolerance = 1e-6 if name in ("hardsigmoid", "celu") else 1e-12  # torch has their constants in float32
+            torch.testing.assert_close(mine, expected, rtol=tolerance, atol=tolerance)
+            assert mine.stride() == expected.stride()
+
+
+class Net(nn.Module):
+    """Convolution, the function in question, a smooth mixing of what comes out."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(6, 6, 3, padding=1, bias=False)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.function(self.conv(x)))
+
+
+def gradients(engine: str, function, **options) -> Tensor:
+    torch.manual_seed(0)
+    body = Net(function).double()
+    x, delta_pre = torch.randn(2, 4, 6, 8, 8, dtype=torch.float64).unbind(0)
+
+    def head(features, y):
+        return (features - y).square().sum(tuple(range(1, features.dim()))).mean()
+
+    sk.local_step(body, head, x, 0.3, delta_pre, weight=1e3, engine=engine, **options)
+    total = body.conv.weight.grad.clone()
+    body.zero_grad()
+    sk.local_step(body, head, x, 0.3, None, weight=0.0)
+    return total - body.conv.weight.grad
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_steps_across_kinks_give_the_derivative_along_frozen_gates(name):
+    twice_differentiable = {"hardsigmoid": lambda x: F.relu6(3 * x + 3) / 6}  # torch's own is not
+    expected = gradients("autograd", twice_differentiable.get(name, FUNCTIONS[name]))
+    error = gradients("directional", FUNCTIONS[name], order=2, radius=0.003) - expected
+    assert error.norm() < 1e-3 * expected.norm()
+
+
+def test_without_gates_such_a_step_is_far_off():
+    """What the test above would see if gates were not frozen."""
+    hidden = sk.smooth(lambda x: F.max_pool2d(F.relu(x), 2))
+    expected = gradients("autograd", hidden)
+    error = gradients("directional", hidden, order=2, radius=0.003) - expected
+    assert error.norm() > 1e-2 * expected.norm()
+
+
+REFUSED = {
+    "round trip": lambda x: torch.frac(x),
+    "1-norm": lambda x: x / x.norm(p=1),
+    "data": lambda x: x * x.data,
+    "operator": lambda x: torch.ops.aten.relu(x),
+    "cummax": lambda x: torch.cummax(x, 1)[0],
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_known_is_refused_by_name(name):
+    words = {"round trip": "frac", "1-norm": "order 1", "data": "data", "operator": "aten.relu", "cummax": "cummax"}
+    with pytest.raises(ValueError, match=words[name]):
+        gradients("directional", REFUSED[name])
+
+
+def test_what_does_not_depend_on_x_is_not_refused():
+    weight = torch.randn(6, 1, 1, dtype=torch.float64, requires_grad=True)
+    function = lambda x: x * torch.frac(weight)  # noqa: E731
+    torch.testing.assert_close(gradients("directional", function, order=2), gradients("autograd", function))
+
+
+def test_declared_operations_pass():
+    with pytest.raises(ValueError, match="frac"):
+        gradients("directional", torch.frac)
+    declared = sk.smooth(lambda x: torch.frac(x))
+    gradients("directional", declared)
+
+
+def test_a_network_that_takes_another_way_is_refused():
+    calls = []
+
+    def unsteady(x):
+        calls.append(None)
+        return F.relu(x) if len(calls) % 2 else F.leaky_relu(x)
+
+    with pytest.raises(RuntimeError, match="not the same in two passes"):
+        gradients("directional", unsteady)
+    calls.clear()
+    with pytest.raises(RuntimeError, match="not the same in two passes"):
+        gradients("directional", lambda x: x if calls.append(None) or len(calls) % 2 == 0 else F.relu(x))
