@@ -28,11 +28,13 @@ def interleaved(providers: dict[str, Callable[[], object]], repeats: int) -> dic
     return {name: statistics.median(times) for name, times in seconds.items()}
 
 
-def parse(description: str) -> argparse.Namespace:
-    """Command line of a benchmark on the CPU; sets threads and seed."""
+def parse(description: str, options: Callable[[argparse.ArgumentParser], None] | None = None) -> argparse.Namespace:
+    """Command line of a benchmark on the CPU, with ``options`` of its own; sets threads and seed."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     parser.add_argument("--out", type=pathlib.Path, help="also write the rows as JSON")
+    if options is not None:
+        options(parser)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

@@ -27,6 +27,10 @@ ROWS = {
         "gate_slices_kernel": (2, True),
         "gate_columns_kernelI.*Li[248]E": (2, True),  # those of width 1 are for what is not aligned
     },
+    "gate_bits.cu": {
+        "record_relu_kernelI.*Li[248]E": (1, True),
+        "replay_relu_kernelI.*Li[248]E": (1, True),
+    },
 }
 
 
@@ -83,7 +87,7 @@ def test_compiles_without_spills(source, compiled):
 def test_rows_are_read_and_written_in_words_of_16_bytes(source, compiled):
     """The compiler takes wide accesses apart for small reasons; then the kernels are right and several times slower."""
     wide = {
-        "read": r"ld\.global\.nc\.v4\.u32",
+        "read": r"ld\.global\.(?:nc|ca)\.v4\.u32",
         "write": r"st\.global\.wb\.v4\.u32",
         "keep": r"st\.shared\.v(?:4\.\w*32|2\.\w*64)",
         "recall": r"ld\.shared\.v(?:4\.\w*32|2\.\w*64)",

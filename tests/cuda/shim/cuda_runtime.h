@@ -93,6 +93,11 @@ T __ldg(const T* address) {
 }
 
 template <typename T>
+T __ldca(const T* address) {
+  return __ldg(address);
+}
+
+template <typename T>
 void __stwb(T* address, T value) {
   shim_check_alignment(address);
   *address = value;
