@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class _Live(TorchDispatchMode):
-    """Adds up the storages that operators return, until they die."""
+    """Adds up the storages that operators make, until they die. Views of what was there before are no new storage."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -19,16 +19,16 @@ class _Live(TorchDispatchMode):
         self.known: set[int] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self._see(leaf.untyped_storage())
+        kwargs = kwargs or {}
+        given = {storage._cdata for storage in _storages((args, kwargs))}
+        result = func(*args, **kwargs)
+        for storage in _storages(result):
+            if storage._cdata not in self.known and storage._cdata not in given:
+                self._see(storage._cdata, storage)
         return result
 
-    def _see(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self.known:
-            return
+    def _see(self, key: int, storage: torch.UntypedStorage) -> None:
+        size = storage.nbytes()
         self.known.add(key)
         self.live += size
         self.peak = max(self.peak, self.live)
@@ -37,6 +37,10 @@ class _Live(TorchDispatchMode):
     def _die(self, key: int, size: int) -> None:
         self.known.discard(key)
         self.live -= size
+
+
+def _storages(values: object) -> list[torch.UntypedStorage]:
+    return [leaf.untyped_storage() for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
 
 
 def peak_live_bytes(run: Callable[[], object]) -> int:

@@ -38,8 +38,12 @@ def modules(network: Network, cuts: Sequence[int], sample: Tensor) -> list[Local
     heads, x = [], sample
     for body in bodies:
         x = output_of(body, x)
-        heads.append(network.head(x.shape[1 if x.dim() == 4 and network.head is conv_head else -1]))
+        heads.append(make_head(network, x))
     return [LocalModule(*pair) for pair in zip(bodies, heads, strict=True)]
+
+
+def make_head(network: Network, features: Tensor) -> nn.Module:
+    return network.head(features.shape[1 if network.head is conv_head else -1])
 
 
 @torch.no_grad()
@@ -62,7 +66,7 @@ def _conv_norm_relu(inputs: int, outputs: int, kernel: int, stride: int) -> list
     return [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 
-class _MeanToken(nn.Module):
+class MeanToken(nn.Module):
     """Mean over all but the first and the last dimension."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,7 +74,7 @@ class _MeanToken(nn.Module):
 
 
 def token_head(width: int) -> nn.Module:
-    return sk.CrossEntropyHead(nn.Linear(width, CLASSES), nn.Sequential(nn.LayerNorm(width), _MeanToken()))
+    return sk.CrossEntropyHead(nn.Linear(width, CLASSES), nn.Sequential(nn.LayerNorm(width), MeanToken()))
 
 
 def resnet(make: Callable[..., models.ResNet]) -> list[nn.Module]:
@@ -112,9 +116,9 @@ def swin(make: Callable[..., models.SwinTransformer]) -> list[nn.Module]:
 
 
 NETWORKS = {
-    "resnet50": Network(partial(resnet, models.resnet50), conv_head, (3, 7)),
+    "resnet50": Network(partial(resnet, models.resnet50), conv_head, (3, 6)),
     "resnet101": Network(partial(resnet, models.resnet101), conv_head, (3, 7)),
-    "vit_small": Network(vit_small, token_head, (4, 8)),
+    "vit_small": Network(vit_small, token_head, (5, 9)),
     "swin_tiny": Network(partial(swin, models.swin_t), token_head, (3, 7)),
     "swin_small": Network(partial(swin, models.swin_s), token_head, (3, 7)),
 }

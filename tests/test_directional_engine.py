@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 import sgr_kernels as sk
+from sgr_kernels.engines import passes
 
 
 def run(engine: str, body, head, x, y, delta_pre, seed: int = 3, **options):
@@ -267,6 +268,23 @@ def test_random_numbers_are_drawn_once(draw):
     assert after == (random.random(), np.random.rand())
 
 
+def test_capture_needs_a_step_before_and_no_random_numbers(monkeypatch):
+    """As far as it goes without a GPU: what is refused, and that nothing else is."""
+    capturing = []
+    monkeypatch.setattr(passes, "_capturing", lambda device: bool(capturing))
+    for name in ("vgg", "vit"):
+        body, head, x, y, delta_pre = module(name)
+        capturing.append(True)
+        with pytest.raises(RuntimeError, match="first step outside of the capture"):
+            sk.local_step(body, head, x, y, delta_pre, weight=1.0, engine="directional")
+        capturing.clear()
+        sk.local_step(body, head, x, y, delta_pre, weight=1.0, engine="directional")
+        capturing.append(True)
+        random_layers = name == "vit"
+        with pytest.raises(RuntimeError, match="random layers") if random_layers else contextlib.nullcontext():
+            sk.local_step(body, head, x, y, delta_pre, weight=1.0, engine="directional")
+
+
 def test_state_that_is_in_no_buffer_is_found():
     calls = []
 
@@ -381,6 +399,17 @@ def test_autocast_and_gradient_scaling():
             result = sgr_part("directional", body, head, x, y, delta_pre, order=2, grad_scale=scale)
         assert cosine(result / scale, expected) > 0.98
     assert all(p.grad is None or p.grad.dtype == torch.float32 for p in body.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_inputs_in_half_precision(dtype):
+    """As a module under autocast hands them on; with a gradient scale, or from a wider module, delta is float32."""
+    body, head, x, y, delta_pre = module("vgg")
+    expected = sgr_part("autograd", body, head, x, y, delta_pre)
+    for delta, scale in ((delta_pre.to(dtype), 1.0), (delta_pre, 1.0), (delta_pre.to(dtype), 1024.0)):
+        with torch.autocast("cpu", dtype):
+            result = sgr_part("directional", body, head, x.to(dtype), y, delta, order=2, grad_scale=scale)
+        assert cosine(result, expected) > 0.98
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -63,8 +63,8 @@ def test_unknown_and_missing_backends_are_errors():
     [
         ({"engine": "magic"}, "engine must be one of auto, autograd"),
         ({"curvature": "none"}, "always includes the curvature"),
-        ({"order": 2}, "radius and order belong to the directional engine"),
-        ({"radius": 0.1}, "radius and order belong to the directional engine"),
+        ({"order": 2}, "radius and order belong to engine='directional'"),
+        ({"radius": 0.1}, "radius and order belong to engine='directional'"),
         ({"reduction": "none"}, "reduction must be one of"),
         ({"relative_floor": -0.1}, "relative_floor must be >= 0"),
         ({"grad_scale": 0.0}, "grad_scale must be > 0"),

@@ -49,13 +49,17 @@ def local_step(
             plain local learning).
         weight: the paper's lambda; see :class:`sgr_kernels.SGRLoss` for its scale.
         engine: "autograd" (Algorithm 1, any twice differentiable module), "fused" (closed form: chains of linear
-            layers, convolutions and ReLU, any head; no graph of the body is built) or "auto" (fused where it applies).
+            layers, convolutions and ReLU, any head; no graph of the body is built), "directional" (one more ordinary
+            pass along v in place of the double backward, for float32 and float64 parameters: any module whose kinks
+            are known, see :func:`sgr_kernels.smooth`) or "auto" (fused where it applies, else directional).
         normalize, reduction: as in :func:`sgr_kernels.sgr_loss`.
         relative_floor: fades out samples whose |delta_b| is below this fraction of the batch's rms; 0 is the paper.
         grad_scale: factor on the gradients written (and inside the backward pass): the loss scale of mixed precision,
             or 1 / accumulation steps. The results come back without it. Do not scale the loss in the head instead: a
             normalised residual does not follow.
-        radius, order: step of the directional engine; only the defaults are accepted by "autograd".
+        radius: for the directional engine: the largest step of a sample, relative to its norm. None: from the precision
+            and the spread of the gradient norms, at most 0.05.
+        order: for the directional engine: 1, or 2 for central differences, at the cost of one more pass.
         curvature: "exact": the gradient of Eq. 5. "none": the upstream gradient is taken for a constant (Eq. 35),
             cheaper; only with a closed form.
         need_delta_out: False saves a little where no module follows.
@@ -64,8 +68,10 @@ def local_step(
         :class:`LocalStep` (loss, sgr, output, delta_out), all detached and unscaled.
 
     Raises:
-        ValueError: unknown engine, an option this engine cannot honour, a non-scalar loss, ``delta_pre`` that does not
-            match ``x``.
+        ValueError: unknown engine, an option this engine cannot honour, a module it cannot take (the message names the
+            layer or the operation), a non-scalar loss, ``delta_pre`` that does not match ``x``.
+        RuntimeError: directional engine: the module does not do the same in two passes over the same input (checked
+            at the first step of a body and a head, and wherever it takes another way).
     """
     if engine not in ("auto", *ENGINES):
         raise ValueError(f"engine must be one of auto, {', '.join(ENGINES)} in this version, got {engine!r}")

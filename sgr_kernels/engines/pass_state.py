@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +17,19 @@ class _Snapshot(NamedTuple):
 
 
 class PassState:
-    """Buffers of the modules among ``parts``, and the global random streams of Python, NumPy and torch."""
+    """Buffers of the modules among ``parts``, and the global random streams of Python, NumPy and torch.
 
-    def __init__(self, parts: Iterable[nn.Module | Callable], device: torch.device) -> None:
+    ``rewind_device``: with the stream of a GPU.
+    """
+
+    def __init__(self, parts: Iterable[nn.Module | Callable], device: torch.device, rewind_device: bool) -> None:
         modules = [part for part in parts if isinstance(part, nn.Module)]
         self.buffers = list(dict.fromkeys(buffer for module in modules for buffer in module.buffers()))
         self.streams = [(random.getstate, random.setstate), (torch.get_rng_state, torch.set_rng_state)]
         if "numpy" in sys.modules:
             numpy_random = sys.modules["numpy"].random
             self.streams.append((numpy_random.get_state, numpy_random.set_state))
-        if device.type == "cuda":
+        if device.type == "cuda" and rewind_device:
             self.streams.append(
                 (lambda: torch.cuda.get_rng_state(device), lambda state: torch.cuda.set_rng_state(state, device))
             )
@@ -40,3 +43,14 @@ class PassState:
                 torch._foreach_copy_(self.buffers, snapshot.buffers)
         for (_, put), state in zip(self.streams, snapshot.streams, strict=True):
             put(state)
+
+    def moved(self, before: _Snapshot, after: _Snapshot) -> bool:
+        """Whether a stream gave random numbers."""
+        return any(not _same(a, b) for a, b in zip(before.streams, after.streams, strict=True))
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Of states, which are tensors, arrays, numbers, names or tuples of those."""
+    if isinstance(a, tuple):
+        return all(_same(x, y) for x, y in zip(a, b, strict=True))
+    return bool((a == b).all()) if hasattr(a, "all") else a == b

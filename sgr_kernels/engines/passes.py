@@ -1,0 +1,137 @@
+"""Passes over one module that differ in nothing but the input: same decisions, same random numbers, same buffers."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..gates import Record, Replay
+from ..gates.checkpointing import recomputing_along
+from ..gates.functions import refuse_undeclared
+from .common import check_scalar, trainable
+from .pass_state import PassState
+
+# For bodies and the heads with which they were found to do the same in two passes: whether they draw random numbers
+_TRUSTED: weakref.WeakKeyDictionary[Callable, weakref.WeakKeyDictionary[Callable, bool]] = weakref.WeakKeyDictionary()
+
+
+class _First(NamedTuple):
+    """Results of the recorded pass. Gradients are those of the scaled loss."""
+
+    loss: Tensor
+    output: Tensor
+    gradients: list[Tensor | None]  # of the parameters
+    delta_now: Tensor  # of x
+    delta_out: Tensor | None  # of the output
+
+
+class Passes:
+    """Passes over one module that start from the same state. The first records decisions, the others replay them."""
+
+    def __init__(self, body: Callable, head: Callable, y: Tensor, grad_scale: float, device: torch.device) -> None:
+        self.body, self.head, self.y, self.grad_scale = body, head, y, grad_scale
+        self.trusted = head in _TRUSTED.get(body, ())
+        captured = _capturing(device)
+        if captured:
+            self._check_capture()
+        self.state = PassState((body, head), device, rewind_device=not captured)
+        self.start = self.state.save()
+        self.tape: list = []
+        self.parameters: list[Tensor] = []
+
+    def record(self, x: Tensor, need_delta_out: bool) -> _First:
+        x.requires_grad_()
+        gates = Record(x)
+        with torch.enable_grad(), recomputing_along(gates):
+            with gates:
+                output, loss = self._forward(x)
+            if not self.trusted:
+                refuse_undeclared(loss)
+            self.tape, self.parameters = gates.tape, trainable((self.body, self.head), loss)
+            _check_precision(self.parameters)
+            wanted = [*self.parameters, x, *([output] if need_delta_out else [])]
+            gradients = list(torch.autograd.grad(self.grad_scale * loss, wanted, allow_unused=True))
+        delta_out = gradients.pop() if need_delta_out else None
+        delta_now = gradients.pop()
+        if delta_now is None:
+            raise ValueError("the local loss does not depend on x: there is no gradient to reconcile")
+        self.end = self.state.save()
+        if not self.trusted:
+            self._verify(x.detach(), output.detach(), loss.detach())
+        return _First(loss.detach(), output.detach(), gradients, delta_now, delta_out)
+
+    def gradients(self, x: Tensor) -> list[Tensor | None]:
+        """Of the scaled loss at another x, with the recorded decisions."""
+        with self._replayed(x) as (_, loss):
+            return list(torch.autograd.grad(self.grad_scale * loss, self.parameters, allow_unused=True))
+
+    @contextlib.contextmanager
+    def _replayed(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Output and loss at another x, with the recorded decisions and, afterwards, the state of one pass."""
+        self.state.load(self.start)
+        gates = Replay(self.tape)
+        try:
+            with torch.enable_grad(), recomputing_along(gates):
+                with gates:
+                    output, loss = self._forward(x)
+                gates.check_finished()
+                yield output, loss
+        finally:
+            self.state.load(self.end)
+
+    def _verify(self, x: Tensor, *first: Tensor) -> None:
+        """Once for a body and a head: whether a second pass over the same x does the same.
+
+        Hidden state, or random numbers of other sources, would pass for a derivative.
+        """
+        if not all(tensor.isfinite().all() for tensor in first):
+            return
+        with self._replayed(x) as second:
+            for name, before, now in zip(("output", "loss"), first, second, strict=True):
+                change, size = (now.detach() - before).double().norm(), before.double().norm()
+                if not change <= size * coarsest(x, self.parameters) ** 0.5:
+                    raise RuntimeError(
+                        f"two passes over the same input differ by {float(change / size):.0e} in their {name}: the "
+                        "module is not deterministic, or keeps state outside of its buffers; use engine='autograd'"
+                    )
+        draws = self.state.moved(self.start, self.end)
+        _TRUSTED.setdefault(self.body, weakref.WeakKeyDictionary())[self.head] = draws
+
+    def _check_capture(self) -> None:
+        if not self.trusted:
+            raise RuntimeError("a first step outside of the capture is needed: it checks that two passes do the same")
+        if _TRUSTED[self.body][self.head]:
+            raise RuntimeError("random layers cannot be captured in a CUDA graph: its random stream cannot be rewound")
+
+    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        output = self.body(x)
+        loss = self.head(output, self.y)
+        check_scalar(loss)
+        return output, loss
+
+
+def _capturing(device: torch.device) -> bool:
+    """Whether what is done now becomes part of a CUDA graph."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def coarsest(x: Tensor, parameters: Iterable[Tensor]) -> float:
+    """Relative spacing of numbers in the lowest precision that takes part."""
+    dtypes = {x.dtype, *(p.dtype for p in parameters)}
+    if torch.is_autocast_enabled(x.device.type):
+        dtypes.add(torch.get_autocast_dtype(x.device.type))
+    return max(torch.finfo(dtype).eps for dtype in dtypes)
+
+
+def _check_precision(parameters: Iterable[Tensor]) -> None:
+    for parameter in parameters:
+        if parameter.dtype in (torch.bfloat16, torch.float16):
+            raise ValueError(
+                f"engine='directional' cannot take differences of {parameter.dtype} gradients: keep the parameters in "
+                "float32 and use autocast, or use engine='autograd'"
+            )
