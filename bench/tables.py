@@ -43,6 +43,49 @@ def relu_block(result: dict[str, Any]) -> str:
     return markdown([header, *rows])
 
 
+def step(result: dict[str, Any]) -> str:
+    header = ["", "", "directional", "Algorithm 1", "directional every 4th"]
+    rows = []
+    for row in result["rows"]:
+        name = f"{row['network']}, batch {row['batch']}"
+        parts = [(f"module {part['module']}", part) for part in row["modules"]]
+        for part_name, part in [*parts, ("whole step", row["step"])]:
+            for label, key in (("time", "seconds"), ("memory", "peak_bytes")):
+                rows.append([name, f"{part_name}, {label}"] + [_over(part, n, "plain", key) for n in header[2:]])
+        rows.append(
+            [name, "whole step, memory over BP"] + [_over(row["step"], n, "BP", "peak_bytes") for n in header[2:]]
+        )
+    return markdown([header, *rows])
+
+
+def _over(part: dict[str, Any], name: str, other: str, key: str) -> str:
+    return f"{part[name][key] / part[other][key]:.2f}x" if name in part else ""
+
+
+def gradients(result: dict[str, Any]) -> str:
+    header = ["", "", "spread", "order 1: cosine", "error", "order 2: cosine", "error"]
+    rows = []
+    for network in result["rows"]:
+        for row in network["results"]:
+            agreements = [row[f"order {order}"] for order in (1, 2)]
+            numbers = [f"{a[name]:.{digits}f}" for a in agreements for name, digits in _AGREEMENT.items()]
+            precision = row["precision"].removesuffix(" autocast")
+            rows.append([network["network"], f"{row['when']}, {precision}", f"{row['spread']:.0f}", *numbers])
+    return markdown([header, *rows])
+
+
+_AGREEMENT = {"cosine": 5, "relative_error": 4}
+
+
+TABLES = {
+    "residual": residual,
+    "relu_block": relu_block,
+    "step": step,
+    "step_tokens": step,
+    "gradients": gradients,
+}
+
+
 def markdown(rows: list[list[str]]) -> str:
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
@@ -54,7 +97,8 @@ def load(name: str, folder: pathlib.Path = RESULTS) -> dict[str, Any]:
 
 def main() -> None:
     folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else RESULTS
-    print(residual(load("residual-cpu", folder)), relu_block(load("relu_block-cpu", folder)), sep="\n\n")
+    for name, table in TABLES.items():
+        print(table(load(f"{name}-cpu", folder)), end="\n\n")
 
 
 if __name__ == "__main__":

@@ -47,8 +47,13 @@ def report(args: argparse.Namespace, command: str, rows: list[dict[str, Any]]) -
         return
     machine = {"cpu": _cpu(), "cores": os.cpu_count(), "threads": args.threads, "torch": torch.__version__}
     stamp = time.strftime("%Y-%m-%d")
-    result = {"command": command, "date": stamp, "machine": machine, "rows": rows}
+    options = [f"--{name.replace('_', '-')} {_words(value)}" for name, value in vars(args).items() if name != "out"]
+    result = {"command": " ".join([command, *options]), "date": stamp, "machine": machine, "rows": rows}
     args.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _words(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _cpu() -> str:

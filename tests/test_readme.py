@@ -64,7 +64,7 @@ def test_snippets_run(until):
 
 def test_there_are_snippets_and_commands():
     assert len(BLOCKS) == 2
-    assert len(COMMANDS) == 11
+    assert len(COMMANDS) == 12
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *INLINE])
@@ -99,8 +99,8 @@ def test_accuracies_are_those_of_the_results(name):
     assert report.paired_text(result["sgr_minus_layerwise"]) in README
 
 
-@pytest.mark.parametrize("table", ["residual", "relu_block"])
-def test_benchmark_tables_are_those_of_the_results(table):
-    result = tables.load(f"{table}-cpu")
-    assert getattr(tables, table)(result) in README
+@pytest.mark.parametrize("name", ["residual", "relu_block", "step", "step_tokens", "gradients"])
+def test_benchmark_tables_are_those_of_the_results(name):
+    result = tables.load(f"{name}-cpu")
+    assert tables.TABLES[name](result) in README
     assert result["machine"]["cpu"] in README and result["date"] in README and result["command"] in README

@@ -44,7 +44,7 @@ _SHAPES = """
     select narrow index_select gather take take_along_dim masked_select masked_fill masked_scatter where scatter
     scatter_add index_add index_copy index_fill index_put select_scatter slice_scatter diagonal_scatter roll flip
     fliplr flipud rot90 tril triu diag diagonal diag_embed diagflat as_strided unfold fold pad constant_pad_nd
-    contiguous clone type_as float double half bfloat16 cpu cuda copy zero fill getitem setitem meshgrid
+    contiguous clone type_as float double half bfloat16 cpu cuda copy zero fill getitem setitem iter meshgrid
 """
 # Results that do not depend on the values
 _SHAPE_ONLY = """

@@ -28,7 +28,7 @@ CONSTANT = functions_named(
     eq ne lt le gt ge less less_equal greater greater_equal not_equal isnan isinf isfinite isclose allclose equal argmax
     argmin argsort sign sgn signbit floor ceil round trunc fix floordiv floor_divide heaviside bucketize searchsorted
     nonzero count_nonzero any all logical_not logical_and logical_or logical_xor item tolist bool int index is_nonzero
-    long short char byte detach
+    long short char byte detach contains repr format
     """
 ) | {Tensor.__float__}
 

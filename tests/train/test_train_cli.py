@@ -91,6 +91,7 @@ def test_settings_survive_json(config):
         ("--engine warp", "--engine must be one of auto"),
         ("--device tpu", "--device must be one of auto, cpu, cuda"),
         ("--epochs 0", "--epochs must be at least 1, got 0"),
+        ("--sgr-every 0", "--sgr-every must be at least 1, got 0"),
         ("--batch-size 1", "--batch-size must be at least 2"),
         ("--train-subset 1", "--train-subset must be at least 2"),
         ("--lr 0", "--lr must be a number > 0"),

@@ -270,3 +270,22 @@ def test_what_an_engine_cannot_do_is_an_error_of_one_line(tiny, monkeypatch):
     monkeypatch.setattr(train.sk, "local_step", refuse)
     with pytest.raises(UsageError, match="--engine fused: no closed form"):
         train.train(tiny(engine="fused"))
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_sgr_at_every_so_many_steps(tiny, monkeypatch, every):
+    """Counted over epochs, which have 3 steps here, of 3 modules; with as many times the weight."""
+    calls, step = [], sk.local_step
+
+    def spy(*args, weight, need_delta_out, **options):
+        calls.append((args[4] is not None, need_delta_out, weight))
+        return step(*args, weight=weight, need_delta_out=need_delta_out, **options)
+
+    monkeypatch.setattr(train.sk, "local_step", spy)
+    train.train(tiny(sgr_every=every, sgr_weight=0.2, train_subset=96, batch_size=32, epochs=2, modules=3))
+    weight = 0.2 * every
+    reconciling = [(False, True, weight), (True, True, weight), (True, False, weight)]
+    layerwise = [(False, False, weight)] * 3
+    expected = [reconciling if index % every == 0 else layerwise for index in range(len(calls) // 3)]
+    assert calls == [call for step_calls in expected for call in step_calls]
+    assert len(calls) == 2 * 3 * 3
