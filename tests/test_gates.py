@@ -121,6 +121,16 @@ def test_recording_and_replaying_change_nothing(name, backend):
             assert mine.stride() == expected.stride()
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_nan_shows_as_it_does_without_gates(name, backend):
+    x = torch.randn(4, 6, 8, 8, dtype=torch.float64)
+    x[0, 0, 0, 0] = torch.nan
+    plain, _ = value_and_gradient(FUNCTIONS[name], x, nothing)
+    with sk.backend(backend):
+        recorded, _ = value_and_gradient(FUNCTIONS[name], x, Record)
+    assert torch.equal(recorded.isnan(), plain.isnan())
+
+
 class Net(nn.Module):
     """Convolution, the function in question, a smooth mixing of what comes out."""
 
@@ -175,7 +185,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_not_known_is_refused_by_name(name):
-    words = {"round trip": "frac", "1-norm": "order 1", "data": "data", "operator": "aten.relu", "cummax": "cummax"}
+    words = {"round trip": "frac", "1-norm": "norm", "data": "data", "operator": "aten.relu", "cummax": "cummax"}
     with pytest.raises(ValueError, match=words[name]):
         gradients("directional", REFUSED[name])
 

@@ -14,10 +14,9 @@ from ..functional.checks import DTYPES
 from .tape import Gates, memory_format
 
 
-def relu(gates: Gates, x: Tensor, slope: float, inplace: bool) -> Tensor:
+def gated_relu(gates: Gates, x: Tensor, slope: float, inplace: bool) -> Tensor:
     if torch.compiler.is_compiling() or x.dtype not in DTYPES or select(x) == "reference":
-        is_open = gates.decide(torch.gt, x, 0)
-        y = torch.where(is_open, x, slope * x if slope else 0.0)
+        y = torch.where(gates.decide(torch.le, x, 0), slope * x if slope else 0.0, x)
         return x.copy_(y) if inplace else y
     return _Relu.apply(x, gates, slope, inplace)
 

@@ -6,7 +6,8 @@ under it. Recording refuses what is on no list.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,9 +63,9 @@ def functions_named(names: str) -> set[Callable]:
     return set().union(*(functions_called(form.format(name)) for form in forms for name in names.split()))
 
 
-def functions_called(name: str) -> set[Callable]:
+def functions_called(name: str, spaces: Iterable[Any] = _NAMESPACES) -> set[Callable]:
     """Every function or method of torch with exactly this name."""
-    return {getattr(space, name) for space in _NAMESPACES if callable(getattr(space, name, None))}
+    return {getattr(space, name) for space in spaces if callable(getattr(space, name, None))}
 
 
 SHAPE_ONLY = functions_named(_SHAPE_ONLY) | {torch._C._set_grad_enabled}

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from .. import reference
 from .smooth import NOT_SMOOTH_PROPERTIES, SHAPE_ONLY, SMOOTH, functions_named
 
-# Functions with kinks, and their form with frozen gates: called as gated(gates, *args, **kwargs). See .rules.
+# Functions with kinks, and their form with frozen gates: called as gated(gates, *args, **kwargs); .table fills it.
 GATED: dict[Callable, Callable] = {}
 
 # Algorithm 1 takes the results of these for constants.
@@ -211,14 +211,14 @@ def _carries_gradient(arguments: Any) -> bool:
 
 def _packed(decision: Any) -> Any:
     if not isinstance(decision, Tensor) or decision.dtype != torch.bool:
-        return decision
+        return _copied(decision)
     layout = memory_format(decision) or torch.contiguous_format
     return _Bits(reference.pack_bits(decision), decision.shape, layout)
 
 
 def _unpacked(entry: Any) -> Any:
     if not isinstance(entry, _Bits):
-        return entry
+        return _copied(entry)
     return reference.unpack_bits(entry.bits, entry.shape).contiguous(memory_format=entry.format)
 
 
