@@ -150,9 +150,17 @@ def _norms(delta: Tensor, target: Tensor, coef: Tensor, normalize: bool) -> Tens
 
 
 def row_norms(tensor: Tensor) -> Tensor:
-    """|row_b|, (B,) float64."""
-    dims = tuple(range(1, tensor.dim()))
-    return torch.linalg.vector_norm(tensor, dim=dims, dtype=torch.float64) if dims else tensor.double().abs()
+    """|row_b|, (B,) float64.
+
+    Kernels accumulate in float64 what torch would have to convert first. They give the norms of rows as coefficients of
+    the distance of the rows from themselves: alpha = s / |row|^2, or 0.
+    """
+    name = select(tensor)
+    if name == "reference":
+        return torch.linalg.vector_norm(tensor.double().flatten(1) if tensor.dim() > 1 else tensor[:, None], dim=1)
+    rows, _ = _rows(tensor, tensor)
+    _, (alpha, _, _) = ops.of(name).sgr_loss(rows, rows, *_options(True, "sum", 0.0, 0.0, tensor))
+    return torch.where(alpha == 0, 0.0, (2 / alpha).sqrt())
 
 
 def _check(delta: Tensor, target: Tensor, reduction: str, floor: float | Tensor, eps: float) -> float | Tensor:
