@@ -64,7 +64,9 @@ def functions_named(names: str) -> set[Callable]:
 
 
 def functions_called(name: str, spaces: Iterable[Any] = _NAMESPACES) -> set[Callable]:
-    """Every function or method of torch with exactly this name."""
+    """Every function or method of torch with exactly this name. Operators are those of tensors, not of modules."""
+    if name.startswith("__"):
+        spaces = (Tensor,)
     return {getattr(space, name) for space in spaces if callable(getattr(space, name, None))}
 
 
