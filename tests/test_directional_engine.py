@@ -406,10 +406,13 @@ def test_inputs_in_half_precision(dtype):
     """As a module under autocast hands them on; with a gradient scale, or from a wider module, delta is float32."""
     body, head, x, y, delta_pre = module("vgg")
     expected = sgr_part("autograd", body, head, x, y, delta_pre)
+    seen = []
+    body.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
     for delta, scale in ((delta_pre.to(dtype), 1.0), (delta_pre, 1.0), (delta_pre.to(dtype), 1024.0)):
         with torch.autocast("cpu", dtype):
             result = sgr_part("directional", body, head, x.to(dtype), y, delta, order=2, grad_scale=scale)
         assert cosine(result, expected) > 0.98
+    assert set(seen) == {dtype}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
