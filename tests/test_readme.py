@@ -99,7 +99,7 @@ def test_accuracies_are_those_of_the_results(name):
     assert report.paired_text(result["sgr_minus_layerwise"]) in README
 
 
-@pytest.mark.parametrize("name", ["residual", "relu_block", "step", "step_tokens"])
+@pytest.mark.parametrize("name", ["residual", "relu_block", "step", "step_tokens", "gradients"])
 def test_benchmark_tables_are_those_of_the_results(name):
     result = tables.load(f"{name}-cpu")
     assert tables.TABLES[name](result) in README
