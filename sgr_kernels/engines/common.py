@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional.residual import row_norms
+from ..graph import nodes_behind
 
 
 class LocalStep(NamedTuple):
@@ -50,16 +51,8 @@ def trainable(parts: Iterable[nn.Module | Callable], loss: Tensor) -> list[Tenso
 
 
 def _leaves(loss: Tensor) -> list[Tensor]:
-    leaves, seen, queue = [], set(), [loss.grad_fn]
-    while queue:
-        node = queue.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable") and isinstance(node.variable, nn.Parameter):
-            leaves.append(node.variable)
-        queue.extend(edge for edge, _ in node.next_functions)
-    return leaves
+    variables = (getattr(node, "variable", None) for node in nodes_behind([loss]))
+    return [variable for variable in variables if isinstance(variable, nn.Parameter)]
 
 
 def add_gradients(parameters: list[Tensor], gradients: Iterable[Tensor | None]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..graph import nodes_behind
+
 # Known by the beginnings of their names: those of this package; that with which recomputation keeps inputs; graphs of
 # torch.compile, which were traced with their gates.
 _KNOWN = (
@@ -23,19 +25,13 @@ def refuse_undeclared(loss: Tensor) -> None:
     Raises:
         ValueError: names an autograd Function that is not known to be smooth.
     """
-    queue, seen = [loss.grad_fn], set()
-    while queue:
-        node = queue.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
+    for node in nodes_behind([loss]):
         function = getattr(node, "_forward_cls", None)
         if function is not None and function not in DECLARED and not _name(function).startswith(_KNOWN):
             raise ValueError(
                 f"the autograd Function {_name(function)} may have kinks: declare it with "
                 "sgr_kernels.smooth() if it has none, or use engine='autograd'"
             )
-        queue.extend(edge for edge, _ in node.next_functions)
 
 
 def _name(function: type[torch.autograd.Function]) -> str:

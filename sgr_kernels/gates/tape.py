@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .. import reference
+from ..graph import nodes_behind
 from .smooth import NOT_SMOOTH_PROPERTIES, SHAPE_ONLY, SMOOTH, functions_named
 
 # Functions with kinks, and their form with frozen gates: called as gated(gates, *args, **kwargs); .table fills it.
@@ -129,16 +130,7 @@ class Record(Gates):
         leaves = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
         if any(leaf is self.source for leaf in leaves):
             return True
-        queue, seen = [leaf.grad_fn for leaf in leaves], set()
-        while queue:
-            node = queue.pop()
-            if node is None or node in seen:
-                continue
-            if getattr(node, "variable", None) is self.source:
-                return True
-            seen.add(node)
-            queue.extend(edge for edge, _ in node.next_functions)
-        return False
+        return any(getattr(node, "variable", None) is self.source for node in nodes_behind(leaves))
 
 
 class Replay(Gates):

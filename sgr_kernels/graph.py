@@ -1,0 +1,20 @@
+"""Walking an autograd graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+
+def nodes_behind(tensors: Iterable[Tensor]) -> Iterator[Any]:
+    """Every node that took part in computing one of the tensors, once; those of leaves have a ``variable``."""
+    queue, seen = [tensor.grad_fn for tensor in tensors], set()
+    while queue:
+        node = queue.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        queue.extend(edge for edge, _ in node.next_functions)
