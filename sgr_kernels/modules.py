@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
+from .functional.pooling import average_positions
 
 
 class SGRLoss(nn.Module):
@@ -93,7 +94,7 @@ class CrossEntropyHead(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         if self.features is not None:
             x = self.features(x)
-        return self.classifier(x.flatten(2).mean(2) if x.dim() > 2 else x)
+        return self.classifier(average_positions(x))
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         return functional.cross_entropy(self.logits(x), labels)

@@ -73,6 +73,19 @@ def test_wheel_holds_the_libraries(sdist, tmp_path):
     assert any(name.startswith("sgr_kernels/_C.") for name in names)
 
 
+def test_every_package_is_installed():
+    """The list in pyproject.toml is written by hand; an editable install does not need it."""
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 cannot read TOML")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {name: ROOT / folder for name, folder in settings["package-dir"].items()}
+    found = {
+        ".".join([name, *file.parent.relative_to(folder).parts])
+        for name, folder in folders.items()
+        for file in folder.rglob("*.py")
+    }
+    assert found == set(settings["packages"])
+
+
 def test_misspelt_switches_are_errors(tmp_path):
     environment = {**os.environ, "SGR_BUILD_CUDA": "maybe"}
     command = [sys.executable, "setup.py", "build_ext", "--build-temp", str(tmp_path), "--build-lib", str(tmp_path)]

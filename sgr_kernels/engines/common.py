@@ -72,10 +72,10 @@ def add_gradients(parameters: list[Tensor], gradients: Iterable[Tensor | None]) 
 
 def memory_of_its_own(gradient: Tensor, taken: set[int]) -> Tensor:
     """The gradient, or a copy where it overlaps with itself (an expanded sum) or with one handed out before."""
-    address = gradient.untyped_storage().data_ptr()
-    if address in taken or 0 in gradient.stride():
+    storage = gradient.untyped_storage()._cdata  # its address, which fake tensors do not have, would do as well
+    if storage in taken or 0 in gradient.stride():
         return gradient.clone(memory_format=torch.contiguous_format)
-    taken.add(address)
+    taken.add(storage)
     return gradient
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .. import ops, reference
 from ..backends import select
 from ..functional.layers import cast_for_autocast, check_labels, with_unit_stride
+from ..functional.pooling import average_positions
 from ..modules import CrossEntropyHead, ETFClassifier
 from .common import check_scalar, trainable
 
@@ -69,7 +70,7 @@ class _ClosedForm:
         check_labels(labels, len(features))
         self.labels = labels.contiguous()
         self.scale = scale
-        self.matrix, self.pooled = cast_for_autocast(self.weight, _pool(features))
+        self.matrix, self.pooled = cast_for_autocast(self.weight, average_positions(features))
         bias = None if self.bias is None else self.bias.to(self.matrix.dtype)
         self.logits = with_unit_stride(nn.functional.linear(self.pooled, self.matrix, bias))
         self.backend = select(self.logits)
@@ -88,7 +89,7 @@ class _ClosedForm:
         return self._to_features(self.grad), gradients
 
     def hvp(self, tangent: Tensor, weight: float | Tensor) -> tuple[Tensor, Gradients]:
-        pooled = _pool(tangent).to(self.matrix.dtype)
+        pooled = average_positions(tangent).to(self.matrix.dtype)
         change = with_unit_stride(pooled @ self.matrix.T).to(self.grad.dtype)  # of the logits
         if self.backend == "reference":
             grad = reference.cross_entropy_hvp(self.logits, self.labels, change)
@@ -113,10 +114,6 @@ class _ClosedForm:
         batch, channels, *positions = self.features.shape
         spread = per_channel / math.prod(positions)
         return spread.view(batch, channels, *[1] * len(positions)).expand_as(self.features)
-
-
-def _pool(features: Tensor) -> Tensor:
-    return features.flatten(2).mean(2) if features.dim() > 2 else features
 
 
 class _Autograd:

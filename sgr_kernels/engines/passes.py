@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from ..gates import Record, Replay
 from ..gates.checkpointing import recomputing_along
@@ -61,7 +62,7 @@ class Passes:
         if delta_now is None:
             raise ValueError("the local loss does not depend on x: there is no gradient to reconcile")
         self.end = self.state.save()
-        if not self.trusted:
+        if not self.trusted and not isinstance(x, FakeTensor):  # which has no numbers to compare
             self._verify(x.detach(), output.detach(), loss.detach())
         return _First(loss.detach(), output.detach(), gradients, delta_now, delta_out)
 

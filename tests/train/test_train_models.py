@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from sgr_train.blocks import ResidualBlock
 from sgr_train.config import RunConfig
 from sgr_train.errors import UsageError
 from sgr_train.heads import conv_head, etf_head
-from sgr_train.models import ResidualBlock, build
+from sgr_train.models import build
 
 import sgr_kernels as sk
 
