@@ -6,8 +6,8 @@ A^T (X + weight * U).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from .common import LocalStep, add_gradients, in_one_precision, residual_floor, 
 from .local_loss import Gradients, LocalLoss, local_loss, runs_as_written
 
 Layers = list[tuple[nn.Module, bool]]  # each with whether a ReLU follows
+Total = tuple[Tensor | None, Tensor | None]  # gradients of weight and bias
 
 
 @torch.no_grad()
@@ -55,61 +56,71 @@ def local_step(
     local = local_loss(head, output, y, grad_scale, second_order=exact)
     with without_autocast:
         grad, gradients = local.gradient()
-        options = {"normalize": normalize, "reduction": reduction}
+        residual = _Residual(weight, normalize, reduction, relative_floor, grad_scale)
         if delta_pre is None:
-            sgr, of_body = None, _gradients(chain, layers, [(*chain.backward(activations, grad), activations)])
+            totals = _products(chain, layers, *chain.backward(activations, grad), activations[:-1])
+            sgr, of_body = None, _trainable(layers, totals)
         elif not exact and fused_products.available(chain, x, delta_pre, grad_scale, relative_floor):
-            sgr, *pair = fused_products.reconcile(chain, x, output, grad, delta_pre, weight, options)
-            of_body = _trainable(layers[0][0], *pair)
+            options = {"normalize": normalize, "reduction": reduction}
+            sgr, *total = fused_products.reconcile(chain, x, output, grad, delta_pre, weight, options)
+            of_body = _trainable(layers, [total])
         else:
-            gated, sums = chain.backward(activations, grad)
-            delta = unscale(chain.blocks[0].input_grad(gated[0], x), grad_scale)
-            options["floor"] = residual_floor(delta, relative_floor)
-            step = _Step(chain, layers, activations, gated, sums)
-            sgr, of_body = step.reconcile(delta, delta_pre, weight, options, local if exact else None)
+            sgr, of_body = _reconcile(chain, layers, activations, grad, delta_pre, residual, local if exact else None)
     add_gradients(*_one_each(gradients + of_body))
     return LocalStep(local.loss, sgr, output, unscale(grad, grad_scale) if need_delta_out else None)
 
 
-@dataclass
-class _Step:
-    """A chain between its forward pass and its gradients."""
+class _Residual(NamedTuple):
+    """What makes an SGR loss of two gradients."""
 
-    chain: Chain
-    layers: Layers
-    activations: list[Tensor]
-    gated: list[Tensor]  # dL/dz of every block
-    sums: list[Tensor | None]  # over samples and positions
+    weight: float
+    normalize: bool
+    reduction: str
+    relative_floor: float
+    grad_scale: float
 
-    def reconcile(
-        self, delta: Tensor, target: Tensor, weight: float, options: dict, local: LocalLoss | None
-    ) -> tuple[Tensor, Gradients]:
-        """SGR loss, and the gradients of the loss and of weight times the SGR loss; without ``local``, Eq. 35."""
-        chain, activations, gated = self.chain, self.activations, self.gated
-        may_overflow = activations[0].dtype == torch.float16  # the gradient of a normalised residual does
-        if may_overflow:
-            chain, activations, gated = chain.float(), [y.float() for y in activations], [a.float() for a in gated]
-        sgr, inputs, tangent = _shift(chain, activations, delta, target, weight, options, exact=local is not None)
-        terms, of_head = [(gated, self.sums, inputs)], []
-        if local is not None:
-            change, of_head = _weighted_hvp(local, tangent, weight, may_overflow)
-            terms.append((*chain.backward(activations, change), activations))
-        return sgr, of_head + _gradients(chain, self.layers, terms)
+    def options(self, delta: Tensor) -> dict:
+        floor = residual_floor(delta, self.relative_floor)
+        return {"normalize": self.normalize, "reduction": self.reduction, "floor": floor}
 
 
-def _shift(
-    chain: Chain, activations: list[Tensor], delta: Tensor, target: Tensor, weight: float, options: dict, exact: bool
-) -> tuple[Tensor, list[Tensor], Tensor | None]:
-    """SGR loss, the inputs of all blocks shifted by weight times their change along v, and the change of the output."""
+def _reconcile(
+    chain: Chain,
+    layers: Layers,
+    activations: list[Tensor],
+    grad: Tensor,
+    target: Tensor,
+    residual: _Residual,
+    local: LocalLoss | None,
+) -> tuple[Tensor, Gradients]:
+    """SGR loss, and the gradients of the loss and of weight times the SGR loss; without ``local``, Eq. 35."""
+    gated, sums = chain.backward(activations, grad)
     x = activations[0]
-    delta, target = in_one_precision(delta, target)
-    if len(chain.blocks) == 1 and not exact and x.dtype == delta.dtype:  # v itself is not needed
-        sgr, direction = sgr_direction(delta, target, **options)
-        return sgr, [direction.shift(x, weight)], None
-    sgr, v = sgr_residual(delta, target, **options)
-    changes = chain.tangents(activations, v.to(x.dtype), len(chain.blocks) - (not exact))
-    shifted = [torch.add(y, change, alpha=weight) for y, change in zip(activations[:-1], changes, strict=False)]
-    return sgr, shifted, changes[-1] if exact else None
+    may_overflow = x.dtype == torch.float16  # the gradient of a normalised residual does
+    delta = unscale(chain.blocks[0].input_grad(gated[0], x), residual.grad_scale)
+    if may_overflow:
+        chain, activations, gated = chain.float(), [y.float() for y in activations], [a.float() for a in gated]
+    if len(chain.blocks) == 1 and local is None and x.dtype == target.dtype and not may_overflow:
+        sgr, direction = sgr_direction(delta, target.detach(), **residual.options(delta))  # v itself is not needed
+        return sgr, _trainable(layers, _products(chain, layers, gated, sums, [direction.shift(x, residual.weight)]))
+    sgr, v = sgr_residual(*in_one_precision(delta, target), **residual.options(delta))
+    # Every tensor is let go as soon as it has served: they are as large as the activations.
+    del delta
+    changes = chain.tangents(activations, v.to(activations[0].dtype), len(chain.blocks) - (local is None))
+    del v
+    tangent = None if local is None else changes.pop()
+    inputs = [
+        torch.add(y, change, alpha=residual.weight, out=change)
+        for y, change in zip(activations[:-1], changes, strict=True)
+    ]
+    totals = _products(chain, layers, gated, sums, inputs)
+    if local is None:
+        return sgr, _trainable(layers, totals)
+    del gated, changes, inputs
+    change, of_head = _weighted_hvp(local, tangent, residual.weight, may_overflow)
+    del tangent
+    totals = _products(chain, layers, *chain.backward(activations, change), activations[:-1], totals)
+    return sgr, of_head + _trainable(layers, totals)
 
 
 def _weighted_hvp(local: LocalLoss, tangent: Tensor, weight: float, may_overflow: bool) -> tuple[Tensor, Gradients]:
@@ -121,21 +132,32 @@ def _weighted_hvp(local: LocalLoss, tangent: Tensor, weight: float, may_overflow
     return change.to(tangent.dtype), gradients
 
 
-def _gradients(chain: Chain, layers: Layers, terms: list[tuple[list, list, list]]) -> Gradients:
-    """Sum over the terms, each the gated gradients of all blocks, their sums, and the inputs that go with them."""
-    gradients: Gradients = []
-    for index, (block, (layer, _)) in enumerate(zip(chain.blocks, layers, strict=True)):
-        product = bias = None
-        for gated, sums, inputs in terms:
-            if layer.weight.requires_grad:
-                product = block.weight_grad(gated[index], inputs[index], product)
-            bias = sums[index] if bias is None else bias + sums[index]
-        gradients += _trainable(layer, product, bias)
-    return gradients
+def _products(
+    chain: Chain,
+    layers: Layers,
+    gated: list[Tensor],
+    sums: list[Tensor | None],
+    inputs: list[Tensor],
+    totals: list[Total] | None = None,
+) -> list[Total]:
+    """Gradients of weight and bias of every block, added to ``totals``."""
+    found = []
+    before = totals or [(None, None)] * len(layers)
+    for block, (layer, _), a, bias, x, (product, total) in zip(
+        chain.blocks, layers, gated, sums, inputs, before, strict=True
+    ):
+        if layer.weight.requires_grad:
+            product = block.weight_grad(a, x, product)
+        found.append((product, bias if total is None else total + bias))
+    return found
 
 
-def _trainable(layer: nn.Module, grad_weight: Tensor | None, grad_bias: Tensor | None) -> Gradients:
-    pairs = ((layer.weight, grad_weight), (layer.bias, grad_bias))
+def _trainable(layers: Layers, totals: Iterable[Total]) -> Gradients:
+    pairs = (
+        pair
+        for (layer, _), total in zip(layers, totals, strict=True)
+        for pair in zip((layer.weight, layer.bias), total, strict=True)
+    )
     return [(p, gradient) for p, gradient in pairs if p is not None and p.requires_grad]
 
 
