@@ -1,92 +1,130 @@
 """Where to cut a network so that a training step needs least memory.
 
-    python -m sgr_bench.cuts [--networks resnet50 ...] [--batch 32] [--modules 3] [--engine NAME] [--out FILE.json]
-
-The modules of a step run one after another, so its peak is that of the module that needs most. The peak of every
-stretch of blocks is measured with two small batches and extended to the batch asked for, in which it is linear.
+The modules of a step run one after another, so its peak is that of the module that needs most. Every stretch of blocks
+that can be part of an optimum is measured on fake tensors, which have sizes and no numbers: no GPU and no such memory
+is needed. No shape of the peak is assumed.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import itertools
-import json
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from .live_memory import peak_live_bytes
-from .networks import CLASSES, NETWORKS, LocalModule, make_head
-from .step import local_step, zero_grad
-from .timing import parse, report
+from .live_memory import peak_live_bytes_below
+from .methods import Inputs, local_step, zero_grad
+from .networks import NETWORKS, LocalModule, Network
 
-SMALL, LARGE = 2, 4
+SGR_METHODS = ["directional", "Algorithm 1"]
+IMAGENET = [name for name, network in NETWORKS.items() if network.classes == 1000]
 
 
-def block_inputs(blocks: list[nn.Module], batch: int, image_size: int) -> list[Tensor]:
+class Stretches:
+    """Peaks of the local steps of all stretches of blocks of one network."""
+
+    def __init__(self, network: Network, batch: int) -> None:
+        self.network, self.batch, self.fake = network, batch, FakeTensorMode()
+        self._known: dict[tuple[int, int, str], float] = {}
+        self._at_least: dict[tuple[int, int, str], float] = {}
+        with self.fake:
+            images = torch.randn(batch, 3, network.image_size, network.image_size)
+            self.blocks = network.make_blocks(images)
+            self.features = _features(self.blocks, images)
+
+    def peak(self, first: int, last: int, method: str, bound: float = math.inf) -> float:
+        """Bytes at the peak of the step of the module of blocks ``first`` to ``last - 1``, infinity from ``bound`` on.
+
+        With what the module before it handed over: its output and, under SGR, the gradient for that.
+        """
+        stretch = first, last, method
+        known, at_least = self._known.get(stretch), self._at_least.get(stretch, 0.0)
+        if known is None and bound > at_least:
+            known = self._measure(*stretch, bound)
+            if known < math.inf:
+                self._known[stretch] = known
+            else:
+                self._at_least[stretch] = bound
+        return known if known is not None and known < bound else math.inf
+
+    def _measure(self, first: int, last: int, method: str, bound: float) -> float:
+        with self.fake:
+            body = nn.Sequential(*self.blocks[first:last])
+            module = LocalModule(body, self.network.make_head(self.features[last]))
+            y = torch.randint(self.network.classes, (self.batch,))
+            images = self.features[0]
+
+            def run() -> None:
+                x = torch.empty_like(self.features[first]) if first else images
+                delta_pre = torch.empty_like(x) if first and method != "plain local" else None
+                local_step(module, Inputs(x, y, delta_pre), method, last < len(self.blocks))
+
+            zero_grad([module])
+            return peak_live_bytes_below(bound, run)
+
+
+def _features(blocks: list[nn.Module], images: Tensor) -> list[Tensor]:
     """Input of every block, and the output of the last."""
-    inputs = [torch.randn(batch, 3, image_size, image_size)]
+    features = [images]
     with torch.no_grad():
         for block in blocks:
-            inputs.append(block(inputs[-1]))
-    return inputs
+            features.append(block(features[-1]))
+    return features
 
 
-def peak_of(module: LocalModule, x: Tensor, engine: str | None, last: bool) -> int:
-    """``engine`` None: the first module, which takes an ordinary step."""
-    y = torch.randint(CLASSES, (len(x),))
-    delta_pre = None if engine is None else torch.randn_like(x)
-
-    def run() -> None:
-        zero_grad([module])
-        local_step(module, x, y, delta_pre, engine or "autograd", last)
-
-    run()
-    return peak_live_bytes(run)
+def search(stretches: Stretches, count: int, method: str) -> tuple[tuple[int, ...], int]:
+    """The best ``count - 1`` cuts, as the blocks that begin a new module, and the peak of a step with them."""
+    total = len(stretches.blocks)
+    start = stretches.network.cut(count, total)
+    best = (_worst(stretches, start, method, math.inf), start)
+    for cuts in itertools.combinations(range(1, total), count - 1):
+        best = min(best, (_worst(stretches, cuts, method, best[0]), cuts))
+    return best[1], int(best[0])
 
 
-def search(name: str, batch: int, count: int, engine: str, image_size: int = 224) -> dict[str, Any]:
-    network = NETWORKS[name]
-    blocks = network.blocks()
-    inputs = {size: block_inputs(blocks, size, image_size) for size in (SMALL, LARGE)}
-
-    @functools.cache
-    def peak(first: int, last: int) -> float:
-        module = LocalModule(nn.Sequential(*blocks[first:last]), make_head(network, inputs[SMALL][last]))
-        measured = [
-            peak_of(module, inputs[size][first], engine if first else None, last == len(blocks))
-            for size in (SMALL, LARGE)
-        ]
-        return measured[0] + (measured[1] - measured[0]) / (LARGE - SMALL) * (batch - SMALL)
-
-    best: tuple[float, tuple[int, ...]] = (float("inf"), ())
-    for cuts in itertools.combinations(range(1, len(blocks)), count - 1):
-        edges = [0, *cuts, len(blocks)]
-        worst = 0.0
-        for stretch in itertools.pairwise(edges):
-            worst = max(worst, peak(*stretch))
-            if worst >= best[0]:
-                break
-        best = min(best, (worst, cuts))
-    return {"network": name, "batch": batch, "modules": count, "engine": engine, "cuts": best[1], "peak_bytes": best[0]}
+def _worst(stretches: Stretches, cuts: tuple[int, ...], method: str, bound: float) -> float:
+    """Peak of the step, or infinity as soon as one module needs ``bound`` or more: the cheap ones to know go first."""
+    edges = list(itertools.pairwise([0, *cuts, len(stretches.blocks)]))
+    worst = 0.0
+    for first, last in (edges[0], edges[-1], *edges[1:-1]):
+        worst = max(worst, stretches.peak(first, last, method, bound))
+        if worst >= bound:
+            return math.inf
+    return worst
 
 
-def main() -> None:
-    def options(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["resnet50", "vit_small", "swin_tiny"])
-        parser.add_argument("--batch", type=int, default=32, help="images (default 32)")
-        parser.add_argument("--modules", type=int, default=3, help="K (default 3)")
-        parser.add_argument("--engine", choices=["directional", "autograd"], default="directional")
-
-    args = parse(__doc__, options)
-    rows = []
-    for name in args.networks:
-        rows.append(search(name, args.batch, args.modules, args.engine))
-        print(json.dumps(rows[-1]), flush=True)
-    report(args, "python -m sgr_bench.cuts", rows)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=IMAGENET)
+    parser.add_argument("--batch", type=int, default=256, help="images (default 256)")
+    parser.add_argument("--modules", type=int, nargs="+", default=[2, 3], help="K (default 2 3)")
+    parser.add_argument("--methods", nargs="+", choices=SGR_METHODS, default=SGR_METHODS)
 
 
-if __name__ == "__main__":
-    main()
+def rows(args: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any]]]:
+    networks = ["resnet32"] if args.quick else args.networks
+    for name in networks:
+        stretches = Stretches(NETWORKS[name], args.batch)
+        for count, method in itertools.product(args.modules, args.methods):
+            cuts, peak = search(stretches, count, method)
+            selection = f"--networks {name} --batch {args.batch} --modules {count} --methods '{method}'"
+            yield (
+                selection,
+                {
+                    "network": name,
+                    "batch": args.batch,
+                    "count": count,
+                    "method": method,
+                    "cuts": cuts,
+                    "peak_bytes": peak,
+                },
+            )
+
+
+def line(row: dict[str, Any]) -> str:
+    cuts = " ".join(map(str, row["cuts"]))
+    return f"{row['network']}, K={row['count']}, {row['method']}: cuts {cuts}, {row['peak_bytes'] / 2**30:.2f} GiB"

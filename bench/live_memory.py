@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 
@@ -10,12 +11,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
+class _TooMuch(Exception):
+    """More than anybody wants to know."""
+
+
 class _Live(TorchDispatchMode):
     """Adds up the storages that operators make, until they die. Views of what was there before are no new storage."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: float) -> None:
         super().__init__()
-        self.live, self.peak = 0, 0
+        self.live, self.peak, self.limit = 0, 0, limit
         self.known: set[int] = set()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -32,6 +37,8 @@ class _Live(TorchDispatchMode):
         self.known.add(key)
         self.live += size
         self.peak = max(self.peak, self.live)
+        if self.peak >= self.limit:
+            raise _TooMuch
         weakref.finalize(storage, self._die, key, size)
 
     def _die(self, key: int, size: int) -> None:
@@ -45,6 +52,28 @@ def _storages(values: object) -> list[torch.UntypedStorage]:
 
 def peak_live_bytes(run: Callable[[], object]) -> int:
     """Peak bytes of the tensors that ``run`` makes (scratch memory inside of an operator is not seen)."""
-    with _Live() as mode:
+    with _Live(math.inf) as mode:
         run()
     return mode.peak
+
+
+def peak_live_bytes_below(limit: float, run: Callable[[], object]) -> float:
+    """The same, or infinity where it is not below the limit; ``run`` is given up as soon as that is seen."""
+    try:
+        with _Live(limit) as mode:
+            run()
+    except _TooMuch:
+        return math.inf
+    return mode.peak
+
+
+def peak_bytes(run: Callable[[], object], device: str) -> int:
+    """Of live tensors on the CPU; on a GPU of what its allocator hands out while ``run`` runs."""
+    if device != "cuda":
+        return peak_live_bytes(run)
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before

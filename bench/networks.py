@@ -1,4 +1,4 @@
-"""The networks of Table 5 as lists of blocks, with local heads: what a benchmark cuts into modules."""
+"""The networks of the paper as lists of blocks, with local heads: what a benchmark cuts into modules."""
 
 from __future__ import annotations
 
@@ -8,21 +8,52 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+from sgr_train import blocks as cifar
+from sgr_train import heads as cifar_heads
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torchvision import models
 from torchvision.models.vision_transformer import EncoderBlock
 
 import sgr_kernels as sk
 
-CLASSES = 1000
-
 
 class Network(NamedTuple):
-    """``cuts``: indices of the blocks that begin the second and the third module."""
+    """A network and where to cut it.
 
-    blocks: Callable[[], list[nn.Module]]
-    head: Callable[[int], nn.Module]  # from the width of the features
-    cuts: tuple[int, int]
+    Attributes:
+        blocks: makes its blocks, the first of which takes an image.
+        head: makes a local head from the number of channels and of classes.
+        image_size, classes: of its data set.
+        cuts: for some numbers of modules, the blocks that begin the second module and those after; where the search
+            of the part ``cuts`` finds a step of the directional engine smallest.
+        channels: dimension of the features that counts channels.
+    """
+
+    blocks: Callable[[int], list[nn.Module]]  # of the image size
+    head: Callable[[int, int], nn.Module]
+    image_size: int
+    classes: int
+    cuts: dict[int, tuple[int, ...]]
+    channels: int = 1
+
+    def make_blocks(self, images: Tensor) -> list[nn.Module]:
+        """For images (B, 3, H, W), on their device; fake parameters for a fake tensor."""
+        if not isinstance(images, FakeTensor):
+            with images.device:
+                return self.blocks(images.shape[-1])
+        with unset_fake_temporarily():  # some initialisations look at the numbers they drew
+            blocks = self.blocks(images.shape[-1])
+        for module in nn.ModuleList(blocks).modules():
+            _take_numbers_away(module)
+        return blocks
+
+    def make_head(self, features: Tensor) -> nn.Module:
+        return self.head(features.shape[self.channels], self.classes)
+
+    def cut(self, count: int, blocks: int) -> tuple[int, ...]:
+        """The stored cuts, else modules of about equal numbers of blocks."""
+        return self.cuts.get(count, tuple(round(k * blocks / count) for k in range(1, count)))
 
 
 class LocalModule(NamedTuple):
@@ -32,18 +63,23 @@ class LocalModule(NamedTuple):
 
 def modules(network: Network, cuts: Sequence[int], sample: Tensor) -> list[LocalModule]:
     """Cut into ``len(cuts) + 1`` modules, each with a head; ``sample`` is an input (B, 3, H, W)."""
-    blocks = network.blocks()
-    edges = [0, *cuts, len(blocks)]
-    bodies = [nn.Sequential(*blocks[i:j]) for i, j in itertools.pairwise(edges)]
-    heads, x = [], sample
-    for body in bodies:
-        x = output_of(body, x)
-        heads.append(make_head(network, x))
+    blocks = network.make_blocks(sample)
+    with sample.device:
+        edges = [0, *cuts, len(blocks)]
+        bodies = [nn.Sequential(*blocks[i:j]) for i, j in itertools.pairwise(edges)]
+        heads, x = [], sample
+        for body in bodies:
+            x = output_of(body, x)
+            heads.append(network.make_head(x))
     return [LocalModule(*pair) for pair in zip(bodies, heads, strict=True)]
 
 
-def make_head(network: Network, features: Tensor) -> nn.Module:
-    return network.head(features.shape[1 if network.head is conv_head else -1])
+def _take_numbers_away(module: nn.Module) -> None:
+    """Under a fake tensor mode: tensors of the same sizes in the place of real ones."""
+    for name, parameter in module.named_parameters(recurse=False):
+        setattr(module, name, nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype)))
+    for name, buffer in module.named_buffers(recurse=False):
+        setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
 
 
 @torch.no_grad()
@@ -54,11 +90,11 @@ def output_of(body: nn.Module, x: Tensor) -> Tensor:
     return output
 
 
-def conv_head(channels: int) -> nn.Module:
+def conv_head(channels: int, classes: int) -> nn.Module:
     """The local classifier of InfoPro (Wang et al. 2021) for ImageNet, which the paper adopts."""
     sizes = [(channels, 128, 1, 1), (128, 256, 3, 2), (256, 512, 3, 2), (512, 2048, 1, 1)]
     layers = [layer for size in sizes for layer in _conv_norm_relu(*size)]
-    return sk.CrossEntropyHead(nn.Linear(2048, CLASSES), nn.Sequential(*layers))
+    return sk.CrossEntropyHead(nn.Linear(2048, classes), nn.Sequential(*layers))
 
 
 def _conv_norm_relu(inputs: int, outputs: int, kernel: int, stride: int) -> list[nn.Module]:
@@ -73,11 +109,11 @@ class MeanToken(nn.Module):
         return x.flatten(1, -2).mean(1)
 
 
-def token_head(width: int) -> nn.Module:
-    return sk.CrossEntropyHead(nn.Linear(width, CLASSES), nn.Sequential(nn.LayerNorm(width), MeanToken()))
+def token_head(width: int, classes: int) -> nn.Module:
+    return sk.CrossEntropyHead(nn.Linear(width, classes), nn.Sequential(nn.LayerNorm(width), MeanToken()))
 
 
-def resnet(make: Callable[..., models.ResNet]) -> list[nn.Module]:
+def resnet(make: Callable[..., models.ResNet], _image_size: int) -> list[nn.Module]:
     """Stem, then one entry a residual block."""
     net = make(weights=None)
     stem = nn.Sequential(net.conv1, net.bn1, net.relu, net.maxpool)
@@ -96,13 +132,13 @@ class _Patches(nn.Module):
         return self.proj(x).flatten(2).transpose(1, 2) + self.positions
 
 
-def vit_small(image_size: int = 224) -> list[nn.Module]:
+def vit_small(image_size: int) -> list[nn.Module]:
     """ViT-S/16: 12 blocks of width 384 with 6 heads."""
     block = partial(EncoderBlock, 6, 384, 1536, 0.1, 0.0, partial(nn.LayerNorm, eps=1e-6))
     return [_Patches(16, 384, image_size), *(block() for _ in range(12))]
 
 
-def swin(make: Callable[..., models.SwinTransformer]) -> list[nn.Module]:
+def swin(make: Callable[..., models.SwinTransformer], _image_size: int) -> list[nn.Module]:
     """Patch embedding, then one entry a block or patch merging."""
     blocks: list[nn.Module] = []
     for part in make(weights=None).features:
@@ -115,10 +151,25 @@ def swin(make: Callable[..., models.SwinTransformer]) -> list[nn.Module]:
     return blocks
 
 
+def plainnet(depth: int, _image_size: int) -> list[nn.Module]:
+    """Convolutions and ReLU without normalisation, as the paper's BP-free networks."""
+    return cifar.plainnet(3, depth, 32, norm=False)
+
+
+def _bp_free(depth: int) -> Network:
+    """One layer a module, heads with nothing to learn."""
+    return Network(partial(plainnet, depth), cifar_heads.etf_head, 32, 10, {})
+
+
+_imagenet = partial(Network, image_size=224, classes=1000)
 NETWORKS = {
-    "resnet50": Network(partial(resnet, models.resnet50), conv_head, (3, 6)),
-    "resnet101": Network(partial(resnet, models.resnet101), conv_head, (3, 7)),
-    "vit_small": Network(vit_small, token_head, (5, 9)),
-    "swin_tiny": Network(partial(swin, models.swin_t), token_head, (3, 7)),
-    "swin_small": Network(partial(swin, models.swin_s), token_head, (3, 7)),
+    "resnet32": Network(lambda _: cifar.resnet32(3), cifar_heads.conv_head, 32, 10, {2: (11,), 3: (6, 11)}),
+    "plainnet4": _bp_free(4),
+    "plainnet8": _bp_free(8),
+    "plainnet16": _bp_free(16),
+    "resnet50": _imagenet(partial(resnet, models.resnet50), conv_head, cuts={2: (5,), 3: (3, 6)}),
+    "resnet101": _imagenet(partial(resnet, models.resnet101), conv_head, cuts={3: (3, 7)}),
+    "vit_small": _imagenet(vit_small, token_head, cuts={3: (5, 9)}, channels=-1),
+    "swin_tiny": _imagenet(partial(swin, models.swin_t), token_head, cuts={3: (3, 7)}, channels=-1),
+    "swin_small": _imagenet(partial(swin, models.swin_s), token_head, cuts={3: (3, 7)}, channels=-1),
 }

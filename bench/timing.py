@@ -1,64 +1,82 @@
-"""Timing several ways to do the same, interleaved in one process, and writing down what came out and where."""
+"""Timing several ways to do the same, interleaved in one process, on a CPU or a GPU."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import pathlib
-import platform
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
 
-def interleaved(providers: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of every provider; each round runs all of them once."""
-    for run in providers.values():
+class Timing(NamedTuple):
+    """Seconds of one run: the median, and the 20th and 80th percentile, of ``repeats`` runs."""
+
+    seconds: float
+    low: float
+    high: float
+    repeats: int
+
+
+def interleaved(runs: dict[str, Callable[[], object]], repeats: int, device: str = "cpu") -> dict[str, Timing]:
+    """Time of every run after a warm-up; each round runs all of them once, so that all meet the same disturbances."""
+    measure = _cuda_seconds if device == "cuda" else _cpu_seconds
+    for run in runs.values():
         run()
-    seconds: dict[str, list[float]] = {name: [] for name in providers}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
-        for name, run in providers.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(times) for name, times in seconds.items()}
+        for name, run in runs.items():
+            seconds[name].append(measure(run))
+    return {name: _summary(times) for name, times in seconds.items()}
 
 
-def parse(description: str, options: Callable[[argparse.ArgumentParser], None] | None = None) -> argparse.Namespace:
-    """Command line of a benchmark on the CPU, with ``options`` of its own; sets threads and seed."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
-    parser.add_argument("--out", type=pathlib.Path, help="also write the rows as JSON")
-    if options is not None:
-        options(parser)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    return args
+def repeats_for(seconds: float, budget: float, least: int = 3, most: int = 300) -> int:
+    """How many runs of ``seconds`` fit into ``budget`` seconds, within bounds."""
+    return max(least, min(most, int(budget / max(seconds, 1e-9))))
 
 
-def report(args: argparse.Namespace, command: str, rows: list[dict[str, Any]]) -> None:
-    """Write the rows with the machine they were measured on, if asked to."""
-    if args.out is None:
-        return
-    machine = {"cpu": _cpu(), "cores": os.cpu_count(), "threads": args.threads, "torch": torch.__version__}
-    stamp = time.strftime("%Y-%m-%d")
-    options = [f"--{name.replace('_', '-')} {_words(value)}" for name, value in vars(args).items() if name != "out"]
-    result = {"command": " ".join([command, *options]), "date": stamp, "machine": machine, "rows": rows}
-    args.out.write_text(json.dumps(result, indent=1) + "\n")
+def once(run: Callable[[], object], device: str = "cpu") -> float:
+    """Seconds of one run after a warm-up: a first guess at how often it can be repeated."""
+    run()
+    return _cuda_seconds(run) if device == "cuda" else _cpu_seconds(run)
 
 
-def _words(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+def replayed(run: Callable[[], object]) -> Callable[[], object]:
+    """``run`` captured in a CUDA graph: its replay takes the time of its kernels, without that of their launches."""
+    warm_up = torch.cuda.Stream()
+    with torch.cuda.stream(warm_up):
+        run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = run()
+
+    def replay(_keep_alive: object = result) -> None:
+        graph.replay()
+
+    return replay
 
 
-def _cpu() -> str:
-    """Model name where Linux tells it, else the architecture."""
-    info = pathlib.Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+def _cpu_seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _cuda_seconds(run: Callable[[], object]) -> float:
+    """Between two events, with a cold L2 cache. Clearing it also gives the CPU time to launch ahead."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.empty(4 * torch.cuda.get_device_properties(0).L2_cache_size, dtype=torch.int8, device="cuda").zero_()
+    start.record()
+    run()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def _summary(times: list[float]) -> Timing:
+    if len(times) < 2:
+        return Timing(times[0], times[0], times[0], 1)
+    quantiles = statistics.quantiles(times, n=10, method="inclusive")
+    return Timing(statistics.median(times), quantiles[1], quantiles[7], len(times))

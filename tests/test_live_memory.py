@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
-from sgr_bench.live_memory import peak_live_bytes
+from sgr_bench.live_memory import peak_live_bytes, peak_live_bytes_below
 
 MIB = 2**20
 
@@ -44,3 +46,21 @@ def test_a_graph_keeps_what_it_saved():
     assert peak_live_bytes(lambda: chain(4)) == 4 * MIB
     with torch.no_grad():
         assert peak_live_bytes(lambda: chain(4)) == 2 * MIB
+
+
+def test_a_limit_ends_the_run():
+    seen = []
+
+    def work():
+        for _ in range(5):
+            seen.append(tensor())
+
+    assert peak_live_bytes_below(6 * MIB, work) == 5 * MIB
+    seen.clear()
+    assert peak_live_bytes_below(3 * MIB, work) == math.inf
+    assert len(seen) == 2
+
+
+def test_a_limit_ends_a_backward_pass():
+    x = torch.ones(MIB // 4, requires_grad=True)
+    assert peak_live_bytes_below(3 * MIB, lambda: x.exp().exp().sum().backward()) == math.inf

@@ -68,7 +68,12 @@ def test_wheel_holds_the_libraries(sdist, tmp_path):
     command = ["-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(sdist)]
     python(*command, cwd=tmp_path, SGR_BUILD_CUDA="0")
     names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    for expected in ("sgr_kernels/libsgr_cpu.so", "sgr_kernels/py.typed", "sgr_train/cli.py", "sgr_bench/residual.py"):
+    for expected in (
+        "sgr_kernels/libsgr_cpu.so",
+        "sgr_kernels/py.typed",
+        "sgr_train/cli.py",
+        "sgr_bench/micro/residual.py",
+    ):
         assert expected in names
     assert any(name.startswith("sgr_kernels/_C.") for name in names)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from sgr_bench.live_memory import peak_live_bytes
+
 from sgr_kernels.functional.pooling import average_positions
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import re
@@ -11,22 +12,26 @@ import sys
 
 import pytest
 import torch
-from sgr_bench import tables
-from sgr_train import report
+from sgr_bench import cli, results, tables
 from torch import nn
+
+pytest.importorskip("tyro", reason="the README has commands of the driver, which needs tyro")
+
+from sgr_train import report  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 SHELL = "".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
 COMMANDS = [line.partition("#")[0].strip() for line in SHELL.splitlines()]
-INLINE = re.findall(r"`((?:python -m|sgr-train) [^`]*)`", README)
+INLINE = re.findall(r"`((?:python -m|sgr-train|sgr-bench) [^`]*)`", README)
 # Appended so that a command that would work for long ends soon, or so that it only says what it would do.
 SHORT = {
     "make": "-n",
     "pip install": "--dry-run --no-deps --no-build-isolation",
     "sgr-train": "--epochs 1 --train-subset 64 --depth 3",
-    "python -m sgr_bench": "--help",
+    "sgr-bench": "--help",
+    "bash bench/gpu.sh": "--help",
 }
 
 
@@ -92,15 +97,32 @@ def test_flags_of_the_long_run_exist(tmp_path):
     assert process.returncode == 2 and "cifar10 is not in --data-dir" in process.stderr
 
 
-@pytest.mark.parametrize("name", ["train", "digits"])
+@pytest.mark.parametrize("name", ["train", "digits", "engines"])
 def test_accuracies_are_those_of_the_results(name):
-    result = tables.load(name)
+    result = json.loads((results.STORED / f"{name}.json").read_text())
     assert report.comparison_table(result["runs"]) in README
-    assert report.paired_text(result["sgr_minus_layerwise"]) in README
+    if "sgr_minus_layerwise" in result:
+        assert report.paired_text(result["sgr_minus_layerwise"]) in README
 
 
-@pytest.mark.parametrize("name", ["residual", "relu_block", "step", "step_tokens", "gradients"])
-def test_benchmark_tables_are_those_of_the_results(name):
-    result = tables.load(f"{name}-cpu")
-    assert tables.TABLES[name](result) in README
-    assert result["machine"]["cpu"] in README and result["date"] in README and result["command"] in README
+@pytest.mark.parametrize(
+    ("part", "table"),
+    [
+        ("step", tables.whole_steps),
+        ("memory", tables.memory),
+        ("gradients", tables.gradients),
+        ("compiled", tables.compiled),
+        ("micro", tables.blocks),
+    ],
+)
+def test_benchmark_tables_are_those_of_the_results(part, table):
+    result = results.load(results.STORED / f"{part}-cpu.json")
+    assert table(result) in README
+    assert result["machine"]["name"] in README and result["date"] in README and result["command"] in README
+
+
+def test_page_of_benchmarks_is_that_of_the_results(tmp_path):
+    assert cli.main(["report", str(results.STORED), "--out", str(tmp_path)]) == 0
+    stored = ROOT / "docs" / "benchmarks"
+    assert (tmp_path / "report.md").read_text() == (stored / "report.md").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in stored.iterdir()}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..functional import check_options
 from ..functional.relu_sgr import check_curvature
 from . import autograd, directional, fused
-from .common import LocalStep
+from .common import LocalStep, Settings
 
 __all__ = ["LocalStep", "local_step"]
 
@@ -58,7 +58,7 @@ def local_step(
             or 1 / accumulation steps. The results come back without it. Do not scale the loss in the head instead: a
             normalised residual does not follow.
         radius: for the directional engine: the largest step of a sample, relative to its norm. None: from the precision
-            and the spread of the gradient norms, at most 0.05.
+            and the spread of the gradient norms, at most 0.05 (0.02 in float16).
         order: for the directional engine: 1, or 2 for central differences, at the cost of one more pass.
         curvature: "exact": the gradient of Eq. 5. "none": the upstream gradient is taken for a constant (Eq. 35),
             cheaper; only with a closed form.
@@ -87,25 +87,18 @@ def local_step(
         raise ValueError(f"grad_scale must be > 0, got {grad_scale}")
     if delta_pre is not None and delta_pre.shape != x.shape:
         raise ValueError(f"delta_pre must have the shape of x {tuple(x.shape)}, got {tuple(delta_pre.shape)}")
-    options = {
-        "weight": weight,
-        "normalize": normalize,
-        "reduction": reduction,
-        "relative_floor": relative_floor,
-        "grad_scale": grad_scale,
-        "need_delta_out": need_delta_out,
-    }
+    settings = Settings(weight, normalize, reduction, relative_floor, grad_scale, need_delta_out)
     if engine == "auto":
         engine = _choose(body)
     if engine != "directional" and (radius is not None or order != 1):
         raise ValueError(f"radius and order belong to engine='directional', got engine={engine!r}")
     if engine == "fused":
-        return fused.local_step(body, head, x, y, delta_pre, curvature=curvature, **options)
+        return fused.local_step(body, head, x, y, delta_pre, settings, curvature)
     if curvature != "exact":
         raise ValueError(f"engine={engine!r} always includes the curvature, got curvature={curvature!r}")
     if engine == "directional":
-        return directional.local_step(body, head, x, y, delta_pre, radius=radius, order=order, **options)
-    return autograd.local_step(body, head, x, y, delta_pre, **options)
+        return directional.local_step(body, head, x, y, delta_pre, settings, radius, order)
+    return autograd.local_step(body, head, x, y, delta_pre, settings)
 
 
 def _choose(body: nn.Module | Callable) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional import sgr_loss
-from .common import LocalStep, add_gradients, check_scalar, in_one_precision, residual_floor, trainable, unscale
+from .common import LocalStep, Settings, add_gradients, check_scalar, in_one_precision, trainable, unscale
 
 
 def local_step(
@@ -17,13 +17,7 @@ def local_step(
     x: Tensor,
     y: Tensor,
     delta_pre: Tensor | None,
-    *,
-    weight: float,
-    normalize: bool,
-    reduction: str,
-    relative_floor: float,
-    grad_scale: float,
-    need_delta_out: bool,
+    settings: Settings,
 ) -> LocalStep:
     """See :func:`sgr_kernels.local_step`; arguments are checked there."""
     reconcile = delta_pre is not None
@@ -34,21 +28,22 @@ def local_step(
             output = output.detach().requires_grad_()
         loss = head(output, y)
         check_scalar(loss)
-        scaled = grad_scale * loss
+        scaled = settings.grad_scale * loss
         parameters = trainable((body, head), loss)
         sgr = None
         if reconcile:
-            scaled_now, scaled_out = _input_gradients(scaled, x, output, need_delta_out)
-            sgr = _reconciliation(unscale(scaled_now, grad_scale), delta_pre, normalize, reduction, relative_floor)
-            total = scaled + grad_scale * weight * sgr
+            scaled_now, scaled_out = _input_gradients(scaled, x, output, settings.need_delta_out)
+            delta_now, delta_pre = in_one_precision(unscale(scaled_now, settings.grad_scale), delta_pre)
+            sgr = sgr_loss(delta_now, delta_pre, **settings.residual_options(delta_now))
+            total = scaled + settings.grad_scale * settings.weight * sgr
             gradients = torch.autograd.grad(total, parameters, allow_unused=True) if parameters else ()
         else:
-            inputs = [*parameters, output] if need_delta_out else parameters
+            inputs = [*parameters, output] if settings.need_delta_out else parameters
             gradients = torch.autograd.grad(scaled, inputs, allow_unused=True) if inputs else ()
-            scaled_out = gradients[-1] if need_delta_out else None
+            scaled_out = gradients[-1] if settings.need_delta_out else None
             gradients = gradients[: len(parameters)]
     add_gradients(parameters, gradients)
-    delta_out = None if scaled_out is None else unscale(scaled_out.detach(), grad_scale)
+    delta_out = None if scaled_out is None else unscale(scaled_out.detach(), settings.grad_scale)
     return LocalStep(loss.detach(), None if sgr is None else sgr.detach(), output.detach(), delta_out)
 
 
@@ -57,10 +52,3 @@ def _input_gradients(scaled: Tensor, x: Tensor, output: Tensor, need_delta_out: 
     wanted = [x, output] if need_delta_out else [x]
     gradients = torch.autograd.grad(scaled, wanted, create_graph=True)
     return gradients[0], gradients[1] if need_delta_out else None
-
-
-def _reconciliation(
-    delta_now: Tensor, delta_pre: Tensor, normalize: bool, reduction: str, relative_floor: float
-) -> Tensor:
-    floor = residual_floor(delta_now, relative_floor)
-    return sgr_loss(*in_one_precision(delta_now, delta_pre), normalize=normalize, reduction=reduction, floor=floor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,24 @@ class LocalStep(NamedTuple):
     sgr: Tensor | None
     output: Tensor
     delta_out: Tensor | None
+
+
+class Settings(NamedTuple):
+    """What every engine is told; see :func:`sgr_kernels.local_step`, which checks it."""
+
+    weight: float
+    normalize: bool
+    reduction: str
+    relative_floor: float
+    grad_scale: float
+    need_delta_out: bool
+
+    def residual_options(self, delta: Tensor) -> dict[str, Any]:
+        """Keyword arguments of an SGR loss of ``delta``, unscaled. The floor is a constant of the step."""
+        floor: float | Tensor = 0.0
+        if self.relative_floor > 0 and delta.numel() > 0:
+            floor = self.relative_floor * row_norms(delta.detach()).square().mean().sqrt()
+        return {"normalize": self.normalize, "reduction": self.reduction, "floor": floor}
 
 
 def check_scalar(loss: Tensor) -> None:
@@ -86,10 +104,3 @@ def unscale(gradient: Tensor, scale: float) -> Tensor:
     if gradient.dtype == torch.float16:
         gradient = gradient.float()
     return gradient / scale
-
-
-def residual_floor(delta: Tensor, relative_floor: float) -> float | Tensor:
-    """relative_floor * rms_b |delta_b|, a constant of the step (0-d float64), or 0.0."""
-    if relative_floor == 0.0 or delta.numel() == 0:
-        return 0.0
-    return relative_floor * row_norms(delta.detach()).square().mean().sqrt()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..functional.residual import Direction, row_norms, sgr_direction
 from . import autograd
-from .common import LocalStep, add_gradients, in_one_precision, memory_of_its_own, residual_floor, unscale
+from .common import LocalStep, Settings, add_gradients, in_one_precision, memory_of_its_own, unscale
 from .passes import Passes, coarsest
 
 
@@ -28,34 +28,26 @@ def local_step(
     x: Tensor,
     y: Tensor,
     delta_pre: Tensor | None,
-    *,
-    weight: float,
-    normalize: bool,
-    reduction: str,
-    relative_floor: float,
-    grad_scale: float,
-    need_delta_out: bool,
+    settings: Settings,
     radius: float | None,
     order: int,
 ) -> LocalStep:
     """See :func:`sgr_kernels.local_step`; arguments are checked there."""
-    options = {"normalize": normalize, "reduction": reduction}
     if delta_pre is None:
-        common = {"weight": weight, "relative_floor": relative_floor, "grad_scale": grad_scale}
-        return autograd.local_step(body, head, x, y, None, **options, **common, need_delta_out=need_delta_out)
-    passes = Passes(body, head, y, grad_scale, x.device)
-    loss, output, gradients, delta_now, delta_out = passes.record(x.detach(), need_delta_out)
-    delta_now = unscale(delta_now, grad_scale)
-    floor = residual_floor(delta_now, relative_floor)
-    sgr, direction = sgr_direction(*in_one_precision(delta_now, delta_pre), **options, floor=floor)
+        return autograd.local_step(body, head, x, y, None, settings)
+    passes = Passes(body, head, y, settings.grad_scale, x.device)
+    loss, output, gradients, delta_now, delta_out = passes.record(x.detach(), settings.need_delta_out)
+    delta_now = unscale(delta_now, settings.grad_scale)
+    pair = in_one_precision(delta_now, delta_pre)
+    sgr, direction = sgr_direction(*pair, **settings.residual_options(delta_now))
     if gradients and x.numel() > 0:
         step = _step(x.detach(), delta_now, direction, radius, order, passes.parameters)
         source = x.detach().to(direction.delta.dtype)
         points = [direction.shift(source, sign * step.length).to(x.dtype) for sign in (1, -1)[:order]]
-        del delta_now, direction, source  # the passes need the memory
-        gradients = _reconciled(passes, gradients, points, weight * step.rate)
+        del delta_now, pair, direction, source  # the passes need the memory
+        gradients = _reconciled(passes, gradients, points, settings.weight * step.rate)
     add_gradients(passes.parameters, gradients)
-    return LocalStep(loss, sgr, output, unscale(delta_out, grad_scale) if need_delta_out else None)
+    return LocalStep(loss, sgr, output, unscale(delta_out, settings.grad_scale) if settings.need_delta_out else None)
 
 
 def _reconciled(passes: Passes, first: list[Tensor | None], points: list[Tensor], factor: Tensor):
@@ -86,9 +78,10 @@ class _Step(NamedTuple):
 # to a factor, is what it adds to the SGR gradient. Rounding errors are some eps sum_b |delta_b| / h, the next term of
 # the Taylor series is some h sum_b rho_b^2 |delta_b|: they balance where h times the root of the mean of rho^2, with
 # weights |delta|, is sqrt(eps). As v_b is as long as delta_b is short, confident samples go much further than others;
-# but none goes beyond LARGEST, where a step would be no derivative any more.
+# but none goes beyond the largest step, where it would be no derivative any more. With the spreads that float16 can
+# bear, smaller ones serve better there; in bfloat16 rounding drowns them, in float32 a spread of 1e4 needs larger ones.
 TYPICAL = {1: 1.0, 2: 3.0}  # in units of sqrt(eps); the second order leaves out the even terms
-LARGEST = 0.05
+LARGEST, LARGEST_IN_FLOAT16 = 0.05, 0.02
 
 
 def _step(
@@ -97,9 +90,11 @@ def _step(
     """``radius``: largest step of a sample with |x_b| > 0."""
     x_norms = row_norms(x)
     ratios = torch.where(x_norms == 0, 0.0, direction.norms() / x_norms)
-    rate = ratios.amax() / (LARGEST if radius is None else radius)
+    eps = coarsest(x, parameters)
+    largest = LARGEST_IN_FLOAT16 if eps == torch.finfo(torch.float16).eps else LARGEST
+    rate = ratios.amax() / (largest if radius is None else radius)
     if radius is None:
         sizes = row_norms(delta)
         typical = ((sizes * ratios.square()).sum() / sizes.sum().clamp(min=torch.finfo(sizes.dtype).tiny)).sqrt()
-        rate = torch.maximum(rate, typical / (TYPICAL[order] * coarsest(x, parameters) ** 0.5))
+        rate = torch.maximum(rate, typical / (TYPICAL[order] * eps**0.5))
     return _Step(torch.where(rate == 0, 0.0, 1 / rate), rate)

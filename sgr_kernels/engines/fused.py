@@ -7,7 +7,6 @@ A^T (X + weight * U).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from ..functional.residual import sgr_direction, sgr_residual
 from ..modules import Conv2dReLU, LinearReLU
 from ..products import Conv2d, Linear
 from . import fused_products
-from .common import LocalStep, add_gradients, in_one_precision, residual_floor, unscale
+from .common import LocalStep, Settings, add_gradients, in_one_precision, unscale
 from .local_loss import Gradients, LocalLoss, local_loss, runs_as_written
 
 Layers = list[tuple[nn.Module, bool]]  # each with whether a ReLU follows
@@ -32,14 +31,8 @@ def local_step(
     x: Tensor,
     y: Tensor,
     delta_pre: Tensor | None,
-    *,
-    weight: float,
-    normalize: bool,
-    reduction: str,
-    relative_floor: float,
-    grad_scale: float,
+    settings: Settings,
     curvature: str,
-    need_delta_out: bool,
 ) -> LocalStep:
     """See :func:`sgr_kernels.local_step`; arguments are checked there."""
     flatten, layers = closed_form(body)
@@ -53,35 +46,19 @@ def local_step(
         activations = chain.forward(x)
     output = activations[-1]
     exact = delta_pre is not None and curvature == "exact"
-    local = local_loss(head, output, y, grad_scale, second_order=exact)
+    local = local_loss(head, output, y, settings.grad_scale, second_order=exact)
     with without_autocast:
         grad, gradients = local.gradient()
-        residual = _Residual(weight, normalize, reduction, relative_floor, grad_scale)
         if delta_pre is None:
             totals = _products(chain, layers, *chain.backward(activations, grad), activations[:-1])
             sgr, of_body = None, _trainable(layers, totals)
-        elif not exact and fused_products.available(chain, x, delta_pre, grad_scale, relative_floor):
-            options = {"normalize": normalize, "reduction": reduction}
-            sgr, *total = fused_products.reconcile(chain, x, output, grad, delta_pre, weight, options)
+        elif not exact and fused_products.available(chain, x, delta_pre, settings):
+            sgr, *total = fused_products.reconcile(chain, x, output, grad, delta_pre, settings)
             of_body = _trainable(layers, [total])
         else:
-            sgr, of_body = _reconcile(chain, layers, activations, grad, delta_pre, residual, local if exact else None)
+            sgr, of_body = _reconcile(chain, layers, activations, grad, delta_pre, settings, local if exact else None)
     add_gradients(*_one_each(gradients + of_body))
-    return LocalStep(local.loss, sgr, output, unscale(grad, grad_scale) if need_delta_out else None)
-
-
-class _Residual(NamedTuple):
-    """What makes an SGR loss of two gradients."""
-
-    weight: float
-    normalize: bool
-    reduction: str
-    relative_floor: float
-    grad_scale: float
-
-    def options(self, delta: Tensor) -> dict:
-        floor = residual_floor(delta, self.relative_floor)
-        return {"normalize": self.normalize, "reduction": self.reduction, "floor": floor}
+    return LocalStep(local.loss, sgr, output, unscale(grad, settings.grad_scale) if settings.need_delta_out else None)
 
 
 def _reconcile(
@@ -90,34 +67,35 @@ def _reconcile(
     activations: list[Tensor],
     grad: Tensor,
     target: Tensor,
-    residual: _Residual,
+    settings: Settings,
     local: LocalLoss | None,
 ) -> tuple[Tensor, Gradients]:
     """SGR loss, and the gradients of the loss and of weight times the SGR loss; without ``local``, Eq. 35."""
     gated, sums = chain.backward(activations, grad)
     x = activations[0]
     may_overflow = x.dtype == torch.float16  # the gradient of a normalised residual does
-    delta = unscale(chain.blocks[0].input_grad(gated[0], x), residual.grad_scale)
+    delta = unscale(chain.blocks[0].input_grad(gated[0], x), settings.grad_scale)
     if may_overflow:
         chain, activations, gated = chain.float(), [y.float() for y in activations], [a.float() for a in gated]
     if len(chain.blocks) == 1 and local is None and x.dtype == target.dtype and not may_overflow:
-        sgr, direction = sgr_direction(delta, target.detach(), **residual.options(delta))  # v itself is not needed
-        return sgr, _trainable(layers, _products(chain, layers, gated, sums, [direction.shift(x, residual.weight)]))
-    sgr, v = sgr_residual(*in_one_precision(delta, target), **residual.options(delta))
+        # v itself is not needed
+        sgr, direction = sgr_direction(delta, target.detach(), **settings.residual_options(delta))
+        return sgr, _trainable(layers, _products(chain, layers, gated, sums, [direction.shift(x, settings.weight)]))
+    sgr, v = sgr_residual(*in_one_precision(delta, target), **settings.residual_options(delta))
     # Every tensor is let go as soon as it has served: they are as large as the activations.
     del delta
     changes = chain.tangents(activations, v.to(activations[0].dtype), len(chain.blocks) - (local is None))
     del v
     tangent = None if local is None else changes.pop()
     inputs = [
-        torch.add(y, change, alpha=residual.weight, out=change)
+        torch.add(y, change, alpha=settings.weight, out=change)
         for y, change in zip(activations[:-1], changes, strict=True)
     ]
     totals = _products(chain, layers, gated, sums, inputs)
     if local is None:
         return sgr, _trainable(layers, totals)
     del gated, changes, inputs
-    change, of_head = _weighted_hvp(local, tangent, residual.weight, may_overflow)
+    change, of_head = _weighted_hvp(local, tangent, settings.weight, may_overflow)
     del tangent
     totals = _products(chain, layers, *chain.backward(activations, change), activations[:-1], totals)
     return sgr, of_head + _trainable(layers, totals)

@@ -13,9 +13,10 @@ from .. import ops
 from ..backends import select
 from ..blocks import Chain
 from ..products import Linear
+from .common import Settings
 
 
-def available(chain: Chain, x: Tensor, delta_pre: Tensor, grad_scale: float, relative_floor: float) -> bool:
+def available(chain: Chain, x: Tensor, delta_pre: Tensor, settings: Settings) -> bool:
     """Whether the kernels can do this step. The scale and the floor ask for delta before its sums are known."""
     block = chain.blocks[0]
     return (
@@ -25,22 +26,22 @@ def available(chain: Chain, x: Tensor, delta_pre: Tensor, grad_scale: float, rel
         and block.relu
         and x.dim() == 2
         and x.dtype == delta_pre.dtype != torch.float64
-        and grad_scale == 1.0
-        and relative_floor == 0.0
+        and settings.grad_scale == 1.0
+        and settings.relative_floor == 0.0
     )
 
 
 def reconcile(
-    chain: Chain, x: Tensor, output: Tensor, grad: Tensor, delta_pre: Tensor, weight: float, options: dict
+    chain: Chain, x: Tensor, output: Tensor, grad: Tensor, delta_pre: Tensor, settings: Settings
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """SGR loss, and the gradients of weight and bias for the loss and weight times the SGR loss together."""
     [block] = chain.blocks
     grad, target = grad.to(x.dtype).contiguous(), delta_pre.contiguous()
-    index = ops.REDUCTIONS.index(options["reduction"])
+    index = ops.REDUCTIONS.index(settings.reduction)
     delta, sgr, coef = ops.triton.linear_relu_delta(
-        grad, output, block.weight, target, options["normalize"], index, 0.0, None, 1e-12
+        grad, output, block.weight, target, settings.normalize, index, 0.0, None, 1e-12
     )
     grad_weight, grad_bias = ops.triton.linear_relu_weight_grad(
-        grad, output, x, delta, target, coef[0], coef[1], weight, block.bias is not None
+        grad, output, x, delta, target, coef[0], coef[1], settings.weight, block.bias is not None
     )
     return sgr, grad_weight, grad_bias if block.bias is not None else None

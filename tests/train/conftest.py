@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sgr_train import cli
-from sgr_train.config import RunConfig
-from train_helpers import TINY
+
+pytest.importorskip("tyro", reason="the driver's settings and its command line need tyro")
+
+from sgr_train import cli  # noqa: E402
+from sgr_train.config import RunConfig  # noqa: E402
+from train_helpers import TINY  # noqa: E402
 
 
 @pytest.fixture

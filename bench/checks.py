@@ -1,0 +1,28 @@
+"""A benchmark of a wrong result is worth nothing: what is measured is compared with the truth first."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class WrongResult(Exception):
+    """A provider or an engine computes something else than it claims."""
+
+
+def relative_error(result: Tensor, truth: Tensor) -> float:
+    """|result - truth| / |truth|, in float64."""
+    result, truth = result.detach().double().cpu(), truth.detach().double().cpu()
+    return float((result - truth).norm() / truth.norm().clamp(min=torch.finfo(torch.float64).tiny))
+
+
+def require_error_below(limit: float, what: str, result: Tensor, truth: Tensor) -> float:
+    """The relative error; :class:`WrongResult` where it is not below the limit (NaN included)."""
+    error = relative_error(result, truth)
+    if not error < limit:
+        raise WrongResult(f"{what} is wrong: relative error {error:.1e}, allowed {limit:.0e}")
+    return error
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(a.double().flatten(), b.double().flatten(), dim=0))

@@ -1,0 +1,64 @@
+"""Who computes: the backends of this library, and torch.compile."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+
+import sgr_kernels as sk
+from sgr_kernels.backends import select
+
+from .case import Run, Way
+
+ON_DEVICE = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}
+KERNELS = ("cpu", "triton", "cuda")  # of this library; the others are torch
+# In the order of the rows.
+NAMES = (
+    *KERNELS,
+    "torch.compile",
+    "eager",
+    "torch.relu",
+    "Algorithm 1",
+    "library GEMM",
+    "library conv",
+    "reference",
+)
+
+
+def backends(device: str) -> list[str]:
+    """Those with kernels that can run on the device, tested there or not."""
+    status = sk.backends()
+    return [name for name in ON_DEVICE[device] if not status[name].startswith("missing")]
+
+
+def of_backends(device: str, make: Callable[[], Run], truth: Run) -> dict[str, Way]:
+    """The same run by every backend that has kernels for the device."""
+    return {name: Way(functools.partial(through, name, device, make), truth) for name in backends(device)}
+
+
+def through(name: str, device: str, make: Callable[[], Run]) -> Run:
+    """What ``make`` prepares, and its run, by one backend."""
+    with sk.backend(name):
+        run = make()
+    if name == select(torch.empty(0, device=device)):
+        return run  # chosen anyway, and the microseconds that asking for it takes would count for small tensors
+
+    def run_there():
+        with sk.backend(name):
+            return run()
+
+    return run_there
+
+
+@functools.cache
+def compiled(function: Callable) -> Callable:
+    """By inductor, for one shape at a time; a graph break is an error."""
+    return torch.compile(function, dynamic=False, fullgraph=True)
+
+
+def forget_compiled() -> None:
+    """Between shapes: of a function, only so many versions are kept."""
+    if compiled.cache_info().currsize:
+        torch.compiler.reset()

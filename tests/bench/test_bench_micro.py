@@ -1,0 +1,390 @@
+"""sgr-bench micro: rows hold what is promised, their commands repeat them, and nothing wrong is ever timed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+from functools import partial
+
+import pytest
+import torch
+from sgr_bench import cli, micro, timing
+from sgr_bench.checks import WrongResult, relative_error
+from sgr_bench.micro import OPS, closed_form, cross_entropy, grid, layers, measurement, residual
+from sgr_bench.micro.derivatives import MODES, Point, run_of
+from sgr_bench.micro.grid import Sizes
+from sgr_bench.roofline import Limits
+from torch.utils.flop_counter import FlopCounterMode
+
+import sgr_kernels as sk
+from sgr_kernels import blocks, ops
+from sgr_kernels.functional.residual import Direction
+from sgr_kernels.ops import affine_relu
+
+LIMITS = Limits(1e10, {"float32": 1e11, "bfloat16": 1e9})
+EAGER = ["cpu", "eager", "torch.relu", "Algorithm 1", "library GEMM", "library conv", "reference"]
+CASES = [(op, mode) for op in OPS for mode in OPS[op].modes]
+
+TINY = {
+    "sgr_loss": Sizes("8x64 16x96", halves="16x96"),
+    "sgr_residual": Sizes("8x64", halves="8x64"),
+    "sgr_shift": Sizes("8x64", halves="8x64"),
+    **dict.fromkeys(("linear_relu", "linear_relu_sgr", "linear_relu_step"), Sizes("16x32x24", halves="16x32x24")),
+    **dict.fromkeys(("conv2d_relu", "conv2d_relu_sgr"), Sizes("4x12x5x5", halves="4x12x5x5")),
+    "cross_entropy": Sizes("8x10", halves="8x10"),
+    "gate_bits": Sizes("3x4x5x5", halves="3x4x5x5"),
+}
+
+pytestmark = pytest.mark.skipif(sk.backends()["cpu"] != "ok", reason="needs the compiled CPU kernels")
+
+
+def make_small(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(micro.roofline, "limits", lambda device, quick: LIMITS)
+    patch.setattr(grid, "GRID", TINY)
+    patch.setattr(timing, "repeats_for", lambda seconds, budget: 3)
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    make_small(monkeypatch)
+
+
+def command(*options: str) -> list[str]:
+    return ["micro", "--threads", "1", "--quick", *options]
+
+
+def run(folder, argv: list[str]) -> list[dict]:
+    assert cli.main([*argv, "--out", str(folder)]) == 0
+    return json.loads((folder / "micro-cpu.json").read_text())["rows"]
+
+
+def identity(row: dict) -> tuple:
+    return row["op"], row["mode"], row["provider"], tuple(row["shape"]), row["dtype"]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> list[dict]:
+    """Everything but torch.compile."""
+    with pytest.MonkeyPatch.context() as patch:
+        make_small(patch)
+        return run(tmp_path_factory.mktemp("micro"), command("--providers", *EAGER))
+
+
+def test_every_operator_is_measured_in_every_mode_by_every_provider(rows):
+    providers = {(op, mode): {r["provider"] for r in rows if (r["op"], r["mode"]) == (op, mode)} for op, mode in CASES}
+    of_layer = {"cpu", "reference"}
+    of_block = {"cpu", "Algorithm 1"}
+    for (op, mode), found in providers.items():
+        bare = "library conv" if op.startswith("conv2d") else "library GEMM"
+        expected = {
+            "linear_relu": of_layer | {bare},
+            "conv2d_relu": of_layer | {bare},
+            "gate_bits": of_layer | {"torch.relu"},
+        }.get(op, of_layer | {"eager"})
+        if mode in closed_form.MODES:
+            expected = of_block | {bare} | ({"reference"} if mode == "none" else set())
+        assert found == expected, (op, mode)
+    assert len(set(map(identity, rows))) == len(rows)
+    assert {row["dtype"] for row in rows} == {"float32", "bfloat16"}
+
+
+def test_rows_hold_what_follows_from_the_time(rows):
+    for row in rows:
+        assert 0 < row["low"] <= row["seconds"] <= row["high"] and row["repeats"] == 3 and row["timed"] == "wall"
+        assert row["gbps"] == pytest.approx(row["bytes"] / row["seconds"] / 1e9)
+        assert row["tflops"] == pytest.approx(row["flops"] / row["seconds"] / 1e12)
+        least = {
+            "memory": row["bytes"] / LIMITS.copy_bytes_per_second,
+            "compute": row["flops"] / LIMITS.gemm_flops_per_second[row["dtype"]],
+        }
+        assert row["bound"] == max(least, key=least.get)
+        assert row["fraction"] == pytest.approx(max(least.values()) / row["seconds"])
+        assert 0 <= row["error"] < (1e-5 if row["dtype"] == "float32" else 1.0)
+        assert all(word in micro.line(row) for word in (row["op"], row["mode"], row["provider"], row["dtype"]))
+
+
+def test_bytes_are_those_that_have_to_be_read_and_written(rows):
+    n, pixels = 4 * 16 * 96, 3 * 4 * 5 * 5
+    expected = {
+        ("sgr_loss", "forward", "16x96"): 2 * n,
+        ("sgr_loss", "backward", "16x96"): 3 * n,
+        ("sgr_loss", "double backward", "16x96"): 4 * n,
+        ("sgr_loss", "full", "16x96"): 5 * n,
+        ("sgr_residual", "full", "8x64"): 3 * 4 * 8 * 64,
+        ("sgr_shift", "forward", "8x64"): 4 * 4 * 8 * 64,
+        ("gate_bits", "record", "3x4x5x5"): 8 * pixels + -(-pixels // 8),
+        ("gate_bits", "replay", "3x4x5x5"): 8 * pixels + -(-pixels // 8),
+        ("cross_entropy", "full", "8x10"): 3 * 4 * 8 * 10 + 8 * 8,
+        ("linear_relu", "forward", "16x32x24"): 4 * (16 * 32 + 24 * 32 + 24 + 16 * 24),
+    }
+    found = {(row["op"], row["mode"], grid.text(row["shape"])): row for row in rows if row["dtype"] == "float32"}
+    assert {key: found[key]["bytes"] for key in expected} == expected
+    halves = [row for row in rows if (row["op"], row["mode"], row["dtype"]) == ("sgr_loss", "full", "bfloat16")]
+    assert {row["bytes"] for row in halves} == {5 * n // 2}
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if "relu" in op])
+def test_flops_are_those_of_the_bare_products(op):
+    """And those are as many as the mode needs: three for Eq. 35 and five for the exact gradient."""
+    shape, product = ((4, 6, 11), 4 * 6 * 11) if op.startswith("linear") else ((2, 9, 5, 5), 2 * 25 * 9 * 9 * 9)
+    count = {"forward": 1, "backward": 2, "double backward": 2, "full": 3, "none": 3, "exact": 5}
+    inputs = OPS[op].inputs(shape, torch.float32, "cpu")
+    for mode in OPS[op].modes:
+        case = OPS[op].case(mode, inputs)
+        [bare] = [case.ways[name] for name in case.ways if name.startswith("library")]
+        with FlopCounterMode(display=False) as counter:
+            bare.make()()
+        assert counter.get_total_flops() == case.flops == 2 * count[mode] * product
+
+
+@pytest.mark.parametrize("make", [partial(layers.linear, (4, 6, 11)), partial(layers.conv2d, (2, 9, 5, 5))])
+def test_bare_products_are_the_derivatives_of_the_affine_map(make):
+    layer = make(torch.float64, "cpu")
+    linear = layer.kind.product.forward
+    _, gradients = torch.autograd.functional.vjp(linear, (layer.x, layer.weight), layer.cotangent)
+    _, of_tangent = torch.autograd.functional.vjp(linear, (layer.tangent, layer.weight), layer.cotangent)
+    expected = (linear(layer.x, layer.weight), *gradients, linear(layer.tangent, layer.weight), of_tangent[1])
+    bare = (layers.output, layers.input_grad, layers.weight_grad, layers.output_tangent, layers.weight_grad_of_tangent)
+    for product, truth in zip(bare, expected, strict=True):
+        assert relative_error(product(layer), truth) < 1e-12
+
+
+def test_the_command_of_a_row_repeats_it_alone(rows, tmp_path):
+    chosen = {row["provider"]: row for row in rows} | {row["mode"]: row for row in rows}
+    assert len(chosen) > 12  # some with blanks in their names
+    for row in chosen.values():
+        program, *argv = shlex.split(row["command"])
+        assert program == "sgr-bench"
+        [again] = run(tmp_path, argv)
+        assert identity(again) == identity(row) and again["command"] == row["command"]
+        assert again["error"] == row["error"]  # the same numbers, too
+
+
+def test_the_quick_grid_is_a_part_of_the_full_one_and_that_of_the_grid_of_a_gpu(monkeypatch):
+    monkeypatch.undo()
+    for op in OPS:
+        quick, full, gpu = (set(grid.sizes(op, *where)) for where in (("cpu", True), ("cpu", False), ("cuda", False)))
+        assert quick < full < gpu
+        assert set(grid.GRID[op].halves.split()) <= {grid.text(shape) for shape, _ in gpu}
+
+
+def test_nothing_to_measure_is_an_error(capsys):
+    for options in (["--shapes", "3x3"], ["--ops", "sgr_shift", "--modes", "full"]):
+        with pytest.raises(SystemExit) as exit:
+            cli.main(command(*options))
+        output = capsys.readouterr()
+        assert exit.value.code == 2 and output.out == "" and "nothing" in output.err
+
+
+def test_modes_are_the_derivatives_that_they_are_said_to_be():
+    x, w, cotangent, tangent = (torch.randn(s, dtype=torch.float64) for s in ((5, 4), (3, 4), (5, 3), (5, 4)))
+
+    def layer(x, w):
+        return torch.tanh(x @ w.T)
+
+    point = Point((x, w), (), cotangent, tangent)
+    y, gradients = torch.autograd.functional.vjp(layer, (x, w), cotangent)
+    with torch.enable_grad():
+        c, w1 = cotangent.clone().requires_grad_(), w.clone().requires_grad_()
+        (of_x, _) = torch.autograd.functional.vjp(layer, (x, w1), c, create_graph=True)[1]
+        twice = torch.autograd.grad((of_x * tangent).sum(), (c, w1))
+    expected = {"forward": (y,), "backward": gradients, "double backward": twice, "full": (y, *gradients)}
+    assert tuple(expected) == MODES
+    for mode, truth in expected.items():
+        run_mode = run_of(mode, layer, point)
+        for _ in range(2):  # a run can be repeated
+            for result, right in zip(run_mode(), truth, strict=True):
+                torch.testing.assert_close(result.detach(), right.detach())
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_every_way_computes_the_same_in_float64(op):
+    """What torch itself computes may be far off in the dtype of a case: here the formulas are shown to be right."""
+    shape = {"linear": (8, 12, 16), "conv2d": (3, 12, 5, 5), "gate_bits": (3, 5, 7)}
+    inputs = OPS[op].inputs(
+        next((s for name, s in shape.items() if op.startswith(name)), (6, 17)), torch.float64, "cpu"
+    )
+    in_float32 = op in ("sgr_residual", "sgr_shift")  # the formulas of these convert
+    for mode in OPS[op].modes:
+        case = OPS[op].case(mode, inputs)
+        for name in set(case.ways) - {"torch.compile"}:
+            for result, truth in zip(case.ways[name].make()(), case.ways[name].truth(), strict=True):
+                limit = 1e-6 if in_float32 and name == "eager" else 1e-9
+                assert result.shape == truth.shape and relative_error(result, truth) < limit, (mode, name)
+
+
+@pytest.mark.parametrize("make", [partial(layers.linear, (64, 300, 50)), partial(layers.conv2d, (8, 16, 9, 9))])
+def test_no_rounding_opens_or_closes_a_gate(make):
+    for dtype in (torch.float32, torch.bfloat16):
+        layer = make(dtype, "cpu")
+        y = layer.kind.plain(*layer.arguments)
+        exact = layer.kind.plain(*layer.double().arguments)
+        assert torch.equal(y, exact.to(dtype))
+        unit = min(exact[exact > 0])  # of the sums, and the least that one can be away from 0
+        assert unit > 1e-4 and torch.equal((exact / unit).round() * unit, exact)
+        assert 0.4 < (y > 0).float().mean() < 0.6
+
+
+def test_torch_compile_has_all_modes_but_the_double_backward(tmp_path, monkeypatch):
+    """Traced in one piece by dynamo; without inductor, which would take a minute."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    measured = run(tmp_path, command("--providers", "torch.compile", "--dtypes", "float32"))
+    modes = {(row["op"], row["mode"]) for row in measured}
+    assert modes == {(op, mode) for op, mode in CASES if mode not in ("double backward", "none", "exact")}
+    micro.forget_compiled()
+
+
+def spoil(function, index: int, change):
+    """``function`` with a change of one of its results."""
+
+    def spoilt(*args, **options):
+        result = function(*args, **options)
+        if isinstance(result, torch.Tensor):
+            return change(result)
+        return (*result[:index], change(result[index]), *result[index + 1 :])
+
+    return spoilt
+
+
+def slightly(tensor):
+    return tensor * (1 + 1e-4)
+
+
+def one_element(tensor):
+    tensor = tensor.clone()
+    tensor.view(-1)[-1] = torch.nan
+    return tensor
+
+
+def one_row(tensor):
+    return torch.cat([tensor[:-1], 2 * tensor[-1:]])
+
+
+def one_bit(bits):
+    return torch.cat([bits[:-1], bits[-1:] ^ 1])
+
+
+def ungated(grad, output, *options):
+    return grad, relu_backward(grad, output, *options)[1]
+
+
+relu_backward = affine_relu.relu_backward
+LINEAR_RELU, LOCAL_STEP, EAGER_LOSS = ops.native.differentiable_linear_relu, sk.local_step, residual.eager
+
+# Where the fault is, the function there, and a case that has to notice.
+FAULTS = [
+    (sk, "sgr_loss", spoil(sk.sgr_loss, 0, slightly), "sgr_loss", "forward"),
+    (sk, "sgr_loss", spoil(sk.sgr_loss, 0, slightly), "sgr_loss", "double backward"),
+    (sk, "sgr_loss", spoil(sk.sgr_loss, 0, lambda loss: loss[None]), "sgr_loss", "forward"),
+    (ops.native, "sgr_loss_backward", spoil(ops.native.sgr_loss_backward, 0, one_row), "sgr_loss", "backward"),
+    (ops.native, "sgr_loss_backward", spoil(ops.native.sgr_loss_backward, 0, one_element), "sgr_loss", "full"),
+    (ops.native, "sgr_residual", spoil(ops.native.sgr_residual, 0, slightly), "sgr_residual", "full"),
+    (ops.native, "sgr_residual", spoil(ops.native.sgr_residual, 1, one_row), "sgr_residual", "full"),
+    (Direction, "shift", spoil(Direction.shift, 0, slightly), "sgr_shift", "forward"),
+    (ops.native, "sgr_shift", lambda x, *_: x, "sgr_shift", "forward"),
+    (affine_relu, "relu_backward", ungated, "linear_relu", "backward"),
+    (affine_relu, "relu_backward", ungated, "linear_relu", "full"),
+    (affine_relu, "relu_backward", ungated, "conv2d_relu", "double backward"),
+    (ops.native, "differentiable_linear_relu", spoil(LINEAR_RELU, 0, slightly), "linear_relu", "forward"),
+    (blocks, "relu_backward", ungated, "linear_relu_sgr", "none"),
+    (ops.native, "sgr_residual", spoil(ops.native.sgr_residual, 1, one_row), "linear_relu_sgr", "exact"),
+    (closed_form.Head, "hvp", lambda *_: torch.zeros_like, "linear_relu_sgr", "exact"),
+    (closed_form.Head, "hvp", lambda *_: torch.zeros_like, "conv2d_relu_sgr", "exact"),
+    (blocks, "relu_backward", ungated, "conv2d_relu_sgr", "none"),
+    (sk, "local_step", lambda *a, weight, **o: LOCAL_STEP(*a, weight=1.01 * weight, **o), "linear_relu_step", "none"),
+    (sk, "local_step", lambda *a, curvature, **o: LOCAL_STEP(*a, curvature="none", **o), "linear_relu_step", "exact"),
+    (sk, "cross_entropy", spoil(sk.cross_entropy, 0, slightly), "cross_entropy", "forward"),
+    (sk, "cross_entropy", spoil(sk.cross_entropy, 0, slightly), "cross_entropy", "backward"),
+    (ops.native, "cross_entropy_hvp", spoil(ops.native.cross_entropy_hvp, 0, one_row), "cross_entropy", "hessian"),
+    (ops.native, "record_relu", spoil(ops.native.record_relu, 1, one_bit), "gate_bits", "record"),
+    (ops.native, "record_relu", spoil(ops.native.record_relu, 0, one_element), "gate_bits", "record"),
+    (ops.native, "replay_relu", lambda gradient, bits, slope: gradient, "gate_bits", "replay"),
+]
+
+
+@pytest.mark.parametrize(("place", "name", "fault", "op", "mode"), FAULTS)
+def test_a_wrong_kernel_is_not_timed(place, name, fault, op, mode, monkeypatch, capsys):
+    options = command("--providers", "cpu", "--ops", op, "--modes", mode, "--dtypes", "float32")
+    monkeypatch.setattr(place, name, fault)
+    assert cli.main(options) == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert f"cpu: {op} {mode}" in output.err and "is wrong" in output.err
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "fault", "op", "mode"),
+    [
+        (sk, "sgr_loss", spoil(sk.sgr_loss, 0, lambda loss: 0.97 * loss), "sgr_loss", "backward"),
+        (sk, "sgr_loss", spoil(sk.sgr_loss, 0, lambda loss: 1.02 * loss), "sgr_loss", "forward"),
+        (affine_relu, "relu_backward", ungated, "linear_relu", "backward"),
+        (ops.native, "differentiable_linear_relu", spoil(LINEAR_RELU, 0, lambda y: 1.02 * y), "linear_relu", "forward"),
+        (ops.native, "sgr_residual", spoil(ops.native.sgr_residual, 1, one_row), "linear_relu_sgr", "none"),
+    ],
+)
+def test_a_wrong_kernel_in_half_precision_is_not_timed(place, name, fault, op, mode, monkeypatch, capsys):
+    options = command("--providers", "cpu", "--ops", op, "--modes", mode, "--dtypes", "bfloat16")
+    monkeypatch.setattr(place, name, fault)
+    assert cli.main(options) == 1
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "fault", "op", "mode", "provider"),
+    [
+        (residual, "eager", lambda *args: 1.01 * EAGER_LOSS(*args), "sgr_loss", "full", "eager"),
+        (residual, "eager_residual", lambda *args: (EAGER_LOSS(*args), args[1]), "sgr_residual", "full", "eager"),
+        (residual, "eager_shift", lambda x, *_: (x,), "sgr_shift", "forward", "eager"),
+        (closed_form, "eager", lambda *args: 1.01 * EAGER_LOSS(*args), "linear_relu_sgr", "none", "Algorithm 1"),
+        (cross_entropy, "eager_hessian", lambda *args: args[2], "cross_entropy", "hessian", "eager"),
+    ],
+)
+def test_what_is_compared_with_has_to_be_right_as_well(place, name, fault, op, mode, provider, monkeypatch, capsys):
+    monkeypatch.setattr(place, name, fault)
+    options = command("--providers", provider, "--ops", op, "--modes", mode, "--dtypes", "float32")
+    assert cli.main(options) == 1
+    assert capsys.readouterr().out == ""
+
+
+class TestCapture:
+    """What is done with a CUDA graph, with graphs that can be had without a GPU."""
+
+    @pytest.fixture(autouse=True)
+    def no_streams(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
+        monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
+
+    def captured(self, monkeypatch, replayed):
+        monkeypatch.setattr(timing, "replayed", replayed)
+        x = torch.ones(3)
+
+        def check(results) -> float:
+            if not torch.equal(results[0], 2 * x):
+                raise WrongResult("wrong")
+            return 0.0
+
+        return measurement._captured(lambda: (2 * x,), check)
+
+    def test_a_graph_is_replayed(self, monkeypatch):
+        def replayed(run):
+            run()
+            return run
+
+        _, timed = self.captured(monkeypatch, replayed)
+        assert timed == "graph"
+
+    def test_an_empty_graph_is_found_out(self, monkeypatch):
+        def replayed(run):
+            run()
+            return lambda: None
+
+        with pytest.raises(WrongResult):
+            self.captured(monkeypatch, replayed)
+
+    def test_what_cannot_be_captured_is_run(self, monkeypatch):
+        def replayed(run):
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+        run, timed = self.captured(monkeypatch, replayed)
+        assert timed == "events" and torch.equal(run()[0], torch.full((3,), 2.0))
