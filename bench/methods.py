@@ -43,14 +43,16 @@ def zero_grad(modules: Modules) -> None:
             part.zero_grad()
 
 
-def local_step(module: LocalModule, inputs: Inputs, method: str, need_delta_out: bool) -> sk.LocalStep:
+def local_step(
+    module: LocalModule, inputs: Inputs, method: str, need_delta_out: bool, weight: float = WEIGHT
+) -> sk.LocalStep:
     """One module's step; ``method`` is "plain local" or a key of ENGINES."""
     reconcile = method != "plain local" and inputs.delta_pre is not None
     engine = ENGINES[method] if reconcile else "autograd"
     # The double backward of Algorithm 1 has no flash attention to go through.
     with sdpa_kernel(SDPBackend.MATH if reconcile and engine == "autograd" else _ATTENTION):
         delta_pre = inputs.delta_pre if reconcile else None
-        options = {"weight": WEIGHT, "engine": engine, "need_delta_out": need_delta_out}
+        options = {"weight": weight, "engine": engine, "need_delta_out": need_delta_out}
         return sk.local_step(*module, inputs.x, inputs.y, delta_pre, **options)
 
 

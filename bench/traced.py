@@ -15,13 +15,23 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .methods import WEIGHT, Inputs, Modules, module_inputs
+from .checks import require_error_below
+from .methods import ALLOWED, WEIGHT, Inputs, Modules, gradient, local_step, module_inputs, zero_grad
 from .networks import LocalModule
 
 
 def compiled_algorithm1(modules: Modules, x: Tensor, y: Tensor) -> Callable[[], None]:
-    """Compiles a step on inputs of these shapes; what comes back runs it and sets ``.grad``."""
-    steps = [_compile(module, inputs) for module, inputs in zip(modules, module_inputs(modules, x, y), strict=True)]
+    """Compiles a step on inputs of these shapes; what comes back runs it and sets ``.grad``.
+
+    Raises:
+        WrongResult: its SGR gradients are not those of Algorithm 1.
+    """
+    steps = []
+    for module, inputs in zip(modules, module_inputs(modules, x, y), strict=True):
+        steps.append(_compile(module, inputs))
+        if inputs.delta_pre is not None:
+            _check(steps[-1], module, inputs)
+    zero_grad(modules)
 
     def run() -> None:
         features, delta_pre = x, None
@@ -29,6 +39,9 @@ def compiled_algorithm1(modules: Modules, x: Tensor, y: Tensor) -> Callable[[], 
             features, delta_pre = step(Inputs(features, y, delta_pre))
 
     return run
+
+
+Step = Callable[..., tuple[Tensor, Tensor]]  # of Inputs and a weight
 
 
 class _Forward(nn.Module):
@@ -43,12 +56,23 @@ class _Forward(nn.Module):
         return output, F.cross_entropy(self.head.logits(output), y)
 
 
-def _compile(module: LocalModule, inputs: Inputs) -> Callable[[Inputs], tuple[Tensor, Tensor]]:
+def _check(step: Step, module: LocalModule, inputs: Inputs) -> None:
+    """With a weight at which the SGR term is not lost in the rounding of the rest, which is that of other kernels."""
+    torch.manual_seed(0)  # the same dropout
+    step(inputs, 1000 * WEIGHT)
+    compiled = gradient([module])
+    zero_grad([module])
+    torch.manual_seed(0)
+    local_step(module, inputs, "Algorithm 1", need_delta_out=False, weight=1000 * WEIGHT)
+    require_error_below(ALLOWED["float32"], "Algorithm 1, compiled,", compiled, gradient([module]))
+
+
+def _compile(module: LocalModule, inputs: Inputs) -> Step:
     """The step of one module. It gives the output and the gradient for it."""
     forward = _Forward(module)
     parameters, buffers = dict(forward.named_parameters()), dict(forward.named_buffers())
 
-    def step(parameters, buffers, x: Tensor, y: Tensor, delta_pre: Tensor | None):
+    def step(weight: Tensor, parameters, buffers, x: Tensor, y: Tensor, delta_pre: Tensor | None):
         parameters = {name: p.detach().requires_grad_() for name, p in parameters.items()}
         x = x.detach().requires_grad_(delta_pre is not None)
         output, loss = torch.func.functional_call(forward, (parameters, buffers), (x, y))
@@ -57,19 +81,21 @@ def _compile(module: LocalModule, inputs: Inputs) -> Callable[[Inputs], tuple[Te
         else:
             delta_out, delta_now = torch.autograd.grad(loss, [output, x], create_graph=True)
             sgr = F.mse_loss(_unit_rows(delta_now), _unit_rows(delta_pre))
-            gradients = torch.autograd.grad(loss + WEIGHT * sgr, list(parameters.values()), allow_unused=True)
+            gradients = torch.autograd.grad(loss + weight * sgr, list(parameters.values()), allow_unused=True)
         return output.detach(), delta_out.detach(), gradients
 
     with _math_attention():
-        graph = make_fx(step)(parameters, buffers, *inputs)
+        graph = make_fx(step)(torch.tensor(WEIGHT, device=inputs.x.device), parameters, buffers, *inputs)
     # Random numbers as torch draws them, so that the result can be compared with that of the engines.
     compiled = torch.compile(graph, fullgraph=True, options={"fallback_random": True})
 
     @torch.no_grad()
-    def run(inputs: Inputs) -> tuple[Tensor, Tensor]:
-        output, delta_out, gradients = compiled(parameters, buffers, *inputs)
-        for parameter, gradient in zip(parameters.values(), gradients, strict=True):
-            parameter.grad = gradient
+    def run(inputs: Inputs, weight: float = WEIGHT) -> tuple[Tensor, Tensor]:
+        output, delta_out, gradients = compiled(
+            torch.tensor(weight, device=inputs.x.device), parameters, buffers, *inputs
+        )
+        for parameter, grad in zip(parameters.values(), gradients, strict=True):
+            parameter.grad = grad
         return output, delta_out
 
     run(inputs)
