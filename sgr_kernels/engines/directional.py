@@ -80,7 +80,7 @@ class _Step(NamedTuple):
 # weights |delta|, is sqrt(eps). As v_b is as long as delta_b is short, confident samples go much further than others;
 # but none goes beyond the largest step, where it would be no derivative any more. With the spreads that float16 can
 # bear, smaller ones serve better there; in bfloat16 rounding drowns them, in float32 a spread of 1e4 needs larger ones.
-TYPICAL = {1: 1.0, 2: 3.0}  # in units of sqrt(eps); the second order leaves out the even terms
+TYPICAL = {1: 3.0, 2: 6.0}  # in units of sqrt(eps), measured; the second order leaves out the even terms
 LARGEST, LARGEST_IN_FLOAT16 = 0.05, 0.02
 
 
