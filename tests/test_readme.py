@@ -69,7 +69,7 @@ def test_snippets_run(until):
 
 def test_there_are_snippets_and_commands():
     assert len(BLOCKS) == 2
-    assert len(COMMANDS) == 12
+    assert len(COMMANDS) == 14
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *INLINE])
@@ -77,10 +77,10 @@ def test_commands_run(command, tmp_path):
     words = command
     if "--help" not in command:
         words += " " + next((extra for start, extra in SHORT.items() if start in command), "")
-    installs = "pip install" in command or command.startswith("make")
+    of_checkout = "pip install" in command or command.startswith(("make", "bash bench/"))
     environment = {**os.environ, "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
     process = subprocess.run(
-        words, shell=True, cwd=ROOT if installs else tmp_path, env=environment, capture_output=True, text=True
+        words, shell=True, cwd=ROOT if of_checkout else tmp_path, env=environment, capture_output=True, text=True
     )
     assert process.returncode == 0, process.stdout + process.stderr
     if command == "make train":

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 
 import torch
+import torch._functorch.config
 
 import sgr_kernels as sk
 from sgr_kernels.backends import select
@@ -54,7 +55,8 @@ def through(name: str, device: str, make: Callable[[], Run]) -> Run:
 
 @functools.cache
 def compiled(function: Callable) -> Callable:
-    """By inductor, for one shape at a time; a graph break is an error."""
+    """By inductor, for one shape at a time; a graph break is an error. The backward pass can be run again and again."""
+    torch._functorch.config.donated_buffer = False
     return torch.compile(function, dynamic=False, fullgraph=True)
 
 
