@@ -12,7 +12,8 @@ import sgr_kernels.engines.directional
 
 
 @pytest.fixture
-def images(tmp_path):
+def images(tmp_path, monkeypatch):
+    monkeypatch.delitem(gradients.RADII, "float16")  # convolutions in it take a CPU minutes
     numbers = np.random.default_rng(0)
     path = tmp_path / "images.npz"
     pixels = numbers.integers(256, size=(80, 32, 32, 3), dtype=np.uint8)
