@@ -25,8 +25,9 @@ class Network(NamedTuple):
         blocks: makes its blocks, the first of which takes an image.
         head: makes a local head from the number of channels and of classes.
         image_size, classes: of its data set.
-        cuts: for some numbers of modules, the blocks that begin the second module and those after; where the search
-            of the part ``cuts`` finds a step of the directional engine smallest.
+        cuts: for some numbers of modules, the blocks that begin the second module and those after; for
+            ImageNet where the search of the part ``cuts`` found a step of the directional engine small, for ResNet-32
+            where the paper cuts (Table 6).
         channels: dimension of the features that counts channels.
     """
 
@@ -168,8 +169,8 @@ NETWORKS = {
     "plainnet8": _bp_free(8),
     "plainnet16": _bp_free(16),
     "resnet50": _imagenet(partial(resnet, models.resnet50), conv_head, cuts={2: (5,), 3: (3, 6)}),
-    "resnet101": _imagenet(partial(resnet, models.resnet101), conv_head, cuts={3: (3, 7)}),
-    "vit_small": _imagenet(vit_small, token_head, cuts={3: (5, 9)}, channels=-1),
+    "resnet101": _imagenet(partial(resnet, models.resnet101), conv_head, cuts={2: (8,), 3: (4, 13)}),
+    "vit_small": _imagenet(vit_small, token_head, cuts={2: (7,), 3: (5, 9)}, channels=-1),
     "swin_tiny": _imagenet(partial(swin, models.swin_t), token_head, cuts={3: (3, 7)}, channels=-1),
-    "swin_small": _imagenet(partial(swin, models.swin_s), token_head, cuts={3: (3, 7)}, channels=-1),
+    "swin_small": _imagenet(partial(swin, models.swin_s), token_head, cuts={2: (10,), 3: (5, 15)}, channels=-1),
 }
