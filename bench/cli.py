@@ -80,7 +80,3 @@ def _options(argv: list[str]) -> str:
         else:
             kept.append(word)
     return shlex.join(kept)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -48,11 +48,8 @@ def rows(args: argparse.Namespace) -> Iterator[tuple[str, Row]]:
 
 
 def _second_module(name: str, args: argparse.Namespace) -> tuple[LocalModule, Inputs]:
-    network = NETWORKS[name]
-    size = network.image_size
-    x = torch.randn(args.batch, 3, size, size, device=args.device)
-    y = torch.randint(network.classes, (args.batch,), device=args.device)
-    parts = modules(network, network.cut(3, len(network.blocks(size))), x)
+    x, y = NETWORKS[name].inputs(args.batch, args.device)
+    parts = modules(NETWORKS[name], 3, x)
     for layer in (layer for part in parts[1] for layer in part.modules()):
         if isinstance(layer, nn.Dropout | StochasticDepth):
             layer.p = 0.0

@@ -33,7 +33,7 @@ class Stretches:
         self._known: dict[tuple[int, int, str], float] = {}
         self._at_least: dict[tuple[int, int, str], float] = {}
         with self.fake:
-            images = torch.randn(batch, 3, network.image_size, network.image_size)
+            images, self.labels = network.inputs(batch)
             self.blocks = network.make_blocks(images)
             self.features = _features(self.blocks, images)
 
@@ -56,13 +56,12 @@ class Stretches:
         with self.fake:
             body = nn.Sequential(*self.blocks[first:last])
             module = LocalModule(body, self.network.make_head(self.features[last]))
-            y = torch.randint(self.network.classes, (self.batch,))
             images = self.features[0]
 
             def run() -> None:
                 x = torch.empty_like(self.features[first]) if first else images
                 delta_pre = torch.empty_like(x) if first and method != "plain local" else None
-                local_step(module, Inputs(x, y, delta_pre), method, last < len(self.blocks))
+                local_step(module, Inputs(x, self.labels, delta_pre), method, last < len(self.blocks))
 
             zero_grad([module])
             return peak_live_bytes_below(bound, run)

@@ -16,8 +16,6 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-
 from .cuts import IMAGENET, SGR_METHODS, Stretches, search
 from .live_memory import peak_bytes
 from .methods import METHODS, require_agreement
@@ -58,11 +56,8 @@ def rows(args: argparse.Namespace) -> Iterator[tuple[str, Row]]:
 
 def check(network: Network, device: str) -> None:
     """Gradients of what is measured, on small images."""
-    size = min(64, network.image_size)
-    x = torch.randn(8, 3, size, size, device=device)
-    y = torch.randint(network.classes, (8,), device=device)
-    small = modules(network, network.cut(2, len(network.blocks(size))), x)
-    require_agreement(small, x, y, ["directional"])
+    x, y = network.inputs(8, device, image_size=min(64, network.image_size))
+    require_agreement(modules(network, 2, x), x, y, ["directional"])
 
 
 def _network_rows(args: argparse.Namespace, name: str, stretches: Stretches) -> Iterator[Row]:
@@ -92,11 +87,9 @@ def _counts(args: argparse.Namespace, name: str) -> list[int]:
 
 def _step(stretches: Stretches, cuts: tuple[int, ...], method: str, device: str) -> int:
     """Peak of a whole step, with gradients that are there before, as in every step but the first."""
-    network, size = stretches.network, stretches.network.image_size
     with stretches.fake if device == "cpu" else contextlib.nullcontext():
-        x = torch.randn(stretches.batch, 3, size, size, device=device)
-        y = torch.randint(network.classes, (stretches.batch,), device=device)
-        parts = modules(network, cuts, x)
+        x, y = stretches.network.inputs(stretches.batch, device)
+        parts = modules(stretches.network, cuts, x)
         if device == "cuda":
             METHODS[method](parts, x, y)  # what a first step sets up once
         return peak_bytes(lambda: METHODS[method](parts, x, y), device)

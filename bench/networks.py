@@ -49,6 +49,12 @@ class Network(NamedTuple):
             _take_numbers_away(module)
         return blocks
 
+    def inputs(self, batch: int, device: str = "cpu", image_size: int | None = None) -> tuple[Tensor, Tensor]:
+        """Random images (B, 3, H, W), of the data set's size if no other is given, and labels."""
+        size = image_size or self.image_size
+        images = torch.randn(batch, 3, size, size, device=device)
+        return images, torch.randint(self.classes, (batch,), device=device)
+
     def make_head(self, features: Tensor) -> nn.Module:
         return self.head(features.shape[self.channels], self.classes)
 
@@ -62,9 +68,11 @@ class LocalModule(NamedTuple):
     head: nn.Module
 
 
-def modules(network: Network, cuts: Sequence[int], sample: Tensor) -> list[LocalModule]:
-    """Cut into ``len(cuts) + 1`` modules, each with a head; ``sample`` is an input (B, 3, H, W)."""
+def modules(network: Network, cuts: Sequence[int] | int, sample: Tensor) -> list[LocalModule]:
+    """Modules, each with a head, cut at blocks or into a number of them; ``sample`` is an input (B, 3, H, W)."""
     blocks = network.make_blocks(sample)
+    if isinstance(cuts, int):
+        cuts = network.cut(cuts, len(blocks))
     with sample.device:
         edges = [0, *cuts, len(blocks)]
         bodies = [nn.Sequential(*blocks[i:j]) for i, j in itertools.pairwise(edges)]
@@ -73,6 +81,11 @@ def modules(network: Network, cuts: Sequence[int], sample: Tensor) -> list[Local
             x = output_of(body, x)
             heads.append(network.make_head(x))
     return [LocalModule(*pair) for pair in zip(bodies, heads, strict=True)]
+
+
+def cuts_of(parts: Sequence[LocalModule]) -> tuple[int, ...]:
+    """The blocks that begin a new module."""
+    return tuple(itertools.accumulate(len(module.body) for module in parts[:-1]))
 
 
 def _take_numbers_away(module: nn.Module) -> None:

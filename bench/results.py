@@ -21,7 +21,6 @@ class Writer:
     """Adds rows to ``folder/part-device.json``. Every row is on disk as soon as it is there: a stop loses nothing."""
 
     def __init__(self, folder: pathlib.Path | None, part: str, device: str, command: str) -> None:
-        self.command = command
         self.result = {"part": part, "date": today(), "command": command, "machine": machine(device), "rows": []}
         self.path = folder / f"{part}-{device}.json" if folder is not None else None
 

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sgr_kernels.engines import automatic
+
 from .checks import require_error_below
 from .live_memory import peak_bytes
 from .methods import (
@@ -37,7 +39,7 @@ from .methods import (
     require_agreement,
     zero_grad,
 )
-from .networks import NETWORKS, LocalModule, modules
+from .networks import NETWORKS, LocalModule, cuts_of, modules
 from .timing import interleaved, repeats_for
 from .traced import compiled_algorithm1
 
@@ -76,7 +78,7 @@ def rows(args: argparse.Namespace) -> Iterator[tuple[str, Row]]:
         with torch.autocast(args.device, torch.bfloat16, enabled=half):
             for row in _case_rows(args, case):
                 selection = f"--networks {case.network} --modules {case.count} --batch {case.batch}"
-                yield f"{selection} --precision {args.precision}", {**_facts(args, case), **row}
+                yield f"{selection} --precision {args.precision}", row
 
 
 def _cases(args: argparse.Namespace) -> Iterator[Case]:
@@ -87,30 +89,23 @@ def _cases(args: argparse.Namespace) -> Iterator[Case]:
             yield Case(name, count, batch)
 
 
-def _facts(args: argparse.Namespace, case: Case) -> Row:
-    network = NETWORKS[case.network]
-    size = {"image_size": network.image_size, "precision": args.precision}
-    cuts = network.cut(case.count, len(network.blocks(network.image_size)))
-    return {"network": case.network, "batch": case.batch, "count": case.count, "cuts": cuts, **size}
-
-
 def _case_rows(args: argparse.Namespace, case: Case) -> Iterator[Row]:
-    network, size = NETWORKS[case.network], NETWORKS[case.network].image_size
-    x = torch.randn(case.batch, 3, size, size, device=args.device)
-    y = torch.randint(network.classes, (case.batch,), device=args.device)
-    parts = modules(network, network.cut(case.count, len(network.blocks(size))), x)
-    engines = ["directional", *(["fused"] if case.network.startswith("plainnet") else [])]
+    network = NETWORKS[case.network]
+    x, y = network.inputs(case.batch, args.device)
+    parts = modules(network, case.count, x)
+    facts = {**case._asdict(), "cuts": cuts_of(parts), "image_size": network.image_size, "precision": args.precision}
+    engines = ["directional", *(["fused"] if all(automatic(body) == "fused" for body, _ in parts) else [])]
     errors = require_agreement(parts, x, y, engines, ALLOWED[args.precision])
     whole = _whole_steps(args, case, engines, parts, x, y)
     for method, measured in _compare(args, whole).items():
         if method == LAZY:
             measured = {**measured, **{key: measured[key] / EVERY for key in ("seconds", "low", "high")}}
         worst = max((error for (_, name), error in errors.items() if name == method), default=None)
-        yield {"module": None, "method": method, **measured, "error": worst}
+        yield {**facts, "module": None, "method": method, **measured, "error": worst}
     if case.count == 3:
         for index, inputs in enumerate(module_inputs(parts, x, y)[1:], start=2):
             for method, measured in _compare(args, _module_steps(parts[index - 1], inputs, index < 3)).items():
-                yield {"module": index, "method": method, **measured, "error": errors.get((index, method))}
+                yield {**facts, "module": index, "method": method, **measured, "error": errors.get((index, method))}
 
 
 def _whole_steps(

@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 import torch._inductor.config
@@ -17,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .checks import require_error_below
 from .methods import ALLOWED, WEIGHT, Inputs, Modules, gradient, local_step, module_inputs, zero_grad
+from .micro.residual import eager as published_residual
 from .networks import LocalModule
 
 
@@ -80,11 +80,11 @@ def _compile(module: LocalModule, inputs: Inputs) -> Step:
             delta_out, *gradients = torch.autograd.grad(loss, [output, *parameters.values()], allow_unused=True)
         else:
             delta_out, delta_now = torch.autograd.grad(loss, [output, x], create_graph=True)
-            sgr = F.mse_loss(_unit_rows(delta_now), _unit_rows(delta_pre))
+            sgr = published_residual(delta_now.flatten(1), delta_pre.flatten(1))
             gradients = torch.autograd.grad(loss + weight * sgr, list(parameters.values()), allow_unused=True)
         return output.detach(), delta_out.detach(), gradients
 
-    with _math_attention():
+    with sdpa_kernel(SDPBackend.MATH):  # attention that can be differentiated twice
         graph = make_fx(step)(torch.tensor(WEIGHT, device=inputs.x.device), parameters, buffers, *inputs)
     # Random numbers as torch draws them, so that the result can be compared with that of the engines.
     compiled = torch.compile(graph, fullgraph=True, options={"fallback_random": True})
@@ -100,15 +100,3 @@ def _compile(module: LocalModule, inputs: Inputs) -> Step:
 
     run(inputs)
     return run
-
-
-@contextlib.contextmanager
-def _math_attention() -> Iterator[None]:
-    """Attention that can be differentiated twice."""
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
-
-
-def _unit_rows(delta: Tensor) -> Tensor:
-    rows = delta.flatten(1)
-    return rows / rows.square().sum(1, keepdim=True).sqrt()

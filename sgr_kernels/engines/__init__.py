@@ -89,7 +89,7 @@ def local_step(
         raise ValueError(f"delta_pre must have the shape of x {tuple(x.shape)}, got {tuple(delta_pre.shape)}")
     settings = Settings(weight, normalize, reduction, relative_floor, grad_scale, need_delta_out)
     if engine == "auto":
-        engine = _choose(body)
+        engine = automatic(body)
     if engine != "directional" and (radius is not None or order != 1):
         raise ValueError(f"radius and order belong to engine='directional', got engine={engine!r}")
     if engine == "fused":
@@ -101,7 +101,8 @@ def local_step(
     return autograd.local_step(body, head, x, y, delta_pre, settings)
 
 
-def _choose(body: nn.Module | Callable) -> str:
+def automatic(body: nn.Module | Callable) -> str:
+    """The engine that "auto" takes."""
     try:
         fused.closed_form(body)
     except ValueError:
