@@ -29,7 +29,6 @@ WEIGHT, EPOCHS, KNOWN, PROBE = 0.1, 150, 0.93, 64
 # Of the SGR loss in the comparison: the autograd engine rounds its gradient together with that of the local loss.
 LARGE_WEIGHT = 100.0
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}  # of autocast
-RADII = {"float32": [None], "bfloat16": [None, 0.1], "float16": [None]}  # of the directional engine; None: its own
 LOSS_SCALE = 2.0**8  # with float16
 
 Row = dict[str, Any]
@@ -62,7 +61,7 @@ def rows(args: argparse.Namespace) -> Iterator[tuple[str, Row]]:
         selection = f"--data {args.data} --images {images} --floor {args.floor} --kinds {kind}"
         for when in ("at init", "trained"):
             known = _train(network, x, y, args.floor, epochs) if when == "trained" else None
-            for precision in RADII:
+            for precision in DTYPES:
                 for row in _agreements(network, x[:PROBE], y[:PROBE], args.floor, precision):
                     yield selection, {**common, "when": when, "train_accuracy": known, "precision": precision, **row}
 
@@ -112,28 +111,24 @@ def _agreements(network: list[LocalModule], x: Tensor, y: Tensor, floor: float, 
         first = _step(_copy(network[0]), x, y, None, floor, WEIGHT, engine="autograd")
         probe = _Probe(network[1], first.output, y, first.delta_out, floor)
         published = _sgr_gradient(probe, engine="autograd")
-        found = [
-            ("directional", {"order": order, "radius": radius}, _sgr_gradient(probe, "directional", order, radius))
-            for radius in RADII[precision]
-            for order in (1, 2)
-        ]
+        found = {order: _sgr_gradient(probe, engine="directional", order=order) for order in (1, 2)}
         spread = _spread(probe)
     exact = _sgr_gradient(_in_float64(probe), engine="autograd")
     yield {"engine": "autograd", "against": "float64", "spread": spread, **_agreement(published, exact)}
-    for engine, options, gradient in found:
+    for order, gradient in found.items():
         for against, truth in (("autograd", published), ("float64", exact)):
-            yield {"engine": engine, **options, "against": against, "spread": spread, **_agreement(gradient, truth)}
+            what = {"engine": "directional", "order": order, "against": against, "spread": spread}
+            yield {**what, **_agreement(gradient, truth)}
 
 
-def _sgr_gradient(probe: _Probe, engine: str, order: int = 1, radius: float | None = None) -> Tensor:
+def _sgr_gradient(probe: _Probe, engine: str, order: int = 1) -> Tensor:
     """Of all parameters, without that of the local loss."""
     results = []
     for target, name in ((probe.delta_pre, engine), (None, "autograd")):
         parts = _copy(probe.module)
         torch.manual_seed(0)  # the same dropout
-        options = {"order": order, "radius": radius} if name == "directional" else {}
         scale = LOSS_SCALE if _autocast_dtype(probe.x.device.type) == torch.float16 else 1.0
-        options |= {"engine": name, "grad_scale": scale}
+        options = {"engine": name, "grad_scale": scale, "order": order if name == "directional" else 1}
         _step(parts, probe.x, probe.y, target, probe.floor, LARGE_WEIGHT, **options)
         gradients = [p.grad for part in parts for p in part.parameters() if p.grad is not None]
         results.append(torch.cat([gradient.double().flatten() / scale for gradient in gradients]))
@@ -168,7 +163,7 @@ def _agreement(gradient: Tensor, truth: Tensor) -> dict[str, float | None]:
 
 
 def line(row: Row) -> str:
-    options = f", order {row['order']}, radius {row['radius'] or 'default'}" if "order" in row else ""
+    options = f", order {row['order']}" if "order" in row else ""
     against = f"{row['engine']}{options} against {row['against']}"
     name = f"{row['network']} {row['when']}, {row['precision']}, spread {row['spread']:.0f}"
     if row["cosine"] is None:

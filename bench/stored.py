@@ -23,7 +23,7 @@ IDENTITY = {
     "step": (*_MODULE, "precision"),
     "memory": (*_MODULE, "how"),
     "cuts": ("network", "batch", "count", "method"),
-    "gradients": (*_AGREEMENT, "order", "radius"),
+    "gradients": (*_AGREEMENT, "order"),
     "compiled": ("network", "batch", "method"),
 }
 # What was found of it.
@@ -151,7 +151,7 @@ def _check(place: str, part: str, row: Row) -> None:
 def _names(part: str, row: Row) -> tuple[str, ...]:
     """What a row has to hold."""
     if part == "gradients" and row.get("engine") != "directional":
-        return (*_AGREEMENT, *FINDINGS[part], "command")  # the only engine that has an order and a radius
+        return (*_AGREEMENT, *FINDINGS[part], "command")  # the only engine that has an order
     names = (*IDENTITY[part], *FINDINGS[part], "command")
     if part == "memory":
         names += ("over_bp", "paper_over_bp") if row.get("module") is None else ("over_plain",)

@@ -140,11 +140,10 @@ def gradients(result: dict[str, Any]) -> str:
     for case in grouped(result["rows"], ("network", "when", "precision", "relative_floor", "images")).values():
         published = one(case, engine="autograd", against="float64")
         mine = [row for row in case if row["engine"] == "directional" and row["against"] == "float64"]
-        for (radius,), orders in grouped(mine, ("radius",)).items():
-            compared = [one(orders, order=1), one(orders, order=2), published]
-            numbers = [_finite(row, name, form) for row in compared for name, form in _AGREEMENT.items()]
-            words = [case[0]["when"], case[0]["precision"], *([] if radius is None else [f"radius {radius:g}"])]
-            rows.append([case[0]["network"], ", ".join(words), f"{case[0]['spread']:.0f}", *numbers])
+        compared = [one(mine, order=1), one(mine, order=2), published]
+        numbers = [_finite(row, name, form) for row in compared for name, form in _AGREEMENT.items()]
+        words = f"{case[0]['when']}, {case[0]['precision']}"
+        rows.append([case[0]["network"], words, f"{case[0]['spread']:.0f}", *numbers])
     return markdown([header, *rows])
 
 

@@ -401,6 +401,27 @@ def test_autocast_and_gradient_scaling():
     assert all(p.grad is None or p.grad.dtype == torch.float32 for p in body.parameters())
 
 
+def test_gradients_of_weights_are_not_rounded_to_half_precision():
+    body, head, x, y, delta_pre = module("vgg")
+    with torch.autocast("cpu", torch.bfloat16):
+        sk.local_step(body, head, x, y, delta_pre, weight=0.0, engine="directional")
+    weights = [p.grad for p in (*body.parameters(), *head.parameters()) if p.dim() > 1]
+    assert weights and all(not torch.equal(gradient, gradient.bfloat16().float()) for gradient in weights)
+
+
+def test_compiled_under_autocast():
+    torch._dynamo.reset()
+    body, head, x, y, delta_pre = module("vgg")
+    compiled = [torch.compile(part, fullgraph=True, backend="aot_eager") for part in (body, head)]
+    gradients = []
+    for parts in ((body, head), compiled):
+        body.zero_grad(), head.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            sk.local_step(*parts, x, y, delta_pre, weight=50.0, engine="directional")
+        gradients.append(flat(body, head))
+    torch.testing.assert_close(*gradients)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_inputs_in_half_precision(dtype):
     """As a module under autocast hands them on; with a gradient scale, or from a wider module, delta is float32."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import ops
 from ..functional import conv2d_relu, cross_entropy, linear_relu
-from . import pooling, rules
+from . import mixed_precision, pooling, rules
 from .smooth import SMOOTH, functions_called
 from .tape import GATED, Gates
 
@@ -38,11 +38,11 @@ def _inplace(rule: Callable) -> Callable:
 
 
 def _linear_relu(gates: Gates, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return rules.relu(gates, F.linear(x, weight, bias), inplace=True)
+    return rules.relu(gates, mixed_precision.linear(x, weight, bias), inplace=True)
 
 
 def _conv2d_relu(gates: Gates, x: Tensor, weight: Tensor, bias: Tensor | None = None, *args, **kwargs) -> Tensor:
-    return rules.relu(gates, F.conv2d(x, weight, bias, *args, **kwargs), inplace=True)
+    return rules.relu(gates, mixed_precision.conv2d(x, weight, bias, *args, **kwargs), inplace=True)
 
 
 def _converted(function: Callable) -> Callable:

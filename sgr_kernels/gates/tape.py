@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from .. import reference
 from ..graph import nodes_behind
+from .mixed_precision import PRODUCTS
 from .smooth import NOT_SMOOTH_PROPERTIES, SHAPE_ONLY, SMOOTH, functions_named
 
 # Functions with kinks, and their form with frozen gates: called as gated(gates, *args, **kwargs); .table fills it.
@@ -67,6 +68,8 @@ class Gates(TorchFunctionMode):
         if func in GATED:
             self.enter(func)
             return GATED[func](self, *args, **kwargs)
+        if func in PRODUCTS:
+            return PRODUCTS[func](*args, **kwargs)
         return self.other(func, args, kwargs)
 
     def decide(self, choose: Callable[..., Tensor], *args: Any) -> Tensor:

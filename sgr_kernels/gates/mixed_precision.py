@@ -1,0 +1,125 @@
+"""Linear layers and convolutions under autocast, with the gradients of their parameters in float32.
+
+Autocast rounds the gradient of a weight to half precision before the float32 parameter gets it. An optimizer can live
+with that; a difference of two such gradients is mostly rounding. Here they are summed and kept in float32, as the
+hardware computes them anyway. Outputs and the gradients of inputs are those of autocast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_LARGEST_COPIES = 2**24  # elements that a convolution may copy to float32 at a time
+_backward = torch.ops.aten.convolution_backward
+
+
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    if weight.dim() != 2 or not _applies(input, weight):
+        return F.linear(input, weight, bias)
+    return _Linear.apply(_as_autocast(input), weight, bias)
+
+
+def _convolution(function: Callable[..., Tensor], dims: int) -> Callable[..., Tensor]:
+    def convolution(
+        input: Tensor, weight: Tensor, bias=None, stride=1, padding=0, dilation=1, groups: int = 1
+    ) -> Tensor:
+        if isinstance(padding, str) or input.dim() != dims + 2 or not _applies(input, weight):
+            return function(input, weight, bias, stride, padding, dilation, groups)
+        numbers = [(n,) * dims if isinstance(n, int) else tuple(n) for n in (stride, padding, dilation)]
+        return _Convolution.apply(_as_autocast(input), weight, bias, *numbers, groups)
+
+    return convolution
+
+
+conv2d = _convolution(F.conv2d, 2)
+
+# Transposed convolutions, and those that are given their padding by name, stay as autocast does them.
+PRODUCTS = {
+    F.linear: linear,
+    F.conv1d: _convolution(F.conv1d, 1),
+    F.conv2d: conv2d,
+    F.conv3d: _convolution(F.conv3d, 3),
+}
+
+
+def _applies(input: Tensor, weight: Tensor) -> bool:
+    """Whether autocast would round both. It leaves float64 alone."""
+    return (
+        torch.is_autocast_enabled(input.device.type)
+        and weight.dtype == torch.float32
+        and input.is_floating_point()
+        and input.dtype != torch.float64
+    )
+
+
+def _as_autocast(input: Tensor) -> Tensor:
+    return input.to(torch.get_autocast_dtype(input.device.type))
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        narrow = weight.to(input.dtype)
+        ctx.save_for_backward(input, narrow)
+        return F.linear(input, narrow, None if bias is None else bias.to(input.dtype))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor):
+        input, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        grads, inputs = (torch.atleast_2d(tensor).flatten(0, -2) for tensor in (grad_output, input))
+        with torch.autocast(input.device.type, enabled=False):
+            grad_input = grad_output @ weight if wanted[0] else None
+            grad_weight = _product(grads.t(), inputs) if wanted[1] else None
+            grad_bias = grads.sum(0, dtype=torch.float32) if wanted[2] else None
+        return grad_input, grad_weight, grad_bias
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b of half precision matrices, in float32."""
+    if a.is_cuda:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return a.float() @ b.float()
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
+        stride, padding, dilation, groups = options
+        narrow = weight.to(input.dtype)
+        ctx.save_for_backward(input, narrow)
+        ctx.options = (stride, padding, dilation, False, [0] * len(stride), groups)
+        return torch.convolution(input, narrow, None if bias is None else bias.to(input.dtype), *ctx.options)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor):
+        input, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        grad_input = grad_weight = grad_bias = None
+        if wanted[0]:
+            grad_input = _backward(grad_output, input, weight, None, *ctx.options, [True, False, False])[0]
+        if wanted[1]:
+            grad_weight = _weight_gradient(grad_output, input, weight.float(), ctx.options)
+        if wanted[2]:
+            grad_bias = grad_output.sum((0, *range(2, grad_output.dim())), dtype=torch.float32)
+        return grad_input, grad_weight, grad_bias, None, None, None, None
+
+
+def _weight_gradient(grad_output: Tensor, input: Tensor, weight: Tensor, options: tuple) -> Tensor:
+    """In float32, summed over parts of the batch: of all of it, the copies in float32 would be the peak of a step."""
+    images = max(1, _LARGEST_COPIES // max(1, input[:1].numel() + grad_output[:1].numel()))
+    parts = zip(grad_output.split(images), input.split(images), strict=True)
+    only_weight = [False, True, False]
+    gradients = (_backward(g.float(), x.float(), weight, None, *options, only_weight)[1] for g, x in parts)
+    total = next(gradients)
+    for gradient in gradients:
+        total += gradient
+    return total
