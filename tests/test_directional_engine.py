@@ -385,6 +385,7 @@ def test_compiled_blocks_inside_of_a_body():
     torch._dynamo.reset()
     body, head, x, y, delta_pre = module("vgg", torch.float64)
     expected = run("directional", body, head, x, y, delta_pre, order=2, radius=1e-3)[1]
+    body = nn.Sequential(*map(Apply, body))  # older versions of torch do not compile a container by itself
     for block in body:
         block.compile(fullgraph=True, backend="aot_eager")
     sk.local_step(body, head, x, y, delta_pre, weight=50.0, engine="directional", order=2, radius=1e-3)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import torch.utils.checkpoint
 
@@ -30,14 +32,33 @@ def recomputing_along(gates: Record | Replay) -> Iterator[None]:
                 recompute(*inputs)
 
         frame = make_frame(recompute_along, *args, **kwargs)
-        frame.save_inputs = _unseen(frame.save_inputs)
+        if hasattr(frame, "save_inputs"):
+            frame.save_inputs = _unseen(frame.save_inputs)
         return frame
 
-    torch.utils.checkpoint._CheckpointFrame = make_frame_with_gates
+    with _replaced("_CheckpointFrame", make_frame_with_gates), _older_versions():
+        yield
+
+
+@contextlib.contextmanager
+def _older_versions() -> Iterator[None]:
+    """They keep inputs in an autograd Function."""
+    saver = getattr(torch.utils.checkpoint, "_NoopSaveInputs", None)
+    if saver is None:
+        yield
+    else:
+        with _replaced("_NoopSaveInputs", SimpleNamespace(apply=_unseen(saver.apply))):
+            yield
+
+
+@contextlib.contextmanager
+def _replaced(name: str, value: Any) -> Iterator[None]:
+    original = getattr(torch.utils.checkpoint, name)
+    setattr(torch.utils.checkpoint, name, value)
     try:
         yield
     finally:
-        torch.utils.checkpoint._CheckpointFrame = make_frame
+        setattr(torch.utils.checkpoint, name, original)
 
 
 def _unseen(function: Callable) -> Callable:
