@@ -2,6 +2,7 @@
 #pragma once
 
 #include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/macros.h>
 #include <torch/csrc/stable/ops.h>
 
 #include <cstdint>
@@ -27,7 +28,8 @@ void dispatch(ScalarType dtype, const F& f) {
 
 inline cudaStream_t current_stream(const Tensor& tensor) {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream));
+  const auto status = aoti_torch_get_current_cuda_stream(tensor.get_device_index(), &stream);
+  STD_TORCH_CHECK(status == AOTI_TORCH_SUCCESS, "no current CUDA stream");
   return static_cast<cudaStream_t>(stream);
 }
 
