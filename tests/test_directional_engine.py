@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 import sgr_kernels as sk
-from sgr_kernels.engines import passes
+from sgr_kernels.engines import directional, passes
 
 
 def run(engine: str, body, head, x, y, delta_pre, seed: int = 3, **options):
@@ -67,6 +67,47 @@ def test_default_steps_in_float32(name, order, least_cosine, largest_error):
     result = sgr_part("directional", *parts, order=order)
     assert cosine(result, expected) >= least_cosine
     assert relative_error(result, expected) <= largest_error
+
+
+def test_deep_modules_take_shorter_steps(monkeypatch):
+    blocks = (nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()) for _ in range(20))
+    _, head, x, y, delta_pre = module("resnet")
+    body = nn.Sequential(*blocks)
+    exact = sgr_part("autograd", body.double(), head.double(), x.double(), y, delta_pre.double())
+    parts = body.float(), head.float(), x, y, delta_pre
+    error = relative_error(sgr_part("directional", *parts), exact)
+    monkeypatch.setattr(directional, "_gain", lambda *_: torch.ones((), dtype=torch.float64))
+    error_of_a_shallow_step = relative_error(sgr_part("directional", *parts), exact)
+    assert error < 0.02 and error < error_of_a_shallow_step / 2
+
+
+@pytest.mark.parametrize(("function", "gain"), [(lambda x: x**3, 3.0), (lambda x: 1e3 * x, 1.0), (torch.sqrt, 1.0)])
+def test_gain_is_the_growth_of_a_relative_change(function, gain):
+    x = torch.ones(4, 6, 5).requires_grad_()
+    output = function(x)
+    delta_out = torch.randn(output.shape)
+    (delta,) = torch.autograd.grad(output, x, delta_out)
+    torch.testing.assert_close(float(directional._gain(x.detach(), delta, output.detach(), delta_out)), gain)
+
+
+def test_input_that_goes_around_the_output():
+    """A head that is handed what the body left for it."""
+    side = []
+    weight = nn.Parameter(torch.randn(5, 5, dtype=torch.float64))
+
+    def body(x):
+        side[:] = [torch.tanh(x @ weight)]
+        return x.detach()
+
+    x, delta_pre = torch.randn(2, 12, 5, dtype=torch.float64).unbind(0)
+    gradients = []
+    for options in ({"engine": "autograd"}, {"engine": "directional", "order": 2, "radius": 1e-3}):
+        weight.grad = None
+        head = lambda _, y: side[0].square().sum()  # noqa: E731
+        options |= {"weight": 50.0, "need_delta_out": False}
+        sk.local_step(body, head, x, None, delta_pre, **options)
+        gradients.append(weight.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -97,9 +97,9 @@ def memory_of_its_own(gradient: Tensor, taken: set[int]) -> Tensor:
     return gradient
 
 
-def unscale(gradient: Tensor, scale: float) -> Tensor:
+def unscale(gradient: Tensor | None, scale: float) -> Tensor | None:
     """Undo the gradient scale; in float32 where the unscaled gradient may underflow float16."""
-    if scale == 1.0:
+    if gradient is None or scale == 1.0:
         return gradient
     if gradient.dtype == torch.float16:
         gradient = gradient.float()

@@ -28,7 +28,7 @@ class _First(NamedTuple):
     output: Tensor
     gradients: list[Tensor | None]  # of the parameters
     delta_now: Tensor  # of x
-    delta_out: Tensor | None  # of the output
+    delta_out: Tensor | None  # of the output; None where x goes around it
 
 
 class Passes:
@@ -45,7 +45,7 @@ class Passes:
         self.tape: list = []
         self.parameters: list[Tensor] = []
 
-    def record(self, x: Tensor, need_delta_out: bool) -> _First:
+    def record(self, x: Tensor) -> _First:
         x.requires_grad_()
         gates = Record(x)
         with torch.enable_grad(), recomputing_along(gates):
@@ -55,9 +55,9 @@ class Passes:
                 refuse_undeclared(loss)
             self.tape, self.parameters = gates.tape, trainable((self.body, self.head), loss)
             _check_precision(self.parameters)
-            wanted = [*self.parameters, x, *([output] if need_delta_out else [])]
+            wanted = [*self.parameters, x, *([output] if output.requires_grad else [])]
             gradients = list(torch.autograd.grad(self.grad_scale * loss, wanted, allow_unused=True))
-        delta_out = gradients.pop() if need_delta_out else None
+        delta_out = gradients.pop() if output.requires_grad else None
         delta_now = gradients.pop()
         if delta_now is None:
             raise ValueError("the local loss does not depend on x: there is no gradient to reconcile")
