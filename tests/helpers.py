@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import metadata
 
 import numpy as np
 import torch
@@ -31,6 +32,12 @@ def value_and_grads(function, delta: Tensor, target: Tensor) -> tuple[Tensor, Te
     delta, target = delta.detach().requires_grad_(), target.detach().requires_grad_()
     loss = function(delta, target)
     return loss.detach(), *torch.autograd.grad(loss, (delta, target))
+
+
+def version_of(package: str) -> tuple[int, int]:
+    """Major and minor."""
+    major, minor = metadata.version(package).split(".")[:2]
+    return int(major), int(minor)
 
 
 def exact_value_and_grads(

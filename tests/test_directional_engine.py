@@ -78,7 +78,7 @@ def test_deep_modules_take_shorter_steps(monkeypatch):
     error = relative_error(sgr_part("directional", *parts), exact)
     monkeypatch.setattr(directional, "_gain", lambda *_: torch.ones((), dtype=torch.float64))
     error_of_a_shallow_step = relative_error(sgr_part("directional", *parts), exact)
-    assert error < 0.02 and error < error_of_a_shallow_step / 2
+    assert error < 0.03 and error < error_of_a_shallow_step / 2
 
 
 @pytest.mark.parametrize(("function", "gain"), [(lambda x: x**3, 3.0), (lambda x: 1e3 * x, 1.0), (torch.sqrt, 1.0)])

@@ -135,7 +135,10 @@ def test_as_exact_as_plain_torch(backend, case, dtype):
     exact = all_orders(gated, wide, upstream.double(), [direction.double() for direction in directions])
     for a, b, truth in zip(mine, plain, exact, strict=True):
         assert a.dtype == dtype and a.shape == b.shape
-        assert_as_exact_as(a, b, upcast(truth))
+        if dtype == torch.float64:  # plain torch itself is the truth then
+            torch.testing.assert_close(a, truth, rtol=1e-13, atol=1e-13)
+        else:
+            assert_as_exact_as(a, b, upcast(truth))
 
 
 MODULES = {

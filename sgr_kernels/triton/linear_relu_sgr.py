@@ -92,6 +92,16 @@ def _finish(delta, target, total, row, start, batch, n, target_down, target_acro
 
 
 @triton.jit
+def _finish_halves(delta, target, total, row, start, batch, n, target_down, target_across, DISTANCE: tl.constexpr):
+    """`_finish` of one half after the other."""
+    left, right = _halves(total)
+    dd, gg, third = _finish(delta, target, left, row, start, batch, n, target_down, target_across, DISTANCE)
+    start += total.shape[1] // 2
+    x, y, z = _finish(delta, target, right, row, start, batch, n, target_down, target_across, DISTANCE)
+    return dd + x, gg + y, third + z
+
+
+@triton.jit
 def _delta_kernel(
     delta, partials, grad, output, weight, target, batch, m, n,
     grad_down, grad_across, output_down, output_across, weight_down, weight_across, target_down, target_across,
@@ -127,11 +137,11 @@ def _delta_kernel(
         grad += step * grad_across
         output += step * output_across
         weight += step * weight_down
-    # In two halves: the float64 copies of a whole tile do not fit into registers.
+    # In quarters: the float64 copies of more do not fit into registers.
     left, right = _halves(total)
-    dd, gg, third = _finish(delta, target, left, row, start, batch, n, target_down, target_across, DISTANCE)
+    dd, gg, third = _finish_halves(delta, target, left, row, start, batch, n, target_down, target_across, DISTANCE)
     start += ACROSS // 2
-    x, y, z = _finish(delta, target, right, row, start, batch, n, target_down, target_across, DISTANCE)
+    x, y, z = _finish_halves(delta, target, right, row, start, batch, n, target_down, target_across, DISTANCE)
     size = batch.to(tl.int64) * tiles_across
     at = row * tiles_across + tile
     tl.store(partials + at, dd + x, mask=row < batch)
