@@ -57,8 +57,8 @@ def local_step(
         grad_scale: factor on the gradients written (and inside the backward pass): the loss scale of mixed precision,
             or 1 / accumulation steps. The results come back without it. Do not scale the loss in the head instead: a
             normalised residual does not follow.
-        radius: for the directional engine: the largest step of a sample, relative to its norm. None: from the precision
-            and the spread of the gradient norms, at most 0.05 (0.02 in float16).
+        radius: for the directional engine: the largest step of a sample, relative to its norm. None: from the
+            precision, the spread of the gradient norms and the depth of the module, at most 0.05 (0.02 in float16).
         order: for the directional engine: 1, or 2 for central differences, at the cost of one more pass.
         curvature: "exact": the gradient of Eq. 5. "none": the upstream gradient is taken for a constant (Eq. 35),
             cheaper; only with a closed form.
