@@ -76,7 +76,7 @@ def test_deep_modules_take_shorter_steps(monkeypatch):
     exact = sgr_part("autograd", body.double(), head.double(), x.double(), y, delta_pre.double())
     parts = body.float(), head.float(), x, y, delta_pre
     error = relative_error(sgr_part("directional", *parts), exact)
-    monkeypatch.setattr(directional, "_gain", lambda *_: torch.ones((), dtype=torch.float64))
+    monkeypatch.setattr(directional, "gain_of_module", lambda *_: torch.ones((), dtype=torch.float64))
     error_of_a_shallow_step = relative_error(sgr_part("directional", *parts), exact)
     assert error < 0.03 and error < error_of_a_shallow_step / 2
 
@@ -87,7 +87,7 @@ def test_gain_is_the_growth_of_a_relative_change(function, gain):
     output = function(x)
     delta_out = torch.randn(output.shape)
     (delta,) = torch.autograd.grad(output, x, delta_out)
-    torch.testing.assert_close(float(directional._gain(x.detach(), delta, output.detach(), delta_out)), gain)
+    torch.testing.assert_close(float(directional.gain_of_module(x.detach(), delta, output.detach(), delta_out)), gain)
 
 
 def test_input_that_goes_around_the_output():
