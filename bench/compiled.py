@@ -1,6 +1,7 @@
 """The directional engine on compiled modules: what compiling costs once, and what a step takes then.
 
-Body and head of the second module of each network are compiled without graph breaks (``fullgraph=True``). The warm-up
+Networks are the small ones of the part ``gradients`` and those of the part ``step``, in three modules. Body and head
+of the second module of each are compiled without graph breaks (``fullgraph=True``). The warm-up
 is the first step, which compiles the recorded and the replayed pass. Gradients are compared with those of the same
 engine on the module as it is; dropout and stochastic depth are off, as compiled code draws other random numbers.
 """
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from .checks import require_error_below
+from .kinds import KINDS
 from .methods import ALLOWED, Inputs, gradient, local_step, module_inputs, zero_grad
 from .networks import NETWORKS, LocalModule, modules
 from .timing import interleaved
@@ -26,17 +28,19 @@ Row = dict[str, Any]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=["resnet50", "vit_small", "swin_tiny"])
-    parser.add_argument("--batch", type=int, default=4, help="images (default 4)")
+    names = [*KINDS, *NETWORKS]
+    parser.add_argument("--networks", nargs="+", choices=names, default=[*KINDS, "vit_small"])
+    parser.add_argument("--batch", type=int, help="images (default 4, for small networks 64)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds (default 5)")
 
 
 def rows(args: argparse.Namespace) -> Iterator[tuple[str, Row]]:
-    for name in ["resnet32"] if args.quick else args.networks:
-        selection = f"--networks {name} --batch {args.batch} --repeats {args.repeats}"
-        module, inputs = _second_module(name, args)
+    for name in ["vit"] if args.quick else args.networks:
+        batch = args.batch or (64 if name in KINDS else 4)
+        selection = f"--networks {name} --batch {batch} --repeats {args.repeats}"
+        module, inputs = _second_module(name, batch, args.device)
         compiled = LocalModule(*(torch.compile(part, fullgraph=True) for part in module))
-        facts = {"network": name, "batch": args.batch, **_warm_up(name, module, compiled, inputs)}
+        facts = {"network": name, "batch": batch, **_warm_up(name, module, compiled, inputs)}
         plain = inputs._replace(delta_pre=None)
         steps = {
             f"{code}, {method}": partial(_step, module, parts, given)
@@ -47,9 +51,14 @@ def rows(args: argparse.Namespace) -> Iterator[tuple[str, Row]]:
             yield selection, {**facts, "method": method, **timing._asdict()}
 
 
-def _second_module(name: str, args: argparse.Namespace) -> tuple[LocalModule, Inputs]:
-    x, y = NETWORKS[name].inputs(args.batch, args.device)
-    parts = modules(NETWORKS[name], 3, x)
+def _second_module(name: str, batch: int, device: str) -> tuple[LocalModule, Inputs]:
+    if name in KINDS:
+        x, y = NETWORKS["resnet32"].inputs(batch, device)  # images of the same size
+        with x.device:
+            parts = KINDS[name]()
+    else:
+        x, y = NETWORKS[name].inputs(batch, device)
+        parts = modules(NETWORKS[name], 3, x)
     for layer in (layer for part in parts[1] for layer in part.modules()):
         if isinstance(layer, nn.Dropout | StochasticDepth):
             layer.p = 0.0

@@ -1,4 +1,4 @@
-"""The parts "gradients" and "compiled": rows say what was compared with what."""
+"""The part "gradients": rows say what was compared with what."""
 
 from __future__ import annotations
 
