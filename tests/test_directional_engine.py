@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import random
+import threading
 from functools import partial
 
 import numpy as np
@@ -88,6 +89,29 @@ def test_gain_is_the_growth_of_a_relative_change(function, gain):
     delta_out = torch.randn(output.shape)
     (delta,) = torch.autograd.grad(output, x, delta_out)
     torch.testing.assert_close(float(directional.gain_of_module(x.detach(), delta, output.detach(), delta_out)), gain)
+
+
+OUTPUTS = {"empty": lambda x: x[:0], "0-d": lambda x: x.square().mean(), "complex": sk.smooth(torch.fft.rfft)}
+
+
+@pytest.mark.parametrize("function", OUTPUTS.values(), ids=OUTPUTS)
+def test_outputs_of_any_kind(function):
+    layer, side = nn.Linear(5, 5).double(), []
+    x, delta_pre = torch.randn(2, 12, 5, dtype=torch.float64).unbind(0)
+
+    def body(x):
+        side[:] = [torch.tanh(layer(x))]
+        return function(side[0])
+
+    def head(output, _):
+        return side[0].square().sum() + sk.smooth(torch.view_as_real)(output + 0j).square().sum()
+
+    gradients = []
+    for engine in ("autograd", "directional"):
+        layer.zero_grad()
+        sk.local_step(body, head, x, None, delta_pre, weight=50.0, engine=engine, need_delta_out=False)
+        gradients.append(flat(layer))
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-5)
 
 
 def test_input_that_goes_around_the_output():
@@ -405,6 +429,39 @@ def test_activation_checkpointing(backend):
     assert relative_error(once, sgr_part("autograd", body, head, x, y, delta_pre)) < 1e-4
 
 
+def test_checkpointing_in_other_threads_is_left_alone():
+    """Some take steps with checkpointed bodies, others use checkpointing for themselves."""
+    _, head, x, y, delta_pre = module("resnet")
+    errors = []
+
+    def steps():
+        for _ in range(3):
+            try:
+                # Random numbers are everybody's.
+                sk.local_step(
+                    Checkpointed().eval(), copy.deepcopy(head), x, y, delta_pre, weight=1.0, engine="directional"
+                )
+            except Exception as error:
+                errors.append(error)
+
+    def others():
+        for _ in range(30):
+            leaf = torch.randn(8, 8, requires_grad=True)
+            try:
+                checkpoint(torch.relu, leaf, use_reentrant=False).sum().backward()
+                torch.testing.assert_close(leaf.grad, (leaf > 0).float())
+            except Exception as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=work) for work in (steps, others, steps, others)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    others()
+    assert errors == []
+
+
 @pytest.mark.parametrize("name", ["resnet", "vgg", "vit without dropout"])
 def test_compiled_body_and_head(name):
     torch._dynamo.reset()
@@ -441,6 +498,32 @@ def test_autocast_and_gradient_scaling():
             result = sgr_part("directional", body, head, x, y, delta_pre, order=2, grad_scale=scale)
         assert cosine(result / scale, expected) > 0.98
     assert all(p.grad is None or p.grad.dtype == torch.float32 for p in body.parameters())
+
+
+class InHalfPrecision(nn.Module):
+    """Chooses autocast by itself."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.inner(x).float()
+
+
+def test_steps_suit_the_precision_inside_of_the_body():
+    body, head, x, y, delta_pre = module("vgg")
+    expected = sgr_part("autograd", body, head, x, y, delta_pre)
+    assert cosine(sgr_part("directional", InHalfPrecision(body), head, x, y, delta_pre, order=2), expected) > 0.95
+
+
+def test_layers_of_this_package_on_tokens_under_autocast():
+    _, head, x, y, delta_pre = module("vit")
+    body = nn.Sequential(sk.LinearReLU(16, 16), nn.Linear(16, 16))
+    expected = sgr_part("autograd", body, head, x, y, delta_pre)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert cosine(sgr_part("directional", body, head, x, y, delta_pre, order=2), expected) > 0.98
 
 
 def test_gradients_of_weights_are_not_rounded_to_half_precision():

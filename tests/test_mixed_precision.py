@@ -3,6 +3,7 @@ parameters, which are not rounded to half precision."""
 
 import contextlib
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -26,11 +27,12 @@ CASES = {
     ),
     "conv3d": (F.conv3d, (2, 4, 5, 6, 5), (6, 4, 3, 3, 3), {"padding": 1}),
     "conv2d of one sample": (F.conv2d, (4, 9, 8), (6, 4, 3, 3), {}),
+    "stride of another kind": (F.conv2d, (2, 4, 9, 8), (6, 4, 3, 3), {"stride": np.int64(2)}),
     "padding by name": (F.conv2d, (2, 4, 9, 8), (6, 4, 3, 3), {"padding": "same"}),
     "linear_relu": (sk.linear_relu, (6, 5), (4, 5), {}),
     "conv2d_relu": (sk.conv2d_relu, (2, 4, 9, 8), (6, 4, 3, 3), {"padding": 1}),
 }
-UNTOUCHED = ("conv2d of one sample", "padding by name")
+UNTOUCHED = ("conv2d of one sample", "stride of another kind", "padding by name")  # left to autocast
 
 
 def operands(shape, weight_shape, bias=True, device="cpu"):
@@ -107,10 +109,60 @@ def test_without_autocast_nothing_changes():
 
 @pytest.mark.parametrize("frozen", [0, 1, 2])
 def test_operands_without_gradient(frozen):
+    """Without one of the weight there is nothing to do."""
     tensors = operands((2, 4, 9, 8), (6, 4, 3, 3))
-    expected = list(outcome(F.conv2d, tensors, {}, torch.bfloat16, recorded=True)[1])
+    expected = list(outcome(F.conv2d, tensors, {}, torch.bfloat16, recorded=frozen != 1)[1])
     tensors[frozen].requires_grad_(False)
     with torch.autocast("cpu", torch.bfloat16), Record(tensors[0]):
         y = F.conv2d(*tensors)
     del expected[frozen], tensors[frozen]
     torch.testing.assert_close(list(torch.autograd.grad(y, tensors, gradient_like(y))), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (3, 7, 5), (5,)])
+def test_outputs_may_be_overwritten(shape):
+    tensors = operands(shape, (4, 5))
+
+    def network(x, weight, bias):
+        return F.relu(F.linear(x, weight, bias), inplace=True)
+
+    expected, gradients = outcome(network, tensors, {}, torch.bfloat16, recorded=False)
+    result, found = outcome(network, tensors, {}, torch.bfloat16, recorded=True)
+    torch.testing.assert_close(result, expected)
+    for mine, theirs in zip(found, gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0.02, atol=0.02)
+
+
+def test_inputs_of_frozen_layers_are_not_kept():
+    x, weight, bias = operands((6, 4), (4, 4))
+    with torch.autocast("cpu", torch.bfloat16), Record(x):
+        hidden = x.bfloat16() * 2
+        hidden.add_(F.linear(hidden, weight.detach(), bias.detach()))
+    (gradient,) = torch.autograd.grad(hidden.sum(), x)
+    torch.testing.assert_close(gradient, 2 * (1 + weight.detach().sum(0)).expand(6, 4), rtol=0.02, atol=0.02)
+
+
+def test_biases_that_are_broadcast():
+    x, weight, _ = operands((6, 5), (4, 5))
+    tensors = [x, weight, torch.randn(1, 4).requires_grad_()]
+    results = [outcome(F.linear, tensors, {}, torch.bfloat16, recorded) for recorded in (False, True)]
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+def test_transforms_of_functions():
+    x, weights, _ = operands((6, 5), (3, 4, 5))
+
+    def network(x, weights):
+        return torch.vmap(F.linear, (None, 0))(x, weights)
+
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = network(x, weights)
+        with Record(x):
+            result = network(x, weights)
+    torch.testing.assert_close(result, expected)
+
+
+def test_devices_without_autocast():
+    x, weight, bias = (t.detach().to("meta").requires_grad_() for t in operands((6, 5), (4, 5)))
+    with Record(x):
+        assert F.linear(x, weight, bias).shape == (6, 4)

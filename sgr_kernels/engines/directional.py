@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..functional.residual import sgr_direction
 from . import autograd
 from .common import LocalStep, Settings, add_gradients, in_one_precision, memory_of_its_own, unscale
-from .passes import Passes, coarsest
+from .passes import Passes
 from .step_length import gain_of_module, step_along
 
 
@@ -42,8 +42,7 @@ def local_step(
     sgr, direction = sgr_direction(*pair, **settings.residual_options(delta_now))
     if gradients and x.numel() > 0:
         gain = gain_of_module(x.detach(), delta_now, output, delta_out)
-        eps = coarsest(x, passes.parameters)
-        step = step_along(direction, x.detach(), delta_now, gain, eps, radius, order)
+        step = step_along(direction, x.detach(), delta_now, gain, passes.eps, radius, order)
         source = x.detach().to(direction.delta.dtype)
         points = [direction.shift(source, sign * step.length).to(x.dtype) for sign in (1, -1)[:order]]
         delta_out = delta_out if settings.need_delta_out else None

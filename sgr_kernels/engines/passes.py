@@ -44,6 +44,7 @@ class Passes:
         self.start = self.state.save()
         self.tape: list = []
         self.parameters: list[Tensor] = []
+        self.eps = 0.0  # relative spacing of numbers in the lowest precision that takes part
 
     def record(self, x: Tensor) -> _First:
         x.requires_grad_()
@@ -55,6 +56,7 @@ class Passes:
                 refuse_undeclared(loss)
             self.tape, self.parameters = gates.tape, trainable((self.body, self.head), loss)
             _check_precision(self.parameters)
+            self.eps = _coarsest(x.device.type, [*gates.dtypes, *(p.dtype for p in self.parameters)])
             wanted = [*self.parameters, x, *([output] if output.requires_grad else [])]
             gradients = list(torch.autograd.grad(self.grad_scale * loss, wanted, allow_unused=True))
         delta_out = gradients.pop() if output.requires_grad else None
@@ -95,7 +97,7 @@ class Passes:
         with self._replayed(x) as second:
             for name, before, now in zip(("output", "loss"), first, second, strict=True):
                 change, size = (now.detach() - before).double().norm(), before.double().norm()
-                if not change <= size * coarsest(x, self.parameters) ** 0.5:
+                if not change <= size * self.eps**0.5:
                     raise RuntimeError(
                         f"two passes over the same input differ by {float(change / size):.0e} in their {name}: the "
                         "module is not deterministic, or keeps state outside of its buffers; use engine='autograd'"
@@ -121,12 +123,12 @@ def _capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def coarsest(x: Tensor, parameters: Iterable[Tensor]) -> float:
-    """Relative spacing of numbers in the lowest precision that takes part."""
-    dtypes = {x.dtype, *(p.dtype for p in parameters)}
-    if torch.is_autocast_enabled(x.device.type):
-        dtypes.add(torch.get_autocast_dtype(x.device.type))
-    return max(torch.finfo(dtype).eps for dtype in dtypes)
+def _coarsest(device: str, dtypes: Iterable[torch.dtype]) -> float:
+    """Relative spacing of numbers in the lowest of these precisions and that of autocast."""
+    found = {dtype for dtype in dtypes if dtype.is_floating_point}
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        found.add(torch.get_autocast_dtype(device))
+    return max(torch.finfo(dtype).eps for dtype in found)
 
 
 def _check_precision(parameters: Iterable[Tensor]) -> None:

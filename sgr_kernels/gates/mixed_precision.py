@@ -20,18 +20,21 @@ _backward = torch.ops.aten.convolution_backward
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    if weight.dim() != 2 or not _applies(input, weight):
+    if weight.dim() != 2 or not _applies(input, weight, bias):
         return F.linear(input, weight, bias)
-    return _Linear.apply(_as_autocast(input), weight, bias)
+    rows = torch.atleast_2d(_as_autocast(input)).flatten(0, -2)
+    return _Linear.apply(rows, weight, bias).view(*input.shape[:-1], len(weight))
 
 
 def _convolution(function: Callable[..., Tensor], dims: int) -> Callable[..., Tensor]:
     def convolution(
         input: Tensor, weight: Tensor, bias=None, stride=1, padding=0, dilation=1, groups: int = 1
     ) -> Tensor:
-        if isinstance(padding, str) or input.dim() != dims + 2 or not _applies(input, weight):
-            return function(input, weight, bias, stride, padding, dilation, groups)
-        numbers = [(n,) * dims if isinstance(n, int) else tuple(n) for n in (stride, padding, dilation)]
+        sizes = stride, padding, dilation
+        plain = all(isinstance(size, int | tuple | list) for size in sizes)
+        if not plain or input.dim() != dims + 2 or not _applies(input, weight, bias):
+            return function(input, weight, bias, *sizes, groups)
+        numbers = [(size,) * dims if isinstance(size, int) else tuple(size) for size in sizes]
         return _Convolution.apply(_as_autocast(input), weight, bias, *numbers, groups)
 
     return convolution
@@ -39,7 +42,7 @@ def _convolution(function: Callable[..., Tensor], dims: int) -> Callable[..., Te
 
 conv2d = _convolution(F.conv2d, 2)
 
-# Transposed convolutions, and those that are given their padding by name, stay as autocast does them.
+# What autocast does itself: transposed convolutions, padding by name, products without a layer, attention as a whole.
 PRODUCTS = {
     F.linear: linear,
     F.conv1d: _convolution(F.conv1d, 1),
@@ -48,13 +51,19 @@ PRODUCTS = {
 }
 
 
-def _applies(input: Tensor, weight: Tensor) -> bool:
-    """Whether autocast would round both. It leaves float64 alone."""
+def _applies(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether autocast would round input and weight, and the weight has a gradient to keep. It leaves float64 alone."""
+    device = input.device.type
     return (
-        torch.is_autocast_enabled(input.device.type)
+        weight.requires_grad
         and weight.dtype == torch.float32
+        and weight.numel() > 0
         and input.is_floating_point()
         and input.dtype != torch.float64
+        and (bias is None or bias.shape == weight.shape[:1])
+        and torch.amp.is_autocast_available(device)
+        and torch.is_autocast_enabled(device)
+        and (torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active())
     )
 
 
@@ -63,6 +72,8 @@ def _as_autocast(input: Tensor) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
+    """Of matrices: an output of more dimensions would be a view, which a network could not write into."""
+
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         narrow = weight.to(input.dtype)
@@ -74,11 +85,10 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor):
         input, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        grads, inputs = (torch.atleast_2d(tensor).flatten(0, -2) for tensor in (grad_output, input))
         with torch.autocast(input.device.type, enabled=False):
             grad_input = grad_output @ weight if wanted[0] else None
-            grad_weight = _product(grads.t(), inputs) if wanted[1] else None
-            grad_bias = grads.sum(0, dtype=torch.float32) if wanted[2] else None
+            grad_weight = _product(grad_output.t(), input) if wanted[1] else None
+            grad_bias = grad_output.sum(0, dtype=torch.float32) if wanted[2] else None
         return grad_input, grad_weight, grad_bias
 
 

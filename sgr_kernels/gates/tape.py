@@ -69,7 +69,7 @@ class Gates(TorchFunctionMode):
             self.enter(func)
             return GATED[func](self, *args, **kwargs)
         if func in PRODUCTS:
-            return PRODUCTS[func](*args, **kwargs)
+            return self.product(PRODUCTS[func](*args, **kwargs))
         return self.other(func, args, kwargs)
 
     def decide(self, choose: Callable[..., Tensor], *args: Any) -> Tensor:
@@ -95,6 +95,7 @@ class Record(Gates):
         super().__init__()
         self.source = source
         self.tape: list[Any] = []
+        self.dtypes = [source.dtype]  # of the input, and of the products: the precisions of the network
 
     @property
     def position(self) -> int:
@@ -115,6 +116,10 @@ class Record(Gates):
             return result
         written = result is args[0] or func is Tensor.__setitem__
         self.keep(_Constant(tree_map(_copied, args[0] if written else result), written))
+        return result
+
+    def product(self, result: Tensor) -> Tensor:
+        self.dtypes.append(result.dtype)
         return result
 
     def other(self, func: Callable, args: tuple, kwargs: dict) -> Any:
@@ -172,6 +177,9 @@ class Replay(Gates):
         if recorded.written:
             return args[0].copy_(recorded.value)
         return tree_map(_copied, recorded.value)
+
+    def product(self, result: Tensor) -> Tensor:
+        return result
 
     def other(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         return func(*args, **kwargs)
