@@ -40,6 +40,7 @@ def rows(args: argparse.Namespace) -> Iterator[tuple[str, Row]]:
         selection = f"--networks {name} --batch {batch} --repeats {args.repeats}"
         module, inputs = _second_module(name, batch, args.device)
         torch.compiler.reset()  # or other shapes than those of the network before would count as changing ones
+        torch.compiler.config.force_disable_caches = True  # of earlier runs
         compiled = LocalModule(*(torch.compile(part, fullgraph=True) for part in module))
         facts = {"network": name, "batch": batch, **_warm_up(name, module, compiled, inputs)}
         plain = inputs._replace(delta_pre=None)
