@@ -4,15 +4,9 @@ from __future__ import annotations
 
 import json
 
-import pytest
 import torch
 from sgr_bench import cli
 from torch import nn
-
-
-@pytest.fixture(autouse=True)
-def _caches(monkeypatch):
-    monkeypatch.setattr(torch.compiler.config, "force_disable_caches", False)  # put back afterwards
 
 
 def without_a_compiler(part: nn.Module, fullgraph: bool):
