@@ -61,10 +61,14 @@ def _applies(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and input.is_floating_point()
         and input.dtype != torch.float64
         and (bias is None or bias.shape == weight.shape[:1])
-        and torch.amp.is_autocast_available(device)
+        and (torch.compiler.is_compiling() or _in_ordinary_code(device))
         and torch.is_autocast_enabled(device)
-        and (torch.compiler.is_compiling() or not torch._C._are_functorch_transforms_active())
     )
+
+
+def _in_ordinary_code(device: str) -> bool:
+    """Where autocast may be asked for and autograd Functions may be called; the compiler need not, and cannot, ask."""
+    return torch.amp.is_autocast_available(device) and not torch._C._are_functorch_transforms_active()
 
 
 def _as_autocast(input: Tensor) -> Tensor:
