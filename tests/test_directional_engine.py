@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 import sgr_kernels as sk
-from sgr_kernels.engines import directional, passes
+from sgr_kernels.engines import passes, step_length
 
 
 def run(engine: str, body, head, x, y, delta_pre, seed: int = 3, **options):
@@ -77,7 +77,7 @@ def test_deep_modules_take_shorter_steps(monkeypatch):
     exact = sgr_part("autograd", body.double(), head.double(), x.double(), y, delta_pre.double())
     parts = body.float(), head.float(), x, y, delta_pre
     error = relative_error(sgr_part("directional", *parts), exact)
-    monkeypatch.setattr(directional, "gain_of_module", lambda *_: torch.ones((), dtype=torch.float64))
+    monkeypatch.setattr(step_length, "gain_of_module", lambda *_: torch.ones((), dtype=torch.float64))
     error_of_a_shallow_step = relative_error(sgr_part("directional", *parts), exact)
     assert error < 0.03 and error < error_of_a_shallow_step / 2
 
@@ -88,7 +88,7 @@ def test_gain_is_the_growth_of_a_relative_change(function, gain):
     output = function(x)
     delta_out = torch.randn(output.shape)
     (delta,) = torch.autograd.grad(output, x, delta_out)
-    torch.testing.assert_close(float(directional.gain_of_module(x.detach(), delta, output.detach(), delta_out)), gain)
+    torch.testing.assert_close(float(step_length.gain_of_module(x.detach(), delta, output.detach(), delta_out)), gain)
 
 
 OUTPUTS = {"empty": lambda x: x[:0], "0-d": lambda x: x.square().mean(), "complex": sk.smooth(torch.fft.rfft)}

@@ -19,7 +19,7 @@ from ..functional.residual import sgr_direction
 from . import autograd
 from .common import LocalStep, Settings, add_gradients, in_one_precision, memory_of_its_own, unscale
 from .passes import Passes
-from .step_length import gain_of_module, step_along
+from .step_length import step_along
 
 
 def local_step(
@@ -41,12 +41,12 @@ def local_step(
     pair = in_one_precision(delta_now, delta_pre)
     sgr, direction = sgr_direction(*pair, **settings.residual_options(delta_now))
     if gradients and x.numel() > 0:
-        gain = gain_of_module(x.detach(), delta_now, output, delta_out)
-        step = step_along(direction, x.detach(), delta_now, gain, passes.eps, radius, order)
+        ends = (x.detach(), delta_now), (output, delta_out)
+        step = step_along(direction, *ends, passes.eps, radius, order)
         source = x.detach().to(direction.delta.dtype)
         points = [direction.shift(source, sign * step.length).to(x.dtype) for sign in (1, -1)[:order]]
         delta_out = delta_out if settings.need_delta_out else None
-        del delta_now, pair, direction, source  # the passes need the memory
+        del ends, delta_now, pair, direction, source  # the passes need the memory
         gradients = _reconciled(passes, gradients, points, settings.weight * step.rate)
     add_gradients(passes.parameters, gradients)
     return LocalStep(loss, sgr, output, delta_out if settings.need_delta_out else None)

@@ -33,14 +33,22 @@ class Step(NamedTuple):
 
 
 def step_along(
-    direction: Direction, x: Tensor, delta: Tensor, gain: Tensor, eps: float, radius: float | None, order: int
+    direction: Direction,
+    start: tuple[Tensor, Tensor],
+    end: tuple[Tensor, Tensor | None],
+    eps: float,
+    radius: float | None,
+    order: int,
 ) -> Step:
-    """h for steps along v from x, where the loss has the gradient delta.
+    """h for steps along v.
 
     Args:
+        start: x and the gradient of the loss there.
+        end: likewise the output of the module.
         eps: relative spacing of numbers in the lowest precision that takes part.
         radius: largest step of a sample with |x_b| > 0. None: by precision, spread and gain.
     """
+    x, delta = start
     x_norms = row_norms(x)
     ratios = torch.where(x_norms == 0, 0.0, direction.norms() / x_norms)
     half = torch.finfo(torch.float16).eps
@@ -49,7 +57,7 @@ def step_along(
     if radius is None and eps < half:
         sizes = row_norms(delta)
         typical = ((sizes * ratios.square()).sum() / sizes.sum().clamp(min=torch.finfo(sizes.dtype).tiny)).sqrt()
-        rate = torch.maximum(rate, typical * gain**GAIN_POWER / (TYPICAL[order] * eps**0.5))
+        rate = torch.maximum(rate, typical * gain_of_module(*start, *end) ** GAIN_POWER / (TYPICAL[order] * eps**0.5))
     return Step(torch.where(rate == 0, 0.0, 1 / rate), rate)
 
 

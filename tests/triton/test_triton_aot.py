@@ -40,7 +40,7 @@ CAPABILITIES = (80, 90, 100)
 TYPES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 POINTERS = TYPES | {torch.int64: "i64", torch.uint8: "u8"}
 # Bytes. The assembler of older versions spills a few to fit in one more program.
-SPILLS = 0 if version_of("triton") >= (3, 7) else 16
+SPILLS = 0 if version_of("triton") >= (3, 7) else 8
 SMALL_SHARED_MEMORY = 99 * 1024  # bytes of a program, on the GPUs that have least
 
 
