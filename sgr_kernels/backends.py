@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ._version import __version__
+from .torch_internals import constant_when_compiled
 
 NAMES = ("reference", "cpu", "triton", "cuda")
 
@@ -60,7 +61,7 @@ def select(tensor: Tensor) -> str:
     return _choose(_requested, tensor.device.type)
 
 
-@torch.compiler.assume_constant_result  # a compiled function is guarded by its arguments
+@constant_when_compiled  # compiled code is guarded by its arguments
 def _choose(requested: str | None, device: str) -> str:
     if requested is not None:
         _check_device(requested, device)

@@ -15,9 +15,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import reference
-from .ops.gate import relu_backward
+from .operators.common.dtypes import loss_dtype
+from .operators.relu_backward import through_relu
 from .products import Product
+
+
+def sum_but_features(tensor: Tensor, features_last: bool) -> Tensor:
+    """(..., m) or (B, m, ...) -> (m,), accumulated in float32 at least."""
+    features = tensor.movedim(-1 if features_last else 1, 0)
+    return features.reshape(len(features), -1).sum(1, dtype=loss_dtype(tensor))
 
 
 @dataclass
@@ -39,14 +45,14 @@ class Block:
     def gate(self, grad: Tensor, output: Tensor, sum_features: bool = False) -> tuple[Tensor, Tensor | None]:
         """dL/dz from dL/dy, and its sum over samples and positions: the gradient of the bias."""
         if self.relu:
-            return relu_backward(grad.to(output.dtype), output, self.product.features_last, sum_features)
-        sums = reference.sum_but_features(grad, self.product.features_last) if sum_features else None
+            return through_relu(grad.to(output.dtype), output, self.product.features_last, sum_features)
+        sums = sum_but_features(grad, self.product.features_last) if sum_features else None
         return grad.to(output.dtype), sums
 
     def tangent(self, v: Tensor, output: Tensor) -> Tensor:
         """Change of the output for a change v of the input, with frozen gates."""
         z = self.product.forward(v, self.weight)
-        return relu_backward(z, output, self.product.features_last, False)[0] if self.relu else z
+        return through_relu(z, output, self.product.features_last)[0] if self.relu else z
 
     def input_grad(self, a: Tensor, x: Tensor) -> Tensor:
         return self.product.input_grad(a, self.weight, x)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from . import functional
 from .functional.pooling import average_positions
+from .operators.common.options import Options
 
 
 class SGRLoss(nn.Module):
@@ -30,7 +31,7 @@ class SGRLoss(nn.Module):
         eps: float = 1e-12,
     ) -> None:
         super().__init__()
-        functional.check_options(reduction, eps)
+        Options(normalize, reduction, floor, eps).check()
         self.weight = weight
         self.normalize = normalize
         self.reduction = reduction

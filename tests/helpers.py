@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib import metadata
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from sgr_kernels.operators import Operator, registered
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
@@ -16,6 +20,16 @@ def device_of(backend: str) -> str:
     """Device of the tensors a backend works on in these tests."""
     on_gpu = backend == "cuda" or (backend == "triton" and os.environ.get("TRITON_INTERPRET") != "1")
     return "cuda" if on_gpu else "cpu"
+
+
+def operators_on(backend: str) -> SimpleNamespace:
+    """What torch knows the operators of a backend as, by name."""
+    return SimpleNamespace(**{each.name: each.overload(backend) for each in registered() if each.has(backend)})
+
+
+def replace_operator(monkeypatch, operator: Operator, function: Callable) -> None:
+    """Call ``function`` in the place of the compiled operator."""
+    monkeypatch.setitem(operator._calls, "sgr", function)
 
 
 def plain_sgr_loss(delta: Tensor, target: Tensor, *, normalize: bool = True, reduction: str = "mean") -> Tensor:

@@ -6,17 +6,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import DTYPES, assert_as_exact_as, device_of, upcast
+from helpers import DTYPES, assert_as_exact_as, device_of, operators_on, upcast
 
 import sgr_kernels as sk
-from sgr_kernels import ops, reference
+from sgr_kernels import reference
+from sgr_kernels.operators.common.dtypes import loss_dtype
 
 KERNEL_BACKENDS = [name for name, status in sk.backends().items() if status == "ok" and name != "reference"]
 MARGINS = [1.0, 18.0, 40.0, 60.0, -1.0, -18.0, -21.0, -40.0, -60.0]
-
-
-def operators(backend: str):
-    return ops.triton if backend == "triton" else ops.native
 
 
 def random_logits(backend: str, dtype=torch.float32, batch: int = 7, classes: int = 5, scale: float = 3.0):
@@ -65,7 +62,7 @@ def by_operators(backend: str, logits, labels, tangent):
     if backend == "reference":
         loss, gradient = reference.cross_entropy_gradient(logits, labels)
         return loss, gradient, reference.cross_entropy_hvp(logits, labels, tangent)
-    op = operators(backend)
+    op = operators_on(backend)
     return *op.cross_entropy(logits, labels), op.cross_entropy_hvp(logits, labels, tangent)
 
 
@@ -74,7 +71,7 @@ def relative_error(result, exact):
 
 
 def random_tangent(logits):
-    return torch.randn_like(logits, dtype=reference.loss_dtype(logits))
+    return torch.randn_like(logits, dtype=loss_dtype(logits))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -275,7 +272,7 @@ def test_any_layout(backend, layout):
 def test_hessian_operator_takes_rows_of_a_wider_tangent(name):
     logits, labels = random_logits(name)
     tangent = random_tangent(logits)
-    hvp = operators(name).cross_entropy_hvp
+    hvp = operators_on(name).cross_entropy_hvp
     assert torch.equal(hvp(logits, labels, layouts(tangent)["rows"]), hvp(logits, labels, tangent))
 
 
@@ -307,7 +304,7 @@ def test_reproducible_for_any_number_of_threads(backend):
 @pytest.mark.parametrize("name", KERNEL_BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck(name, dtype):
-    op = operators(name)
+    op = operators_on(name)
     for requires_grad in (False, True):
         logits, labels = random_logits(name, dtype)
         torch.library.opcheck(op.cross_entropy, (logits.requires_grad_(requires_grad), labels))
@@ -319,7 +316,7 @@ def test_opcheck(name, dtype):
 @pytest.mark.parametrize("name", KERNEL_BACKENDS)
 def test_hessian_operator_has_no_derivative(name):
     logits, labels = random_logits(name)
-    result = operators(name).cross_entropy_hvp(logits.requires_grad_(), labels, random_tangent(logits))
+    result = operators_on(name).cross_entropy_hvp(logits.requires_grad_(), labels, random_tangent(logits))
     with pytest.raises(RuntimeError, match="no derivative"):
         result.sum().backward()
 

@@ -16,10 +16,9 @@ from gate_formulas import (
     packed_gates,
     random_gates,
 )
-from helpers import DTYPES, device_of
+from helpers import DTYPES, device_of, operators_on
 
 import sgr_kernels as sk
-from sgr_kernels import ops
 
 MANY = 100_003  # elements: enough for several threads
 BACKENDS = [name for name, status in sk.backends().items() if name != "reference" and not status.startswith("missing")]
@@ -29,7 +28,7 @@ COMPILED = [name for name in BACKENDS if name != "triton"]  # these check their 
 @pytest.fixture(params=BACKENDS)
 def kernels(request):
     """The operators of a backend, and the device of its tensors."""
-    return ops.of(request.param), device_of(request.param)
+    return operators_on(request.param), device_of(request.param)
 
 
 def check_record(op, x, slope) -> None:
@@ -149,7 +148,7 @@ def on_device(tensor, name):
     ],
 )
 def test_wrong_x(name, x, message):
-    op, x = ops.of(name), on_device(x, name)
+    op, x = operators_on(name), on_device(x, name)
     bits, before = torch.zeros(1, dtype=torch.uint8, device=x.device), x.clone()
     for call in (
         lambda: op.record_relu(x, 0.0),
@@ -174,7 +173,7 @@ def test_wrong_x(name, x, message):
     ],
 )
 def test_wrong_bits(name, bits, message):
-    op, bits = ops.of(name), on_device(bits, name)
+    op, bits = operators_on(name), on_device(bits, name)
     x = torch.ones(17, device=bits.device)
     for call in (lambda: op.replay_relu(x, bits, 0.0), lambda: op.replay_relu_(x, bits, 0.0)):
         with pytest.raises(RuntimeError, match=message):
@@ -185,7 +184,7 @@ def test_wrong_bits(name, bits, message):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a second device")
 @pytest.mark.parametrize("name", COMPILED)
 def test_bits_on_another_device(name):
-    op, device = ops.of(name), device_of(name)
+    op, device = operators_on(name), device_of(name)
     x, bits = torch.ones(17, device=device), torch.ones(3, dtype=torch.uint8, device={"cpu": "cuda"}.get(device, "cpu"))
     for call in (lambda: op.replay_relu(x, bits, 0.0), lambda: op.replay_relu_(x, bits, 0.0)):
         with pytest.raises(RuntimeError, match="must be"):

@@ -9,20 +9,21 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import DTYPES, assert_as_exact_as, device_of, upcast
+from helpers import DTYPES, assert_as_exact_as, device_of, operators_on, upcast
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import sgr_kernels as sk
-from sgr_kernels import ops, reference
-from sgr_kernels.ops.gate import relu_backward
+from sgr_kernels import reference
+from sgr_kernels.operators.common.dtypes import loss_dtype
+from sgr_kernels.operators.relu_backward import through_relu
 
 KERNEL_BACKENDS = [name for name, status in sk.backends().items() if status == "ok" and name != "reference"]
 
 
 def gate(grad, output, sum_features):
     """Images have four dimensions here, and features are last otherwise."""
-    return relu_backward(grad, output, output.dim() != 4, sum_features)
+    return through_relu(grad, output, output.dim() != 4, sum_features)
 
 
 @dataclass
@@ -348,8 +349,8 @@ OPCHECKS += [("conv", torch.float64), ("conv", torch.float16), ("conv_channels_l
 def test_opcheck(name, dtype):
     case = LARGE[name]
     name = "conv2d_relu" if case.is_conv else "linear_relu"
-    forward, backward = getattr(ops.native, name), getattr(ops.native, f"{name}_backward")
-    double = getattr(ops.native, f"{name}_double_backward")
+    forward, backward = getattr(operators_on("cpu"), name), getattr(operators_on("cpu"), f"{name}_backward")
+    double = getattr(operators_on("cpu"), f"{name}_double_backward")
     tensors = case.tensors(dtype, requires_grad=False)
     options = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1} | case.options if case.is_conv else {}
     geometry = [value if key == "groups" else [value, value] for key, value in options.items()]
@@ -370,7 +371,7 @@ def test_opcheck(name, dtype):
 @pytest.mark.parametrize("name", KERNEL_BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck_of_the_gate(name, dtype):
-    operator = (ops.triton if name == "triton" else ops.native).relu_backward
+    operator = operators_on(name).relu_backward
     for shape in ((6, 7, 1), (2, 3, 10)):
         grad, output = torch.randn(2, *shape, device=device_of(name)).to(dtype).unbind(0)
         for sums in (False, True):
@@ -380,7 +381,7 @@ def test_opcheck_of_the_gate(name, dtype):
 def test_the_gate_has_no_derivative():
     """Its users register their own: a graph through it would have a wrong one."""
     grad, output = torch.randn(2, 3, 4, 1, requires_grad=True).unbind(0)
-    masked, _ = ops.native.relu_backward(grad, output, False)
+    masked, _ = operators_on("cpu").relu_backward(grad, output, False)
     with pytest.raises(RuntimeError, match="no derivative"):
         masked.sum().backward()
 
@@ -413,7 +414,7 @@ def test_gate_is_that_of_plain_torch(backend, shape, dtype):
                 masked, sums = gate(grad_view, output_view, True)
                 again, none = gate(grad_view, output_view, False)
             assert none is None and torch.equal(masked, expected) and torch.equal(again, expected)
-            assert sums.dtype == reference.loss_dtype(grad)
+            assert sums.dtype == loss_dtype(grad)
             assert_as_exact_as(sums, expected.sum(other), upcast(expected).sum(tuple(other)))
 
 

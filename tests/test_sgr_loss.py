@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import sgr_kernels as sk
 from sgr_kernels import reference
+from sgr_kernels.operators.common.options import Options
 
 OPTIONS = [(normalize, reduction) for normalize in (True, False) for reduction in ("mean", "batchmean", "sum")]
 
@@ -345,7 +346,7 @@ def test_any_shape_stride_and_content(backend, case, dtype, normalize, reduction
     with sk.backend(backend):
         loss, v = sk.sgr_residual(delta, target, **options)
         other_loss = sk.sgr_loss(delta, target, **options)
-    expected, expected_v = reference.sgr_residual(delta.double(), target.double(), **options)
+    expected, expected_v = reference.sgr_residual(delta.double(), target.double(), Options(**options))
     eps = torch.finfo(loss.dtype).eps
     norms = [t.reshape(shape[0], -1).double().norm(dim=1).tolist() for t in (delta, target)]
     scale = 2 / {"mean": delta.numel(), "batchmean": len(delta), "sum": 1}[reduction]

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from ..functional import check_options
 from ..functional.relu_sgr import check_curvature
+from ..operators.common.options import Options
 from . import autograd, directional, fused
 from .common import LocalStep, Settings
 
@@ -80,7 +80,7 @@ def local_step(
     if radius is not None and not radius > 0:
         raise ValueError(f"radius must be > 0, got {radius}")
     check_curvature(curvature)
-    check_options(reduction, eps=0.0)
+    Options(reduction=reduction).check()
     if not relative_floor >= 0:
         raise ValueError(f"relative_floor must be >= 0, got {relative_floor}")
     if not grad_scale > 0:

@@ -34,7 +34,7 @@ def local_step(
         if reconcile:
             scaled_now, scaled_out = _input_gradients(scaled, x, output, settings.need_delta_out)
             delta_now, delta_pre = in_one_precision(unscale(scaled_now, settings.grad_scale), delta_pre)
-            sgr = sgr_loss(delta_now, delta_pre, **settings.residual_options(delta_now))
+            sgr = sgr_loss(delta_now, delta_pre, **settings.options(delta_now)._asdict())
             total = scaled + settings.grad_scale * settings.weight * sgr
             gradients = torch.autograd.grad(total, parameters, allow_unused=True) if parameters else ()
         else:

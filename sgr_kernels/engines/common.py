@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..functional.residual import row_norms
+from ..functional.direction import row_norms
 from ..graph import nodes_behind
+from ..operators.common.options import Options
 
 
 class LocalStep(NamedTuple):
@@ -38,12 +39,12 @@ class Settings(NamedTuple):
     grad_scale: float
     need_delta_out: bool
 
-    def residual_options(self, delta: Tensor) -> dict[str, Any]:
-        """Keyword arguments of an SGR loss of ``delta``, unscaled. The floor is a constant of the step."""
+    def options(self, delta: Tensor) -> Options:
+        """How ``delta``, unscaled, is compared. The floor is a constant of the step."""
         floor: float | Tensor = 0.0
         if self.relative_floor > 0 and delta.numel() > 0:
             floor = self.relative_floor * row_norms(delta.detach()).square().mean().sqrt()
-        return {"normalize": self.normalize, "reduction": self.reduction, "floor": floor}
+        return Options(self.normalize, self.reduction, floor)
 
 
 def check_scalar(loss: Tensor) -> None:

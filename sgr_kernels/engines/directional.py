@@ -15,7 +15,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..functional.residual import sgr_direction
+from ..functional.direction import sgr_direction
 from . import autograd
 from .common import LocalStep, Settings, add_gradients, in_one_precision, memory_of_its_own, unscale
 from .passes import Passes
@@ -39,7 +39,7 @@ def local_step(
     loss, output, gradients, delta_now, delta_out = passes.record(x.detach())
     delta_now, delta_out = (unscale(delta, settings.grad_scale) for delta in (delta_now, delta_out))
     pair = in_one_precision(delta_now, delta_pre)
-    sgr, direction = sgr_direction(*pair, **settings.residual_options(delta_now))
+    sgr, direction = sgr_direction(*pair, settings.options(delta_now))
     if gradients and x.numel() > 0:
         ends = (x.detach(), delta_now), (output, delta_out)
         step = step_along(direction, *ends, passes.eps, radius, order)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ..blocks import Block, Chain
-from ..functional.layers import cast_for_autocast
-from ..functional.residual import sgr_direction, sgr_residual
+from ..functional.direction import sgr_direction
+from ..functional.relu_layers import cast_for_autocast
+from ..functional.sgr_loss import residual
 from ..modules import Conv2dReLU, LinearReLU
 from ..products import Conv2d, Linear
 from . import fused_products
@@ -79,9 +80,9 @@ def _reconcile(
         chain, activations, gated = chain.float(), [y.float() for y in activations], [a.float() for a in gated]
     if len(chain.blocks) == 1 and local is None and x.dtype == target.dtype and not may_overflow:
         # v itself is not needed
-        sgr, direction = sgr_direction(delta, target.detach(), **settings.residual_options(delta))
+        sgr, direction = sgr_direction(delta, target.detach(), settings.options(delta))
         return sgr, _trainable(layers, _products(chain, layers, gated, sums, [direction.shift(x, settings.weight)]))
-    sgr, v = sgr_residual(*in_one_precision(delta, target), **settings.residual_options(delta))
+    sgr, v = residual(*in_one_precision(delta, target), settings.options(delta))
     # Every tensor is let go as soon as it has served: they are as large as the activations.
     del delta
     changes = chain.tangents(activations, v.to(activations[0].dtype), len(chain.blocks) - (local is None))

@@ -9,9 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import ops
 from ..backends import select
 from ..blocks import Chain
+from ..operators.linear_relu_delta import linear_relu_delta
+from ..operators.linear_relu_weight_grad import linear_relu_weight_grad
 from ..products import Linear
 from .common import Settings
 
@@ -20,7 +21,7 @@ def available(chain: Chain, x: Tensor, delta_pre: Tensor, settings: Settings) ->
     """Whether the kernels can do this step. The scale and the floor ask for delta before its sums are known."""
     block = chain.blocks[0]
     return (
-        select(x) == "triton"
+        linear_relu_delta.has(select(x))
         and len(chain.blocks) == 1
         and isinstance(block.product, Linear)
         and block.relu
@@ -37,11 +38,9 @@ def reconcile(
     """SGR loss, and the gradients of weight and bias for the loss and weight times the SGR loss together."""
     [block] = chain.blocks
     grad, target = grad.to(x.dtype).contiguous(), delta_pre.contiguous()
-    index = ops.REDUCTIONS.index(settings.reduction)
-    delta, sgr, coef = ops.triton.linear_relu_delta(
-        grad, output, block.weight, target, settings.normalize, index, 0.0, None, 1e-12
-    )
-    grad_weight, grad_bias = ops.triton.linear_relu_weight_grad(
+    options = settings.options(x).arguments(x)  # available() has seen that there is no floor
+    delta, sgr, coef = linear_relu_delta(grad, output, block.weight, target, *options)
+    grad_weight, grad_bias = linear_relu_weight_grad(
         grad, output, x, delta, target, coef[0], coef[1], settings.weight, block.bias is not None
     )
     return sgr, grad_weight, grad_bias if block.bias is not None else None

@@ -13,11 +13,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from .. import ops, reference
-from ..backends import select
-from ..functional.layers import cast_for_autocast, check_labels, with_unit_stride
+from ..functional.cross_entropy import check_labels
 from ..functional.pooling import average_positions
+from ..functional.relu_layers import cast_for_autocast
+from ..functional.rows import with_unit_stride
 from ..modules import CrossEntropyHead, ETFClassifier
+from ..operators.cross_entropy import cross_entropy, cross_entropy_hvp
 from .common import check_scalar, trainable
 
 Gradients = list[tuple[Tensor, Tensor]]  # (parameter, gradient)
@@ -73,11 +74,7 @@ class _ClosedForm:
         self.matrix, self.pooled = cast_for_autocast(self.weight, average_positions(features))
         bias = None if self.bias is None else self.bias.to(self.matrix.dtype)
         self.logits = with_unit_stride(nn.functional.linear(self.pooled, self.matrix, bias))
-        self.backend = select(self.logits)
-        if self.backend == "reference":
-            self.loss, grad = reference.cross_entropy_gradient(self.logits, self.labels)
-        else:
-            self.loss, grad = ops.of(self.backend).cross_entropy(self.logits, self.labels)
+        self.loss, grad = cross_entropy(self.logits, self.labels)
         self.grad = scale * grad  # for the logits
 
     def gradient(self) -> tuple[Tensor, Gradients]:
@@ -91,11 +88,7 @@ class _ClosedForm:
     def hvp(self, tangent: Tensor, weight: float | Tensor) -> tuple[Tensor, Gradients]:
         pooled = average_positions(tangent).to(self.matrix.dtype)
         change = with_unit_stride(pooled @ self.matrix.T).to(self.grad.dtype)  # of the logits
-        if self.backend == "reference":
-            grad = reference.cross_entropy_hvp(self.logits, self.labels, change)
-        else:
-            grad = ops.of(self.backend).cross_entropy_hvp(self.logits, self.labels, change)
-        grad = self.scale * weight * grad
+        grad = self.scale * weight * cross_entropy_hvp(self.logits, self.labels, change)
         gradients: Gradients = []
         if self.weight.requires_grad:
             gradients.append((self.weight, self._outer(grad, self.pooled) + weight * self._outer(self.grad, pooled)))

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..functional.residual import Direction, row_norms
+from ..functional.direction import Direction, row_norms
 
 TYPICAL = {1: 3.0, 2: 6.0}  # by order, in units of sqrt(eps), measured; the second order leaves out the even terms
 GAIN_POWER = 0.75

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+from ..operators.common.dtypes import FLOATING
 
 
 def check_floating(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-    if value.dtype not in DTYPES:
+    if value.dtype not in FLOATING:
         raise TypeError(f"{name} must be float64, float32, bfloat16 or float16, got {value.dtype}")
 
 

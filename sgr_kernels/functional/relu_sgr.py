@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ..blocks import Block
+from ..operators.common.options import Options
 from ..products import Conv2d, Linear
 from .checks import check_like, check_shape
-from .layers import check_linear, conv_geometry
-from .residual import sgr_residual
+from .relu_layers import check_linear, conv_geometry
+from .sgr_loss import residual
 
 CURVATURES = ("none", "exact")
 
@@ -76,7 +77,7 @@ def linear_relu_sgr(
     """
     check_linear(x, weight, bias)
     block = Block(Linear(), weight, bias, relu=True)
-    options = {"normalize": normalize, "reduction": reduction, "floor": floor, "eps": eps}
+    options = Options(normalize, reduction, floor, eps)
     return LinearReLUSGR(*_relu_sgr(block, x, grad_output, target, output, curvature, hvp, options))
 
 
@@ -113,7 +114,7 @@ def conv2d_relu_sgr(
         TypeError, ValueError: dtypes, devices, shapes or options that do not fit.
     """
     block = Block(Conv2d(*conv_geometry(x, weight, bias, stride, padding, dilation, groups)), weight, bias, relu=True)
-    options = {"normalize": normalize, "reduction": reduction, "floor": floor, "eps": eps}
+    options = Options(normalize, reduction, floor, eps)
     return Conv2dReLUSGR(*_relu_sgr(block, x, grad_output, target, output, curvature, hvp, options))
 
 
@@ -133,7 +134,7 @@ def _relu_sgr(block: Block, x, grad_output, target, output, curvature, hvp, opti
     check_shape("grad_output", grad_output, output.shape)
     a, _ = block.gate(grad_output, output)
     delta = block.input_grad(a, x)
-    loss, v = sgr_residual(delta, target, **options)
+    loss, v = residual(delta, target, options)
     v = v.to(x.dtype) if x.dtype != torch.float16 else v  # where v itself may overflow
     block = block.to(v.dtype)
     grad_weight = block.weight_grad(a.to(v.dtype), v)

@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .. import ops
-from ..backends import select
-from ..functional.checks import DTYPES
+from ..operators.common.dtypes import FLOATING
+from ..operators.gate_bits import record_relu, record_relu_, replay_relu, replay_relu_
 from .tape import Gates, memory_format
 
 
 def gated_relu(gates: Gates, x: Tensor, slope: float, inplace: bool) -> Tensor:
-    if torch.compiler.is_compiling() or x.dtype not in DTYPES or select(x) == "reference":
+    if torch.compiler.is_compiling() or x.dtype not in FLOATING:
         y = torch.where(gates.decide(torch.le, x, 0), slope * x if slope else 0.0, x)
         return x.copy_(y) if inplace else y
     return _Relu.apply(x, gates, slope, inplace)
@@ -53,15 +52,15 @@ class _Relu(torch.autograd.Function):
 
 def _gated(x: Tensor, bits: Tensor | None, slope: float, inplace: bool) -> tuple[Tensor, Tensor]:
     """Leaky ReLU of a dense tensor, and its gates: those of ``bits``, or of x where there are none."""
-    kernels, memory = ops.of(select(x)), x.as_strided((x.numel(),), (1,))
+    memory = x.as_strided((x.numel(),), (1,))
     if inplace:
         if bits is None:
-            bits = kernels.record_relu_(memory, slope)
+            bits = record_relu_(memory, slope)
         else:
-            kernels.replay_relu_(memory, bits, slope)
+            replay_relu_(memory, bits, slope)
         return x, bits
     if bits is None:
-        y, bits = kernels.record_relu(memory, slope)
+        y, bits = record_relu(memory, slope)
     else:
-        y = kernels.replay_relu(memory, bits, slope)
+        y = replay_relu(memory, bits, slope)
     return y.as_strided(x.shape, x.stride()), bits

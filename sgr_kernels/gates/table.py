@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import ops
 from ..functional import conv2d_relu, cross_entropy, linear_relu
+from ..operators import conv2d_relu as conv2d_relu_operators
+from ..operators import cross_entropy as cross_entropy_operators
+from ..operators import linear_relu as linear_relu_operators
 from . import mixed_precision, pooling, rules
 from .smooth import SMOOTH, functions_called
 from .tape import GATED, Gates
@@ -81,9 +83,9 @@ def _fill() -> None:
     for name in ("norm", "vector_norm", "normalize"):
         GATED.update({function: _euclidean(function) for function in functions_called(name)})
     # Eager code announces the functions of this package, compiled code calls their operators.
-    GATED.update(dict.fromkeys((linear_relu, ops.native.linear_relu), _linear_relu))
-    GATED.update(dict.fromkeys((conv2d_relu, ops.native.conv2d_relu), _conv2d_relu))
-    SMOOTH.update((cross_entropy, ops.native.cross_entropy, ops.triton.cross_entropy))
+    GATED.update(dict.fromkeys((linear_relu, *linear_relu_operators.linear_relu.overloads()), _linear_relu))
+    GATED.update(dict.fromkeys((conv2d_relu, *conv2d_relu_operators.conv2d_relu.overloads()), _conv2d_relu))
+    SMOOTH.update((cross_entropy, *cross_entropy_operators.cross_entropy.overloads()))
 
 
 _fill()

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 from torch.utils._pytree import tree_leaves, tree_map
 
-from .. import reference
 from ..graph import nodes_behind
+from ..operators.gate_bits.reference import pack_bits, unpack_bits
 from .mixed_precision import PRODUCTS
 from .smooth import NOT_SMOOTH_PROPERTIES, SHAPE_ONLY, SMOOTH, functions_named
 
@@ -216,13 +216,13 @@ def _packed(decision: Any) -> Any:
     if not isinstance(decision, Tensor) or decision.dtype != torch.bool:
         return _copied(decision)
     layout = memory_format(decision) or torch.contiguous_format
-    return _Bits(reference.pack_bits(decision), decision.shape, layout)
+    return _Bits(pack_bits(decision), decision.shape, layout)
 
 
 def _unpacked(entry: Any) -> Any:
     if not isinstance(entry, _Bits):
         return _copied(entry)
-    return reference.unpack_bits(entry.bits, entry.shape).contiguous(memory_format=entry.format)
+    return unpack_bits(entry.bits, entry.shape).contiguous(memory_format=entry.format)
 
 
 def memory_format(x: Tensor) -> torch.memory_format | None:

@@ -1,0 +1,68 @@
+"""The gradient v of an SGR loss as a direction to go, without v in memory, and the norms of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..operators.common.options import Options
+from ..operators.row_norms import row_norms as norms_operator
+from ..operators.sgr_loss import sgr_loss as loss_operator
+from ..operators.sgr_shift import sgr_shift as shift_operator
+from .rows import as_rows, from_rows
+from .sgr_loss import check_pair
+
+
+@dataclass(frozen=True)
+class Direction:
+    """The rows v_b = alpha_b delta_b + beta_b target_b of the gradient of an SGR loss.
+
+    Attributes:
+        delta, target: (B, ...).
+        alpha, beta: (B,) float64.
+        norms: |v_b|, (B,) float64, computed when called.
+    """
+
+    delta: Tensor
+    target: Tensor
+    alpha: Tensor
+    beta: Tensor
+    norms: Callable[[], Tensor]
+
+    def shift(self, x: Tensor, step: float | Tensor) -> Tensor:
+        """x + step * v. In half precision v itself may overflow where the sum does not.
+
+        Args:
+            x: shape and dtype of ``delta``.
+            step: a number or a 0-d float64 tensor.
+        """
+        is_number = isinstance(step, float)
+        alpha, beta = (self.alpha, self.beta) if is_number else (step * self.alpha, step * self.beta)
+        rows = as_rows(x, self.delta, self.target)
+        return from_rows(shift_operator(*rows, alpha, beta, step if is_number else 1.0), x)
+
+
+def sgr_direction(delta: Tensor, target: Tensor, options: Options) -> tuple[Tensor, Direction]:
+    """The SGR loss, and its gradient v for ``delta`` as a direction. Args and errors: as :func:`sgr_residual`."""
+    check_pair(delta, target, options)
+    delta, target = delta.detach(), target.detach()
+    loss, coef = loss_operator(*as_rows(delta, target), *options.arguments(delta))
+    return loss, Direction(delta, target, coef[0], coef[1], lambda: _norms(delta, target, coef, options.normalize))
+
+
+def row_norms(tensor: Tensor) -> Tensor:
+    """|row_b| of a tensor (B, ...), (B,) float64."""
+    return norms_operator(*as_rows(tensor))
+
+
+def _norms(delta: Tensor, target: Tensor, coef: Tensor, normalize: bool) -> Tensor:
+    """|v_b| from the coefficients: v = s w (c delta^ - target^) / |delta| is as long as beta target, times the sine."""
+    alpha, beta, alpha_target = coef
+    if not normalize:
+        return alpha * row_norms(delta - target)
+    cosine = (alpha * alpha_target).sqrt() / beta
+    sine = (1 - cosine.square()).clamp(min=0).sqrt()
+    return torch.where(beta == 0, 0.0, -beta * row_norms(target) * sine)  # no coefficients: a dead row

@@ -1,0 +1,43 @@
+"""Tensors as the rows (B, n) that operators see, with unit stride along a row, and results back in their layout."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def as_rows(like: Tensor, *others: Tensor) -> list[Tensor]:
+    """Tensors of one shape (B, ...) as rows whose elements pair up; views where all lie in memory as ``like`` does."""
+    if like.dim() == 1:
+        return [tensor.unsqueeze(1) for tensor in (like, *others)]
+    order = _storage_order(like)
+    in_order = order == sorted(order)  # views cost microseconds, which small problems notice
+    return [_unit_stride(tensor if in_order else tensor.permute([0, *order])) for tensor in (like, *others)]
+
+
+def from_rows(rows: Tensor, like: Tensor) -> Tensor:
+    """A result that belongs to the rows of ``like``, in the shape and the layout of ``like``."""
+    if like.dim() == 1:
+        return rows.squeeze(1)
+    order = [0, *_storage_order(like)]
+    inverse = sorted(range(like.dim()), key=order.__getitem__)
+    return rows.view([like.shape[dim] for dim in order]).permute(inverse)
+
+
+def with_unit_stride(rows: Tensor) -> Tensor:
+    """Rows (B, n) as operators take them."""
+    return rows if rows.stride(1) == 1 else rows.contiguous()
+
+
+def _unit_stride(tensor: Tensor) -> Tensor:
+    return with_unit_stride(tensor.flatten(1))
+
+
+def _storage_order(tensor: Tensor) -> list[int]:
+    """Dimensions after the batch, slowest first, as they lie in memory."""
+    order: list[int] = []
+    for dim in range(1, tensor.dim()):  # an insertion sort: torch.compile cannot trace sorted() on symbolic strides
+        place = len(order)
+        while place > 0 and tensor.stride(order[place - 1]) < tensor.stride(dim):
+            place -= 1
+        order.insert(place, dim)
+    return order

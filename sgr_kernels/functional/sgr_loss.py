@@ -1,0 +1,92 @@
+"""sgr_loss and sgr_residual: argument checks and layout."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..operators.common.options import Options
+from ..operators.sgr_loss import sgr_loss as loss_operator
+from ..operators.sgr_residual import sgr_residual as residual_operator
+from .checks import check_floating, check_like
+from .rows import as_rows, from_rows
+
+
+def sgr_loss(
+    delta: Tensor,
+    target: Tensor,
+    *,
+    normalize: bool = True,
+    reduction: str = "mean",
+    floor: float | Tensor = 0.0,
+    eps: float = 1e-12,
+) -> Tensor:
+    r"""Successive-gradient-reconciliation loss: per-sample (normalised) squared distance of two gradients.
+
+    With rows flattened to :math:`\delta_b, g_b \in R^n` and their cosine :math:`c_b`, ``reduction="mean"`` gives
+    :math:`\frac{2}{Bn}\sum_b w_b (1 - c_b)`, the loss of Algorithm 1 in Yang et al. 2024; ``"batchmean"`` gives
+    :math:`\frac{2}{B}\sum_b w_b (1 - c_b)` (Eq. 6 per sample) and ``"sum"`` :math:`2\sum_b w_b (1 - c_b)`.
+
+    Differentiable in both arguments, to any order. Autocast leaves it alone: it accumulates in float64 anyway.
+
+    Args:
+        delta: (B, ...) gradient of the current module with respect to its input; float64, float32, bfloat16 or float16,
+            any strides.
+        target: same shape, dtype and device; the gradient the previous module had for its output.
+        normalize: compare directions. A row whose norm (in either argument) is at most ``eps`` is dead: it adds
+            nothing and gets gradient 0. ``False`` compares the gradients themselves (Eqs. 6 and 35 as printed).
+        reduction: "mean", "batchmean" or "sum".
+        floor: a norm, in the units of ``delta``; rows with a smaller norm fade out with weight
+            :math:`w_b = \min(1, (|\delta_b| / floor)^2)`, a constant in every derivative. 0 switches it off.
+            Number or 0-d tensor.
+        eps: norm at or below which a row is dead.
+
+    Returns:
+        0-d loss, float32 (float64 for float64 input).
+
+    Raises:
+        TypeError: an argument is not a floating-point tensor of a supported dtype, or the dtypes differ.
+        ValueError: shapes or devices differ, a scalar was given, or an option is out of range.
+    """
+    options = Options(normalize, reduction, floor, eps)
+    check_pair(delta, target, options)
+    loss, _ = loss_operator(*as_rows(delta, target), *options.arguments(delta))
+    return loss
+
+
+def sgr_residual(
+    delta: Tensor,
+    target: Tensor,
+    *,
+    normalize: bool = True,
+    reduction: str = "mean",
+    floor: float | Tensor = 0.0,
+    eps: float = 1e-12,
+) -> tuple[Tensor, Tensor]:
+    """:func:`sgr_loss` and its gradient v = dL/d delta in one pass over the data, without an autograd graph.
+
+    Args and errors: as :func:`sgr_loss`.
+
+    Returns:
+        ``(loss, v)``: the 0-d loss, and v of the shape of ``delta``, float32 (float64 for float64 input).
+    """
+    return residual(delta, target, Options(normalize, reduction, floor, eps))
+
+
+def residual(delta: Tensor, target: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+    """:func:`sgr_residual` with its options in one value."""
+    check_pair(delta, target, options)
+    rows, target_rows = as_rows(delta.detach(), target.detach())
+    loss, v = residual_operator(rows, target_rows, *options.arguments(delta))
+    return loss, from_rows(v, delta)
+
+
+def check_pair(delta: Tensor, target: Tensor, options: Options) -> None:
+    """Raises TypeError or ValueError where the two cannot be compared."""
+    for name, tensor in (("delta", delta), ("target", target)):
+        check_floating(name, tensor)
+        if tensor.dim() == 0:
+            raise ValueError(f"{name} must have a batch dimension, got a scalar")
+    if delta.shape != target.shape:
+        raise ValueError(f"target must have the shape of delta {tuple(delta.shape)}, got {tuple(target.shape)}")
+    check_like("target", target, "delta", delta)
+    options.check()

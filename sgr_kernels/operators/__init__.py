@@ -1,0 +1,32 @@
+"""The operators of this library, one folder each; :mod:`.common` says what it takes to be one."""
+
+from . import (
+    conv2d_relu,
+    cross_entropy,
+    gate_bits,
+    linear_relu,
+    linear_relu_delta,
+    linear_relu_weight_grad,
+    relu_backward,
+    row_norms,
+    sgr_loss,
+    sgr_residual,
+    sgr_shift,
+)
+from .common.operator import Operator, registered
+
+__all__ = [
+    "Operator",
+    "conv2d_relu",
+    "cross_entropy",
+    "gate_bits",
+    "linear_relu",
+    "linear_relu_delta",
+    "linear_relu_weight_grad",
+    "registered",
+    "relu_backward",
+    "row_norms",
+    "sgr_loss",
+    "sgr_residual",
+    "sgr_shift",
+]

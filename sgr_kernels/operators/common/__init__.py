@@ -1,0 +1,1 @@
+"""What operators share: their description, options of the residual, dtypes, layouts, and Triton functions."""

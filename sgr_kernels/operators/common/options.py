@@ -1,0 +1,58 @@
+"""How two batches of gradients are compared: one value for what every operator of the residual is told besides them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+REDUCTIONS = ("mean", "batchmean", "sum")  # operators take the index
+
+# In the schema of an operator; the call is operator(..., *options.arguments(delta)).
+SCHEMA = "bool normalize, int reduction, float floor, Tensor? floor_tensor, float eps"
+Arguments = tuple[bool, int, float, Tensor | None, float]
+
+
+class Options(NamedTuple):
+    """As :func:`sgr_kernels.sgr_loss` documents them.
+
+    Attributes:
+        normalize: compare directions.
+        reduction: "mean", "batchmean" or "sum".
+        floor: norm below which rows fade out, a number or a 0-d tensor.
+        eps: norm at or below which a row is dead.
+    """
+
+    normalize: bool = True
+    reduction: str = "mean"
+    floor: float | Tensor = 0.0
+    eps: float = 1e-12
+
+    def check(self) -> None:
+        """Raises ValueError where an option is out of range."""
+        if self.reduction not in REDUCTIONS:
+            raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {self.reduction!r}")
+        if not self.eps >= 0:
+            raise ValueError(f"eps must be >= 0, got {self.eps}")
+        if isinstance(self.floor, Tensor):
+            if self.floor.dim() != 0:
+                raise ValueError(f"floor must be a number or a 0-d tensor, got shape {tuple(self.floor.shape)}")
+        elif not self.floor >= 0:
+            raise ValueError(f"floor must be a norm >= 0, got {self.floor}")
+
+    def arguments(self, delta: Tensor) -> Arguments:
+        """As operators take them: a floor that is a tensor goes to the device of ``delta``, without looking at it."""
+        index = REDUCTIONS.index(self.reduction)
+        if not isinstance(self.floor, Tensor):
+            return self.normalize, index, float(self.floor), None, self.eps
+        floor = self.floor.detach().to(device=delta.device, dtype=torch.float64)
+        return self.normalize, index, 0.0, floor, self.eps
+
+    @classmethod
+    def of(cls, normalize: bool, reduction: int, floor: float, floor_tensor: Tensor | None, eps: float) -> Options:
+        """From the arguments of an operator."""
+        return cls(normalize, REDUCTIONS[reduction], floor if floor_tensor is None else floor_tensor, eps)
+
+
+DEFAULT = Options()

@@ -1,0 +1,31 @@
+"""row_norms: the Euclidean norms of rows, accumulated in float64 without a float64 copy of the rows.
+
+Kernels: csrc/row_norms/cpu.cpp and cuda.cu, :mod:`.triton`, :mod:`.reference`.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ..common.operator import Operator
+from . import reference
+
+
+def _triton(*args):
+    from .triton import row_norms
+
+    return row_norms(*args)
+
+
+def _fake(rows):
+    torch._check(rows.dim() == 2, lambda: f"row_norms expects rows (B, n), got shape {tuple(rows.shape)}")
+    return rows.new_empty(rows.shape[0], dtype=torch.float64)
+
+
+# rows (B, n) with unit stride along a row -> (B,) float64
+row_norms = Operator(
+    "row_norms(Tensor rows) -> Tensor",
+    fake=_fake,
+    reference=reference.row_norms,
+    triton=_triton,
+)

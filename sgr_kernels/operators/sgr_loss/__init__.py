@@ -1,0 +1,89 @@
+"""sgr_loss: the distance of two batches of gradients, and the coefficients of both of its gradients.
+
+Operators see rows: (B, n) tensors with unit stride along a row. With the coefficients, dL/d delta_b is
+alpha_b delta_b + beta_b target_b, and dL/d target_b is alpha_target_b target_b + beta_b delta_b.
+Kernels: csrc/sgr_loss/cpu.cpp and cuda.cu, :mod:`.triton`, :mod:`.reference`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from ..common import options as opt
+from ..common.dtypes import loss_dtype
+from ..common.operator import Derivative, Operator, below_autograd
+from . import reference
+
+
+def _triton_loss(*args):
+    from .triton import sgr_loss
+
+    return sgr_loss(*args)
+
+
+def _triton_backward(*args):
+    from .triton import sgr_loss_backward
+
+    return sgr_loss_backward(*args)
+
+
+def _fake_loss(delta, target, *options):
+    torch._check(delta.dim() == 2, lambda: f"sgr_loss expects rows (B, n), got shape {tuple(delta.shape)}")
+    loss = delta.new_empty((), dtype=loss_dtype(delta))
+    return loss, delta.new_empty((3, delta.shape[0]), dtype=torch.float64)
+
+
+def _fake_backward(grad_loss, delta, target, alpha, beta):
+    return delta.new_empty(delta.shape)
+
+
+def _save(ctx, inputs, output):
+    delta, target, *ctx.numbers, floor_tensor, ctx.eps = inputs
+    _, coef = output
+    ctx.mark_non_differentiable(coef)
+    ctx.save_for_backward(delta, target, coef, floor_tensor)
+
+
+def _backward(ctx, alike, grad_loss, _grad_coef):
+    """By the fused kernel; under create_graph by differentiable plain torch."""
+    delta, target, coef, floor_tensor = ctx.saved_tensors
+    need_delta, need_target = ctx.needs_input_grad[:2]
+    if torch.is_grad_enabled():
+        options = opt.Options.of(*ctx.numbers, floor_tensor, ctx.eps)
+        grads = _differentiable_backward(ctx, grad_loss, delta, target, options)
+    else:
+        alpha, beta, alpha_target = coef.unbind(0)
+        kernel = partial(below_autograd, alike(sgr_loss_backward), grad_loss)
+        grads = (
+            kernel(delta, target, alpha, beta) if need_delta else None,
+            kernel(target, delta, alpha_target, beta) if need_target else None,
+        )
+    return *grads, None, None, None, None, None
+
+
+def _differentiable_backward(ctx, grad_loss, delta, target, options):
+    # Views keep the two arguments apart even when the caller passed one tensor twice.
+    views = delta.view_as(delta), target.view_as(target)
+    wanted = [view for view, need in zip(views, ctx.needs_input_grad, strict=False) if need]
+    loss = reference.sgr_loss(*views, options)
+    grads = iter(torch.autograd.grad(loss, wanted, grad_loss, create_graph=True))
+    return tuple(next(grads) if need else None for need in ctx.needs_input_grad[:2])
+
+
+# grad_loss * (alpha_b delta_b + beta_b target_b); exchange the arguments for the gradient of the target
+sgr_loss_backward = Operator(
+    "sgr_loss_backward(Tensor grad_loss, Tensor delta, Tensor target, Tensor alpha, Tensor beta) -> Tensor",
+    fake=_fake_backward,
+    reference=reference.sgr_loss_backward,
+    triton=_triton_backward,
+)
+# coef: alpha, beta and alpha_target, (3, B) float64
+sgr_loss = Operator(
+    f"sgr_loss(Tensor delta, Tensor target, {opt.SCHEMA}) -> (Tensor loss, Tensor coef)",
+    fake=_fake_loss,
+    reference=reference.sgr_loss_with_coefficients,
+    triton=_triton_loss,
+    derivative=Derivative(_save, _backward),
+)

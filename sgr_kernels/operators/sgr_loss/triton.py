@@ -1,0 +1,235 @@
+"""sgr_loss and its backward in Triton.
+
+One sweep over the data gives three float64 sums a row (`_partial_sums_kernel`), from which `coefficients_kernel` forms
+the loss and, for every row, the factors of both gradients; `_combine_kernel` applies them.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..common.dtypes import loss_dtype
+from ..common.options import Options
+from ..common.triton_rows import (
+    block_of,
+    combine,
+    fold,
+    launch_options,
+    new_losses,
+    row_stride,
+    split_rows,
+    terms,
+    total_loss,
+)
+
+_TILE = 2048  # partial sums that one program of coefficients_kernel holds
+
+
+# --- device -----------------------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _chunk_sums(
+    delta, target, d_norm, g_norm, start, chunk, n, DISTANCE: tl.constexpr, BLOCK: tl.constexpr, VECTOR: tl.constexpr
+):
+    """Sums of `terms` over the elements start .. start + chunk of a row of n. Only the end of the row needs a mask."""
+    lanes = tl.arange(0, BLOCK)
+    dd = tl.zeros([BLOCK // VECTOR], tl.float64)
+    gg = tl.zeros([BLOCK // VECTOR], tl.float64)
+    third = tl.zeros([BLOCK // VECTOR], tl.float64)
+    whole = n // BLOCK * BLOCK
+    for at in range(start, tl.minimum(start + chunk, whole), BLOCK):
+        x, y, z = terms(tl.load(delta + at + lanes), tl.load(target + at + lanes), d_norm, g_norm, DISTANCE)
+        dd += fold(x, VECTOR)
+        gg += fold(y, VECTOR)
+        third += fold(z, VECTOR)
+    if (start + chunk >= n) & (whole < n):
+        inside = lanes < n - whole
+        d = tl.load(delta + whole + lanes, mask=inside, other=0.0)
+        g = tl.load(target + whole + lanes, mask=inside, other=0.0)
+        x, y, z = terms(d, g, d_norm, g_norm, DISTANCE)
+        dd += fold(x, VECTOR)
+        gg += fold(y, VECTOR)
+        third += fold(z, VECTOR)
+    return tl.sum(dd, 0), tl.sum(gg, 0), tl.sum(third, 0)
+
+
+@triton.jit
+def finish_row(dd, gg, third, scale, floor, floor_pointer, eps, NORMALIZE: tl.constexpr, EXACT: tl.constexpr):
+    """Loss, alpha, beta and alpha_target of rows whose sums are known.
+
+    third is sum delta target; |delta^ - target^|^2 if EXACT; |delta - target|^2 without NORMALIZE.
+    """
+    # The interpreter hands on Python numbers, and compares them in float32.
+    eps = tl.full([], eps, tl.float64)
+    floor = tl.full([], floor, tl.float64) if floor_pointer is None else tl.load(floor_pointer)
+    d_norm = tl.sqrt(dd)
+    ratio = d_norm / tl.where(floor > 0, floor, 1.0)
+    weight = tl.where(ratio >= 1, 1.0, ratio * ratio)  # NaN stays NaN
+    weight = scale * tl.where(floor > 0, weight, 1.0)
+    if NORMALIZE:
+        # Ask for dead, never for live: comparisons with NaN are false, so NaN rows go on and show.
+        dead = (d_norm <= eps) | (tl.sqrt(gg) <= eps)
+        weight = tl.where(dead, 0.0, weight)
+        dd = tl.where(dead, 1.0, dd)
+        gg = tl.where(dead, 1.0, gg)
+        third = tl.where(dead, 0.0, third)
+        ratio = tl.sqrt(gg / dd)
+        if EXACT:
+            distance = 0.5 * third
+            cosine = 1.0 - distance
+        else:
+            cosine = third / gg * ratio  # exactly 1 for equal rows
+            distance = 1.0 - cosine
+            distance = tl.where(distance < 0, 0.0, distance)
+        # alpha delta and beta target cancel where the two are parallel: taking alpha from beta by the ratio of the
+        # norms keeps their rounding errors together.
+        beta = -weight / (dd * ratio)
+        return weight * distance, -beta * (cosine * ratio), beta, -beta * (cosine / ratio)
+    else:
+        return 0.5 * weight * third, weight, -weight, weight
+
+
+@triton.jit(do_not_specialize=["splits"])
+def _partial_sums_kernel(
+    partials, delta, target, delta_stride, target_stride, n, splits, chunk,
+    DISTANCE: tl.constexpr, BLOCK: tl.constexpr, VECTOR: tl.constexpr,
+):  # fmt: skip
+    """First sweep: partials[:, row, split] = the three sums over one chunk of one row. partials is (3, B, splits)."""
+    program = tl.program_id(0)
+    row = (program // splits).to(tl.int64)
+    start = (program % splits).to(tl.int64) * chunk
+    dd, gg, third = _chunk_sums(
+        delta + row * delta_stride, target + row * target_stride, 1.0, 1.0, start, chunk, n, DISTANCE, BLOCK, VECTOR
+    )
+    total = tl.num_programs(0).to(tl.int64)
+    tl.store(partials + program, dd)
+    tl.store(partials + total + program, gg)
+    tl.store(partials + 2 * total + program, third)
+
+
+@triton.jit(do_not_specialize=["splits"])
+def _partial_distances_kernel(
+    partials, delta, target, delta_stride, target_stride, n, splits, chunk,
+    SPLITS: tl.constexpr, BLOCK: tl.constexpr, VECTOR: tl.constexpr,
+):  # fmt: skip
+    """Second sweep: replaces the third sum by that of (delta / |delta| - target / |target|)^2."""
+    program = tl.program_id(0)
+    row = (program // splits).to(tl.int64)
+    start = (program % splits).to(tl.int64) * chunk
+    total = tl.num_programs(0).to(tl.int64)
+    lanes = tl.arange(0, SPLITS)
+    sums = partials + row * splits + lanes
+    d_norm = tl.sqrt(tl.sum(tl.load(sums, mask=lanes < splits, other=0.0), 0))
+    g_norm = tl.sqrt(tl.sum(tl.load(sums + total, mask=lanes < splits, other=0.0), 0))
+    _, _, distance = _chunk_sums(
+        delta + row * delta_stride, target + row * target_stride, d_norm, g_norm, start, chunk, n, True, BLOCK, VECTOR
+    )
+    tl.store(partials + 2 * total + program, distance)
+
+
+@triton.jit(do_not_specialize=["batch", "splits"])
+def coefficients_kernel(
+    losses, coef, partials, batch, splits,
+    scale: tl.float64, floor: tl.float64, floor_pointer, eps: tl.float64,
+    NORMALIZE: tl.constexpr, EXACT: tl.constexpr, ROWS: tl.constexpr, SPLITS: tl.constexpr,
+):  # fmt: skip
+    """Sums up the splits of ROWS rows; writes their columns of coef (3, B) and the sum of their losses."""
+    program = tl.program_id(0)
+    batch = batch.to(tl.int64)
+    rows = program.to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    lanes = tl.arange(0, SPLITS)
+    at = rows[:, None] * splits + lanes[None, :]
+    inside = (rows < batch)[:, None] & (lanes < splits)[None, :]
+    total = batch * splits
+    dd = tl.sum(tl.load(partials + at, mask=inside, other=0.0), 1)
+    gg = tl.sum(tl.load(partials + total + at, mask=inside, other=0.0), 1)
+    third = tl.sum(tl.load(partials + 2 * total + at, mask=inside, other=0.0), 1)
+    loss, alpha, beta, alpha_target = finish_row(dd, gg, third, scale, floor, floor_pointer, eps, NORMALIZE, EXACT)
+    tl.store(coef + rows, alpha, mask=rows < batch)
+    tl.store(coef + batch + rows, beta, mask=rows < batch)
+    tl.store(coef + 2 * batch + rows, alpha_target, mask=rows < batch)
+    tl.store(losses + program, tl.sum(tl.where(rows < batch, loss, 0.0), 0))
+
+
+@triton.jit(do_not_specialize=["blocks"])
+def _combine_kernel(
+    out, grad_loss, delta, target, alpha, beta, delta_stride, target_stride, n, blocks, BLOCK: tl.constexpr
+):
+    """out = grad_loss (alpha_b delta_b + beta_b target_b), one block of one row a program. No grad_loss means 1."""
+    program = tl.program_id(0)
+    row = (program // blocks).to(tl.int64)
+    at = (program % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < n
+    d = tl.load(delta + row * delta_stride + at, mask=inside)
+    g = tl.load(target + row * target_stride + at, mask=inside)
+    factor = 1.0
+    if grad_loss is not None:
+        factor = tl.load(grad_loss).to(tl.float64)
+    value = combine(d, g, tl.load(alpha + row), tl.load(beta + row), factor)
+    if out.dtype.element_ty.primitive_bitwidth < 64:
+        value = value.to(tl.float32)  # Triton has no direct way from float64 to bfloat16
+    tl.store(out + row * n + at, value.to(out.dtype.element_ty), mask=inside)
+
+
+# --- host -------------------------------------------------------------------------------------------------------------
+
+
+def sgr_loss(delta: Tensor, target: Tensor, *arguments) -> tuple[Tensor, Tensor]:
+    """Implementation of ``sgr_triton::sgr_loss``: the loss, and (3, B) float64 alpha, beta and alpha_target."""
+    options, (batch, n) = Options.of(*arguments), delta.shape
+    if delta.numel() == 0:
+        return delta.new_zeros((), dtype=loss_dtype(delta)), delta.new_zeros((3, batch), dtype=torch.float64)
+    exact = options.normalize and delta.dtype == torch.float64
+    splits, chunk = split_rows(batch, n)
+    partials = delta.new_empty((3, batch, splits), dtype=torch.float64)
+    rows = (delta, target, row_stride(delta), row_stride(target), n)
+    launch = launch_options(delta, n)
+    with torch.cuda.device_of(delta):
+        _partial_sums_kernel[batch * splits,](partials, *rows, splits, chunk, DISTANCE=not options.normalize, **launch)
+        if exact:
+            padded = triton.next_power_of_2(splits)
+            _partial_distances_kernel[batch * splits,](partials, *rows, splits, chunk, SPLITS=padded, **launch)
+        return finish_rows(partials, delta, options, exact)
+
+
+def finish_rows(partials: Tensor, delta: Tensor, options: Options, exact: bool) -> tuple[Tensor, Tensor]:
+    """Results of sgr_loss from the partial sums (3, B, splits) of the rows; on the device that is current."""
+    batch, splits = partials.shape[1:]
+    padded = triton.next_power_of_2(splits)
+    rows_a_program = max(min(_TILE // padded, triton.next_power_of_2(batch)), 1)
+    losses = new_losses(delta, triton.cdiv(batch, rows_a_program))
+    coef = delta.new_empty((3, batch), dtype=torch.float64)
+    coefficients_kernel[losses.shape](
+        losses, coef, partials, batch, splits, *row_options(options, delta),
+        NORMALIZE=options.normalize, EXACT=exact, ROWS=rows_a_program, SPLITS=padded, num_warps=8,
+    )  # fmt: skip
+    return total_loss(losses, delta), coef
+
+
+def sgr_loss_backward(grad_loss: Tensor, delta: Tensor, target: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    """Implementation of ``sgr_triton::sgr_loss_backward``: (B, n) gradient in the dtype of ``delta``."""
+    return combined(delta.new_empty(delta.shape), grad_loss, delta, target, alpha.contiguous(), beta.contiguous())
+
+
+def combined(out: Tensor, grad_loss: Tensor | None, delta: Tensor, target: Tensor, *factors: Tensor) -> Tensor:
+    if out.numel() == 0:
+        return out
+    batch, n = delta.shape
+    block = block_of(n)
+    blocks = triton.cdiv(n, block)
+    with torch.cuda.device_of(delta):
+        _combine_kernel[batch * blocks,](
+            out, grad_loss, delta, target, *factors, row_stride(delta), row_stride(target), n, blocks,
+            BLOCK=block, num_warps=block // 256,
+        )  # fmt: skip
+    return out
+
+
+def row_options(options: Options, delta: Tensor) -> tuple[float, float, Tensor | None, float]:
+    """scale, floor, floor_pointer and eps of `finish_row`; the loss is scale sum_b w_b (1 - c_b)."""
+    _, index, floor, floor_tensor, eps = options.arguments(delta)
+    return 2.0 / (delta.numel(), len(delta), 1)[index], floor, floor_tensor, eps

@@ -1,0 +1,31 @@
+"""sgr_residual: the loss of :mod:`..sgr_loss` and its gradient v = dL/d delta in one go.
+
+Kernels: csrc/sgr_residual/cpu.cpp and cuda.cu, :mod:`.triton`, :mod:`.reference`.
+"""
+
+from __future__ import annotations
+
+from ..common import options as opt
+from ..common.dtypes import loss_dtype
+from ..common.operator import Operator
+from . import reference
+
+
+def _triton(*args):
+    from .triton import sgr_residual
+
+    return sgr_residual(*args)
+
+
+def _fake(delta, target, *options):
+    dtype = loss_dtype(delta)
+    return delta.new_empty((), dtype=dtype), delta.new_empty(delta.shape, dtype=dtype)
+
+
+# rows (B, n) with unit stride along a row; v (B, n), float32 (float64 for float64)
+sgr_residual = Operator(
+    f"sgr_residual(Tensor delta, Tensor target, {opt.SCHEMA}) -> (Tensor loss, Tensor v)",
+    fake=_fake,
+    reference=reference.sgr_residual_of_rows,
+    triton=_triton,
+)

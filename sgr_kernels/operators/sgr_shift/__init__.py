@@ -1,0 +1,28 @@
+"""sgr_shift: x + factor * v without v, from the coefficients of :mod:`..sgr_loss`.
+
+Kernels: csrc/sgr_shift/cpu.cpp and cuda.cu, :mod:`.triton`, :mod:`.reference`.
+"""
+
+from __future__ import annotations
+
+from ..common.operator import Operator
+from . import reference
+
+
+def _triton(*args):
+    from .triton import sgr_shift
+
+    return sgr_shift(*args)
+
+
+def _fake(x, delta, target, alpha, beta, factor):
+    return x.new_empty(x.shape)
+
+
+# x + factor * (alpha_b delta_b + beta_b target_b), of rows (B, n) with unit stride along a row; alpha and beta (B,)
+sgr_shift = Operator(
+    "sgr_shift(Tensor x, Tensor delta, Tensor target, Tensor alpha, Tensor beta, float factor) -> Tensor",
+    fake=_fake,
+    reference=reference.sgr_shift,
+    triton=_triton,
+)

@@ -1,1 +1,0 @@
-"""Triton kernels, one file an operator. Importing a file needs triton, never a GPU."""
