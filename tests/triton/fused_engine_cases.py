@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import sgr_kernels as sk
-from sgr_kernels import ops
+from sgr_kernels.operators.linear_relu_delta import linear_relu_delta
+from sgr_kernels.operators.linear_relu_weight_grad import linear_relu_weight_grad
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 B, N, M, K = 33, 70, 90, 5
@@ -37,11 +38,14 @@ class Problem:
 def fused_products(monkeypatch):
     """Names of the fused products that ran."""
     seen = []
-    for name in ("linear_relu_delta", "linear_relu_weight_grad"):
-        operator = getattr(ops.triton, name)
-        monkeypatch.setattr(
-            ops.triton, name, lambda *args, operator=operator, name=name: seen.append(name) or operator(*args)
-        )
+    for operator in (linear_relu_delta, linear_relu_weight_grad):
+        kernel = operator.on("triton")
+
+        def call(*args, name=operator.name, kernel=kernel):
+            seen.append(name)
+            return kernel(*args)
+
+        monkeypatch.setitem(operator._calls, "sgr_triton", call)
     return seen
 
 

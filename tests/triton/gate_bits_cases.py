@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers import DTYPES
 
-from sgr_kernels.triton import gate_bits as kernels
+from sgr_kernels.operators.gate_bits import triton as kernels
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 MANY = 2**31 + 10_003 if DEVICE == "cuda" else 100_003  # the interpreter would take hours

@@ -13,11 +13,13 @@ import torch
 from helpers import DTYPES, assert_as_exact_as, upcast
 
 from sgr_kernels import reference
-from sgr_kernels.triton import cross_entropy as entropy
-from sgr_kernels.triton import linear_relu_sgr as products
-from sgr_kernels.triton import relu_backward as gate
-from sgr_kernels.triton import sgr_loss as residual
-from sgr_kernels.triton.sgr_shift import sgr_shift
+from sgr_kernels.operators.common import triton_products
+from sgr_kernels.operators.cross_entropy import triton as entropy
+from sgr_kernels.operators.linear_relu_delta.triton import linear_relu_delta
+from sgr_kernels.operators.linear_relu_weight_grad.triton import linear_relu_weight_grad
+from sgr_kernels.operators.relu_backward import triton as gate
+from sgr_kernels.operators.sgr_loss import triton as residual
+from sgr_kernels.operators.sgr_shift.triton import sgr_shift
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 PRODUCT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -432,7 +434,7 @@ def exact_coefficients(delta, target, normalize, dtype=np.longdouble):
 
 
 def check_delta(grad, output, weight, target, precision="ieee", normalize=True) -> None:
-    delta, loss, coef = products.linear_relu_delta(grad, output, weight, target, normalize, *OPTIONS[1:])
+    delta, loss, coef = linear_relu_delta(grad, output, weight, target, normalize, *OPTIONS[1:])
     assert delta.is_contiguous() and delta.dtype == grad.dtype
     assert coef.shape == (3, len(grad)) and coef.dtype == torch.float64
     assert loss.shape == () and loss.dtype == torch.float32
@@ -458,9 +460,9 @@ def test_delta_product_in_both_precisions(precision):
     set_precision(precision)
     operands = block(30, 70, 40, torch.float32)
     check_delta(*operands, precision)
-    delta, *_ = products.linear_relu_delta(*operands, *OPTIONS)
+    delta, *_ = linear_relu_delta(*operands, *OPTIONS)
     set_precision("ieee")
-    exact, *_ = products.linear_relu_delta(*operands, *OPTIONS)
+    exact, *_ = linear_relu_delta(*operands, *OPTIONS)
     assert torch.equal(delta, exact) == (precision == "ieee")
 
 
@@ -469,8 +471,8 @@ def test_delta_product_of_more_tiles_than_a_group():
 
 
 def large_tiles(monkeypatch, down, across, *operands):
-    monkeypatch.setattr(products, "_MANY_TILES", 1)
-    assert products._tile(down, across, *operands)["DOWN"] == 128
+    monkeypatch.setattr(triton_products, "_MANY_TILES", 1)
+    assert triton_products.tile_of(down, across, *operands)["DOWN"] == 128
 
 
 @pytest.mark.parametrize("dtype", PRODUCT_DTYPES)
@@ -495,7 +497,7 @@ def test_nan_and_inf_stay_in_their_rows_of_delta(dtype):
     grad[3, 36], output[3, 36] = math.nan, 1.0
     grad[5, 0], output[5, 0] = math.inf, -1.0  # closed
     output[7, 1] = math.nan  # open
-    delta, loss, coef = products.linear_relu_delta(grad, output, weight, target, *OPTIONS)
+    delta, loss, coef = linear_relu_delta(grad, output, weight, target, *OPTIONS)
     alive = [row for row in range(70) if row != 3]
     assert delta[3].isnan().all() and delta[alive].isfinite().all()
     assert loss.isnan() and coef[:, 3].isnan().all() and coef[:, alive].isfinite().all()
@@ -505,7 +507,7 @@ def test_nan_and_inf_stay_in_their_rows_of_delta(dtype):
 def test_dead_rows_of_delta():
     grad, output, weight, target = block(6, 20, 30, torch.float32)
     output[1], target[2] = -1, 0
-    delta, loss, coef = products.linear_relu_delta(grad, output, weight, target, *OPTIONS)
+    delta, loss, coef = linear_relu_delta(grad, output, weight, target, *OPTIONS)
     assert not delta[1].any() and not coef[:, [1, 2]].any()
     theirs, _ = residual.sgr_loss(delta, target, *OPTIONS)
     assert_as_exact_as(loss, theirs, upcast(theirs))
@@ -515,7 +517,7 @@ def test_floor_of_the_fused_residual():
     """Number and tensor reach the coefficients; the same rows give sgr_loss the same sums."""
     operands = block(6, 20, 30, torch.float32)
     for floor in ((30.0, None), (0.0, torch.tensor(30.0, dtype=torch.float64, device=DEVICE))):
-        delta, loss, coef = products.linear_relu_delta(*operands, True, 2, *floor, 1e-12)
+        delta, loss, coef = linear_relu_delta(*operands, True, 2, *floor, 1e-12)
         theirs, coef_theirs = residual.sgr_loss(delta, operands[3], True, 2, *floor, 1e-12)
         assert delta.norm(dim=1).min() < 30
         assert_as_exact_as(loss, theirs, upcast(theirs))
@@ -530,7 +532,7 @@ def far_apart(matrix):
     stride = 2**31 // 60
     wide = torch.empty(stride * len(matrix), dtype=matrix.dtype, device=DEVICE)
     result = wide.as_strided(matrix.shape, (stride, 1))
-    assert products._far(result) and not products._far(matrix)
+    assert triton_products.far_apart(result) and not triton_products.far_apart(matrix)
     return result.copy_(matrix)
 
 
@@ -538,24 +540,24 @@ def test_offsets_beyond_32_bits():
     grad, output, x, delta, target, alpha, beta = shifted_block(64, 20, 40, torch.bfloat16)
     weight = normal(20, 40, dtype=torch.bfloat16)
     far_grad, far_x = far_apart(grad), far_apart(x)
-    near = products.linear_relu_delta(grad, output, weight, target, *OPTIONS)
-    far = products.linear_relu_delta(far_grad, output, weight, target, *OPTIONS)
+    near = linear_relu_delta(grad, output, weight, target, *OPTIONS)
+    far = linear_relu_delta(far_grad, output, weight, target, *OPTIONS)
     assert all(map(torch.equal, near, far))
-    near = products.linear_relu_weight_grad(grad, output, x, delta, target, alpha, beta, 0.7, True)
-    far = products.linear_relu_weight_grad(far_grad, output, far_x, delta, target, alpha, beta, 0.7, True)
+    near = linear_relu_weight_grad(grad, output, x, delta, target, alpha, beta, 0.7, True)
+    far = linear_relu_weight_grad(far_grad, output, far_x, delta, target, alpha, beta, 0.7, True)
     assert all(map(torch.equal, near, far))
 
 
 @pytest.mark.parametrize("shape", [(0, 4, 5), (4, 0, 5), (4, 5, 0)])
 def test_delta_product_of_nothing(shape):
     batch, m, n = shape
-    delta, loss, coef = products.linear_relu_delta(*block(batch, m, n, torch.float32), *OPTIONS)
+    delta, loss, coef = linear_relu_delta(*block(batch, m, n, torch.float32), *OPTIONS)
     assert delta.shape == (batch, n) and not delta.any()
     assert loss == 0 and coef.shape == (3, batch) and not coef.any()
 
 
 def check_weight_grad(grad, output, x, delta, target, alpha, beta, factor, precision="ieee") -> None:
-    weight, bias = products.linear_relu_weight_grad(grad, output, x, delta, target, alpha, beta, factor, True)
+    weight, bias = linear_relu_weight_grad(grad, output, x, delta, target, alpha, beta, factor, True)
     assert weight.is_contiguous() and weight.dtype == bias.dtype == torch.float32
     a = gated(grad, output)
     dead = ((alpha == 0) & (beta == 0))[:, None]
@@ -564,7 +566,7 @@ def check_weight_grad(grad, output, x, delta, target, alpha, beta, factor, preci
     exact = exact_shift(x, torch.where(dead, 0, delta), torch.where(dead, 0, target), alpha, beta, factor)
     assert_as_exact_as(weight, plain, upcast(a).T @ exact)
     assert_as_exact_as(bias, a.float().sum(0), upcast(a).sum(0))
-    alone, none = products.linear_relu_weight_grad(grad, output, x, delta, target, alpha, beta, factor, False)
+    alone, none = linear_relu_weight_grad(grad, output, x, delta, target, alpha, beta, factor, False)
     assert torch.equal(alone, weight)
     assert none.shape == (0,) and none.dtype == torch.float32
 
@@ -613,7 +615,7 @@ def test_dead_rows_shift_nothing(dtype):
     alpha[[4, 36]], beta[[4, 36]] = 0, 0
     check_weight_grad(grad, output, x, delta, target, alpha, beta, 0.7)
     grad[4], output[4], alpha[4] = 1, 1, 1
-    weight, _ = products.linear_relu_weight_grad(grad, output, x, delta, target, alpha, beta, 0.7, False)
+    weight, _ = linear_relu_weight_grad(grad, output, x, delta, target, alpha, beta, 0.7, False)
     assert not weight.isfinite().any()
 
 
@@ -624,7 +626,7 @@ def test_coefficients_beyond_float32(size, factor):
     delta *= size
     target *= size
     _, coef = residual.sgr_loss(delta, target, True, 2, 0.0, None, 0.0)
-    weight, _ = products.linear_relu_weight_grad(grad, output, x, delta, target, coef[0], coef[1], factor, False)
+    weight, _ = linear_relu_weight_grad(grad, output, x, delta, target, coef[0], coef[1], factor, False)
     a, shifted = upcast(gated(grad, output)), exact_shift(x, delta, target, coef[0], coef[1], factor)
     assert np.abs(shifted - upcast(x)).max() > 0.1
     plain = gated(grad, output).t() @ torch.from_numpy(shifted.astype(np.float32)).to(DEVICE)
@@ -635,7 +637,7 @@ def test_coefficients_beyond_float32(size, factor):
 def test_weight_gradient_of_nothing(shape):
     batch, m, n = shape
     operands = shifted_block(batch, m, n, torch.float32)
-    weight, bias = products.linear_relu_weight_grad(*operands, 0.7, True)
+    weight, bias = linear_relu_weight_grad(*operands, 0.7, True)
     assert weight.shape == (m, n) and not weight.any()
     assert_as_exact_as(bias, gated(*operands[:2]).sum(0), upcast(gated(*operands[:2])).sum(0))
 
@@ -643,17 +645,18 @@ def test_weight_gradient_of_nothing(shape):
 def test_fused_products_refuse_float64():
     operands = block(2, 3, 4, torch.float64)
     with pytest.raises(TypeError, match="torch.mm"):
-        products.linear_relu_delta(*operands, *OPTIONS)
+        linear_relu_delta(*operands, *OPTIONS)
     with pytest.raises(TypeError, match="float64"):
-        products.linear_relu_weight_grad(*shifted_block(2, 3, 4, torch.float64), 1.0, True)
+        linear_relu_weight_grad(*shifted_block(2, 3, 4, torch.float64), 1.0, True)
 
 
 def test_large_tiles_need_wide_loads(monkeypatch):
-    monkeypatch.setattr(products, "_MANY_TILES", 1)
+    monkeypatch.setattr(triton_products, "_MANY_TILES", 1)
     matrix = normal(64, 96, dtype=torch.float16)
-    sides = [products._tile(64, 96, each)["DOWN"] for each in (matrix, matrix.t(), matrix[:, 8:], matrix[:, ::2])]
+    layouts = matrix, matrix.t(), matrix[:, 8:], matrix[:, ::2]
+    sides = [triton_products.tile_of(64, 96, each)["DOWN"] for each in layouts]
     assert sides == [128, 128, 64, 64]
-    assert products._tile(64, 97, matrix)["DOWN"] == 64
-    assert products._tile(64, 96, matrix.float())["DOWN"] == 64  # no tensor cores without tf32
+    assert triton_products.tile_of(64, 97, matrix)["DOWN"] == 64
+    assert triton_products.tile_of(64, 96, matrix.float())["DOWN"] == 64  # no tensor cores without tf32
     set_precision("tf32")
-    assert products._tile(64, 96, matrix.float())["DOWN"] == 128
+    assert triton_products.tile_of(64, 96, matrix.float())["DOWN"] == 128

@@ -14,7 +14,9 @@ import pytest
 import torch
 from helpers import DTYPES, assert_as_exact_as, exact_value_and_grads, plain_sgr_loss, upcast, value_and_grads
 
-from sgr_kernels.triton import sgr_loss as kernels
+from sgr_kernels.operators.common import triton_rows
+from sgr_kernels.operators.sgr_loss import triton as kernels
+from sgr_kernels.operators.sgr_residual.triton import sgr_residual
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 REDUCTIONS = ("mean", "batchmean", "sum")
@@ -36,7 +38,7 @@ def run(delta, target, *, normalize=True, reduction="mean", floor=0.0, eps=1e-12
     one = torch.ones_like(loss)
     grad_delta = kernels.sgr_loss_backward(one, delta, target, alpha, beta)
     grad_target = kernels.sgr_loss_backward(one, target, delta, alpha_target, beta)
-    return loss, grad_delta, grad_target, *kernels.sgr_residual(delta, target, *options)
+    return loss, grad_delta, grad_target, *sgr_residual(delta, target, *options)
 
 
 def check(delta, target, **options) -> None:
@@ -81,7 +83,7 @@ def test_shapes_around_blocks_and_chunks(shape, dtype):
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_one_row_split_over_programs(dtype, normalize):
-    assert kernels._split(1, 20003)[0] > 1
+    assert triton_rows.split_rows(1, 20003)[0] > 1
     check(*rows((1, 20003), dtype), normalize=normalize, reduction="batchmean")
 
 
@@ -96,11 +98,11 @@ def test_many_rows(monkeypatch, shape, dtype):
 @pytest.mark.parametrize("batch", [1, 3, 32, 1000, 5000])
 @pytest.mark.parametrize("n", [1, 2049, 16384, 802816, 50_000_000])
 def test_splits_cover_a_row_once(batch, n):
-    splits, chunk = kernels._split(batch, n)
+    splits, chunk = triton_rows.split_rows(batch, n)
     assert (splits - 1) * chunk < n <= splits * chunk
-    assert chunk % kernels._BLOCK == 0
+    assert chunk % triton_rows._BLOCK == 0
     assert splits <= kernels._TILE  # the partial sums of a row are added up by one program
-    longest = max(kernels._MIN_CHUNK, kernels._BLOCK + batch * n // kernels._PROGRAMS)
+    longest = max(triton_rows._MIN_CHUNK, triton_rows._BLOCK + batch * n // triton_rows._PROGRAMS)
     assert chunk <= longest
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from .dtypes import loss_dtype
 
-BLOCK_SIZE = 2048  # elements of a row per step of a program
-_MIN_CHUNK = 2 * BLOCK_SIZE  # shorter pieces of a row are not worth a program
+_BLOCK = 2048  # elements of a row per step of a program
+_MIN_CHUNK = 2 * _BLOCK  # shorter pieces of a row are not worth a program
 _PROGRAMS = 2048  # a few waves on the largest GPU; asking the device would make results depend on it
 
 
@@ -64,12 +64,12 @@ def _total_kernel(loss, losses, count, BLOCK: tl.constexpr):
 def split_rows(batch: int, n: int) -> tuple[int, int]:
     """Into how many pieces a row is split, and of how many elements (a multiple of the block)."""
     wanted = triton.cdiv(_PROGRAMS, batch)
-    chunk = max(triton.cdiv(triton.cdiv(n, wanted), BLOCK_SIZE) * BLOCK_SIZE, _MIN_CHUNK)
+    chunk = max(triton.cdiv(triton.cdiv(n, wanted), _BLOCK) * _BLOCK, _MIN_CHUNK)
     return triton.cdiv(n, chunk), chunk
 
 
 def block_of(n: int) -> int:
-    return min(max(triton.next_power_of_2(n), 256), BLOCK_SIZE)
+    return min(max(triton.next_power_of_2(n), 256), _BLOCK)
 
 
 def launch_options(delta: Tensor, n: int) -> dict[str, int]:
