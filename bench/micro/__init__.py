@@ -36,13 +36,13 @@ from typing import Any
 import torch
 
 from .. import roofline
-from . import closed_form, cross_entropy, gate_bits, layers, residual, step
+from . import closed_form, cross_entropy, gate_bits, layers, others, residual, step
 from .case import Case, Op
-from .grid import has_mode, parse, sizes, text
+from .grid import Shape, parse, text, timed
 from .measurement import Measurement, measure
 from .providers import NAMES, forget_compiled
 
-OPS: dict[str, Op] = {
+_WRITTEN: dict[str, Op] = {
     **residual.OPS,
     **layers.OPS,
     **closed_form.OPS,
@@ -50,6 +50,7 @@ OPS: dict[str, Op] = {
     **cross_entropy.OPS,
     **gate_bits.OPS,
 }
+OPS: dict[str, Op] = {**_WRITTEN, **others.all_but(each for op in _WRITTEN.values() for each in op.operators)}
 MODES = tuple(dict.fromkeys(mode for op in OPS.values() for mode in op.modes))
 DTYPES = ("float32", "bfloat16")
 
@@ -91,17 +92,18 @@ def line(row: Row) -> str:
     return f"{what} {1e3 * row['seconds']:9.4f} ms {rate} ({row['fraction']:.2f}), error {row['error']:.0e}"
 
 
-def _cases(args: argparse.Namespace) -> Iterator[tuple[str, str, tuple[int, ...], str, Case]]:
+def _cases(args: argparse.Namespace) -> Iterator[tuple[str, str, Shape, str, Case]]:
     for name in args.ops:
-        for shape, dtype in sizes(name, args.device, args.quick):
-            if dtype not in args.dtypes or (args.shapes is not None and shape not in args.shapes):
+        op = OPS[name]
+        for size, dtype in timed(op.operators[0].cases.sizes, args.device, args.quick):
+            if dtype not in args.dtypes or (args.shapes is not None and size.shape not in args.shapes):
                 continue
             forget_compiled()
             torch.manual_seed(0)  # the same inputs whatever else is measured
-            inputs = OPS[name].inputs(shape, getattr(torch, dtype), args.device)
-            for mode in OPS[name].modes:
-                if mode in args.modes and has_mode(name, mode, shape):
-                    yield name, mode, shape, dtype, OPS[name].case(mode, inputs)
+            inputs = op.inputs(size.shape, getattr(torch, dtype), args.device)
+            for mode in op.modes:
+                if mode in args.modes and not (mode == "double backward" and size.once):
+                    yield name, mode, size.shape, dtype, op.case(mode, inputs)
 
 
 def _row(case: Case, dtype: str, result: Measurement, limits: roofline.Limits) -> Row:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sgr_kernels.operators import Operator
+
 Results = tuple[Tensor, ...]
 Run = Callable[[], Results]
 
@@ -49,11 +51,13 @@ class Op(NamedTuple):
         modes: in the order of the rows.
         inputs: from shape, dtype and device to what all modes of one size share.
         case: from mode and inputs.
+        operators: what is measured; the first one has the sizes.
     """
 
     modes: tuple[str, ...]
     inputs: Callable[[tuple[int, ...], torch.dtype, str], Any]
     case: Callable[[str, Any], Case]
+    operators: tuple[Operator, ...]
 
 
 def nbytes(*tensors: Tensor) -> int:

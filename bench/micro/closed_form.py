@@ -133,4 +133,7 @@ def algorithm1(block: Block, residual: Callable[[Tensor, Tensor], Tensor]) -> Re
     return loss, delta, *grad(loss, (weight, bias))
 
 
-OPS = {"linear_relu_sgr": Op(MODES, linear, case), "conv2d_relu_sgr": Op(MODES, conv2d, case)}
+OPS = {
+    "linear_relu_sgr": Op(MODES, linear, case, layers.OPS["linear_relu"].operators),
+    "conv2d_relu_sgr": Op(MODES, conv2d, case, layers.OPS["conv2d_relu"].operators),
+}

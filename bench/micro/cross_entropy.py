@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import sgr_kernels as sk
-from sgr_kernels import ops, reference
+from sgr_kernels import reference
+from sgr_kernels.operators.common.dtypes import loss_dtype
+from sgr_kernels.operators.cross_entropy import cross_entropy, cross_entropy_hvp
 
 from .case import Case, Op, Run, Way, nbytes
 from .derivatives import Point, run_of
@@ -24,7 +26,7 @@ TENSORS = {"forward": 1, "backward": 2, "full": 3}
 def inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Point:
     """Shape (B, K). The tangent is float32 also for half precision, as the gradient is."""
     logits = torch.randn(shape).to(device, dtype)
-    tangent = torch.randn(shape).to(device, reference.loss_dtype(logits))
+    tangent = torch.randn(shape).to(device, loss_dtype(logits))
     labels = torch.randint(shape[1], shape[:1]).to(device)
     return Point((logits,), (labels,), None, tangent)
 
@@ -70,8 +72,8 @@ def _hessian(point: Point) -> dict[str, Way]:
         "torch.compile": Way(lambda: make(compiled(eager_hessian)), truth),
     }
     for name in backends(point.tangent.device.type):
-        ways[name] = Way(functools.partial(make, ops.of(name).cross_entropy_hvp), truth)
+        ways[name] = Way(functools.partial(make, cross_entropy_hvp.on(name)), truth)
     return ways
 
 
-OPS = {"cross_entropy": Op(MODES, inputs, case)}
+OPS = {"cross_entropy": Op(MODES, inputs, case, (cross_entropy, cross_entropy_hvp))}

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sgr_kernels import ops, reference
+from sgr_kernels import reference
+from sgr_kernels.operators.gate_bits import record_relu, record_relu_, replay_relu, replay_relu_
 
 from .case import Case, Op, Results, Way, nbytes
 from .providers import backends, compiled
@@ -50,7 +51,7 @@ def _record(inputs: Pass) -> Case:
         "torch.relu": Way(lambda: lambda: (torch.relu(x),), lambda: (torch.relu(x.double()),)),
     }
     for name in backends(x.device.type):
-        ways[name] = Way(lambda name=name: functools.partial(ops.of(name).record_relu, x, 0.0), truth)
+        ways[name] = Way(lambda name=name: functools.partial(record_relu.on(name), x, 0.0), truth)
     return Case(ways, "reference", nbytes(x, y, bits))
 
 
@@ -65,8 +66,8 @@ def _replay(inputs: Pass) -> Case:
         "torch.relu": Way(lambda: lambda: (backward(gradient, y, 0),), truth),
     }
     for name in backends(x.device.type):
-        ways[name] = Way(lambda name=name: lambda: (ops.of(name).replay_relu(gradient, bits, 0.0),), truth)
+        ways[name] = Way(lambda name=name: lambda: (replay_relu.on(name)(gradient, bits, 0.0),), truth)
     return Case(ways, "reference", nbytes(gradient, bits, gradient))
 
 
-OPS = {"gate_bits": Op(MODES, inputs, case)}
+OPS = {"gate_bits": Op(MODES, inputs, case, (record_relu, record_relu_, replay_relu, replay_relu_))}

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import sgr_kernels as sk
+from sgr_kernels.operators.conv2d_relu import conv2d_relu, conv2d_relu_backward, conv2d_relu_double_backward
+from sgr_kernels.operators.linear_relu import linear_relu, linear_relu_backward, linear_relu_double_backward
 from sgr_kernels.products import Conv2d, Linear, Product
 
 from .case import Case, Op, Results, Run, Way, nbytes
@@ -186,4 +188,7 @@ def _traffic(mode: str, layer: Layer) -> int:
     return {"forward": forward, "backward": backward, "double backward": twice, "full": forward + backward}[mode]
 
 
-OPS = {"linear_relu": Op(MODES, linear, case), "conv2d_relu": Op(MODES, conv2d, case)}
+OPS = {
+    "linear_relu": Op(MODES, linear, case, (linear_relu, linear_relu_backward, linear_relu_double_backward)),
+    "conv2d_relu": Op(MODES, conv2d, case, (conv2d_relu, conv2d_relu_backward, conv2d_relu_double_backward)),
+}

@@ -11,7 +11,11 @@ from torch import Tensor
 
 import sgr_kernels as sk
 from sgr_kernels import reference
-from sgr_kernels.functional.residual import sgr_direction
+from sgr_kernels.functional.direction import sgr_direction
+from sgr_kernels.operators.common.options import DEFAULT
+from sgr_kernels.operators.sgr_loss import sgr_loss, sgr_loss_backward
+from sgr_kernels.operators.sgr_residual import sgr_residual
+from sgr_kernels.operators.sgr_shift import sgr_shift
 
 from .case import Case, Op, Results, Run, Way, nbytes
 from .derivatives import MODES, Point, run_of
@@ -122,7 +126,7 @@ def shift_case(mode: str, inputs: Rows) -> Case:
     step = delta.numel() * delta[0].numel() / 4  # h v is about half as long as x
 
     def make() -> Run:
-        _, direction = sgr_direction(delta, target, normalize=True, reduction="mean", floor=0.0)
+        _, direction = sgr_direction(delta, target, DEFAULT)
         return lambda: (direction.shift(x, step),)
 
     def make_eager(function: Callable[..., Results]) -> Run:
@@ -143,7 +147,7 @@ def shift_case(mode: str, inputs: Rows) -> Case:
 
 
 OPS = {
-    "sgr_loss": Op(MODES, rows, loss_case),
-    "sgr_residual": Op(("full",), rows, residual_case),
-    "sgr_shift": Op(("forward",), rows, shift_case),
+    "sgr_loss": Op(MODES, rows, loss_case, (sgr_loss, sgr_loss_backward)),
+    "sgr_residual": Op(("full",), rows, residual_case, (sgr_residual,)),
+    "sgr_shift": Op(("forward",), rows, shift_case, (sgr_shift,)),
 }

@@ -98,4 +98,4 @@ def case(mode: str, block: Block) -> Case:
     return Case(ways, plain, read + written, layer.product_flops * len(PRODUCTS[mode]))
 
 
-OPS = {"linear_relu_step": Op(MODES, closed_form.linear, case)}
+OPS = {"linear_relu_step": Op(MODES, closed_form.linear, case, layers.OPS["linear_relu"].operators)}

@@ -1,79 +1,86 @@
-"""every_kernel calls every operator, and notices if one is wrong in any of its results, fails, or is new to it."""
+"""every_kernel calls every operator, and notices if one is wrong in any of its results, fails, or has no case."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
 import torch
-from sgr_bench import every_kernel
-from sgr_bench.every_kernel import Rows, check, main
+from helpers import device_of, replace_operator
+from sgr_bench.every_kernel import check, main
 
 import sgr_kernels as sk
-from sgr_kernels import ops
+from sgr_kernels.operators import registered
+from sgr_kernels.operators.cross_entropy import cross_entropy_hvp
+from sgr_kernels.operators.gate_bits import record_relu
+from sgr_kernels.operators.sgr_loss import sgr_loss_backward
+from sgr_kernels.operators.sgr_shift import sgr_shift
 
 pytestmark = pytest.mark.skipif(sk.backends()["cpu"] != "ok", reason="the C++ operators are not built")
 
-OPERATORS = {name: op for name, op in vars(ops.native).items() if not name.startswith("differentiable_")}
-RESULTS = [(name, index) for name, op in OPERATORS.items() for index in range(len(op._schema.returns))]
-IN_PLACE = [(name, None) for name, op in OPERATORS.items() if op._schema.is_mutable]
-
-
-@pytest.fixture
-def few_inputs(monkeypatch):
-    monkeypatch.setattr(every_kernel, "ROWS", (Rows(2, 0, 9),))
-    monkeypatch.setattr(every_kernel, "GATES", (((2, 3, 5), 0),))
-    monkeypatch.setattr(every_kernel, "RECORDED", ((99, 1),))
-    monkeypatch.setattr(every_kernel, "LOGITS", (((3, 5), 1),))
+OPERATORS = {operator.name: operator for operator in registered() if operator.has("cpu")}
+RESULTS = [
+    (name, index)
+    for name, operator in OPERATORS.items()
+    for index in range(len(operator.overload("cpu")._schema.returns))
+]
+IN_PLACE = [(name, None) for name, operator in OPERATORS.items() if operator.overload("cpu")._schema.is_mutable]
+FEW = 3000  # elements
 
 
 def spoilt(operator, index, element):
     """The operator with another number in one of its results, or in its first argument."""
+    right = operator.on("cpu")
 
     def call(*arguments):
-        results = operator(*arguments)
+        results = right(*arguments)
         tensor = arguments[0] if index is None else results[index] if isinstance(results, tuple) else results
         if tensor.numel() > 0:
-            tensor[(element,) * tensor.dim()] += 1
+            tensor.detach()[(element,) * tensor.dim()] += 1
         return results
 
     return call
 
 
-def test_nothing_is_wrong_here():
-    assert check("cpu", "cpu") == []
+def test_nothing_is_wrong_here(backend):
+    assert check(backend, device_of(backend)) == []
 
 
 @pytest.mark.parametrize("element", [0, -1])
 @pytest.mark.parametrize(("name", "index"), RESULTS + IN_PLACE)
-def test_every_result_of_every_operator_is_compared(few_inputs, monkeypatch, name, index, element):
-    monkeypatch.setattr(ops.native, name, spoilt(OPERATORS[name], index, element))
-    problems = check("cpu", "cpu", ["float32"])
-    assert any(re.search(rf"float32, {name}[, ].*: relative error", problem) for problem in problems), problems
+def test_every_result_of_every_operator_is_compared(monkeypatch, name, index, element):
+    replace_operator(monkeypatch, OPERATORS[name], spoilt(OPERATORS[name], index, element))
+    problems = check("cpu", "cpu", ["float32"], largest=FEW)
+    assert any(re.search(rf"cpu {name} float32, .*: relative error", problem) for problem in problems), problems
 
 
-def test_nan_is_wrong(few_inputs, monkeypatch):
+def test_nan_is_wrong(monkeypatch):
     nan = torch.tensor(torch.nan)
-    monkeypatch.setattr(ops.native, "sgr_loss_backward", lambda grad_loss, delta, *_: nan.expand_as(delta))
-    assert "sgr_loss_backward" in check("cpu", "cpu", ["float32"])[0]
+    replace_operator(monkeypatch, sgr_loss_backward, lambda grad_loss, delta, *_: nan.expand_as(delta))
+    assert "sgr_loss_backward" in check("cpu", "cpu", ["float32"], largest=FEW)[0]
 
 
-def test_an_operator_that_fails_does_not_hide_the_others(few_inputs, monkeypatch):
+def test_a_result_of_another_shape_is_wrong(monkeypatch):
+    replace_operator(monkeypatch, sgr_shift, lambda x, *_: x[:1])
+    assert "WrongResult: shape (1, 7), expected (3, 7)" in check("cpu", "cpu", ["float32"], largest=FEW)[0]
+
+
+def test_an_operator_that_fails_does_not_hide_the_others(monkeypatch):
     def fail(*_):
         raise RuntimeError("no such kernel image")
 
-    monkeypatch.setattr(ops.native, "record_relu", fail)
-    monkeypatch.setattr(ops.native, "cross_entropy_hvp", spoilt(OPERATORS["cross_entropy_hvp"], 0, 0))
-    problems = check("cpu", "cpu", ["float32"])
-    assert "after 0 results: RuntimeError: no such kernel image" in problems[0]
-    assert "cross_entropy_hvp" in problems[1]
-    assert problems[2:] == [f"cpu: {name} was not called" for name in ("record_relu_", "replay_relu", "replay_relu_")]
+    replace_operator(monkeypatch, record_relu, fail)
+    replace_operator(monkeypatch, cross_entropy_hvp, spoilt(cross_entropy_hvp, 0, 0))
+    problems = " ".join(check("cpu", "cpu", ["float32"], largest=FEW))
+    assert "record_relu float32, after 0 results: RuntimeError: no such kernel image" in problems
+    assert "cross_entropy_hvp float32, hvp" in problems
 
 
-def test_a_forgotten_operator_is_an_error(few_inputs, monkeypatch, capsys):
-    monkeypatch.setattr(ops.native, "brand_new", OPERATORS["sgr_shift"], raising=False)
-    assert main(["--dtypes", "float64"]) == 1
-    assert capsys.readouterr().err == "cpu: brand_new was not called\n"
+def test_an_operator_without_a_case_is_an_error(monkeypatch, capsys):
+    monkeypatch.setattr(sgr_shift, "cases", dataclasses.replace(sgr_shift.cases, sizes=()))
+    assert main(["--dtypes", "float64", "--backend", "cpu"]) == 1
+    assert capsys.readouterr().err == "cpu: sgr_shift has no case in float64\n"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

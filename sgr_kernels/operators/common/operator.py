@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ...backends import select
+from .cases import Cases
 
 NAMESPACES = {"reference": "sgr_reference", "cpu": "sgr", "triton": "sgr_triton", "cuda": "sgr"}
 
@@ -40,6 +41,7 @@ class Operator:
     Args:
         schema: name, arguments and results.
         fake: shapes, dtypes and strides of the results, from the arguments.
+        cases: what it is checked, compiled and timed on.
         reference: implementation in plain torch; None: the reference backend has none.
         triton: implementation in Triton. It must import the kernels when it is called, because importing Triton takes
             a second, and Triton may be absent.
@@ -53,6 +55,7 @@ class Operator:
         schema: str,
         *,
         fake: Callable[..., Any],
+        cases: Cases,
         reference: Callable[..., Any] | None = None,
         triton: Callable[..., Any] | None = None,
         compiled: bool = True,
@@ -60,7 +63,7 @@ class Operator:
         derivative: Derivative | None = None,
     ) -> None:
         self.name, _, arguments = schema.partition("(")
-        self.fake, self.derivative = fake, derivative
+        self.fake, self.derivative, self.cases, self.reference = fake, derivative, cases, reference
         self._schema = f"({arguments}"
         self._overloads: dict[str, torch._ops.OpOverload] = {}
         self._calls: dict[str, Callable[..., Any]] = {}

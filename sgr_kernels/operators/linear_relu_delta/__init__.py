@@ -10,6 +10,7 @@ import torch
 from ..common import options as opt
 from ..common.dtypes import loss_dtype
 from ..common.operator import Operator
+from . import cases
 
 
 def _triton(*args):
@@ -36,4 +37,5 @@ linear_relu_delta = Operator(
     fake=_fake,
     triton=_triton,
     compiled=False,
+    cases=cases.DELTA,
 )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..common.dtypes import loss_dtype
 from ..common.operator import Operator
-from . import reference
+from . import cases, reference
 
 
 def _triton(*args):
@@ -36,6 +36,7 @@ relu_backward = Operator(
     fake=_fake,
     reference=reference.relu_backward,
     triton=_triton,
+    cases=cases.BACKWARD,
 )
 
 

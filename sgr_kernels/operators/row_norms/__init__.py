@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from ..common.operator import Operator
-from . import reference
+from . import cases, reference
 
 
 def _triton(*args):
@@ -28,4 +28,5 @@ row_norms = Operator(
     fake=_fake,
     reference=reference.row_norms,
     triton=_triton,
+    cases=cases.NORMS,
 )

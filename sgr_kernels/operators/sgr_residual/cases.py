@@ -1,0 +1,20 @@
+"""What sgr_residual is checked, compiled and timed on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from ..common.cases import Cases, Compared
+from ..common.options import Options
+from ..sgr_loss.cases import ROWS, loss_arguments, truth
+
+
+def _compare(results: tuple[Tensor, ...], delta: Tensor, target: Tensor, *arguments) -> Iterator[Compared]:
+    loss, v, _ = truth(delta, target, Options.of(*arguments))
+    yield Compared("loss", results[0], loss)
+    yield Compared("v", results[1], v)
+
+
+RESIDUAL = Cases(ROWS, loss_arguments, _compare)
