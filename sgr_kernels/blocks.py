@@ -16,43 +16,43 @@ import torch
 from torch import Tensor
 
 from . import reference
+from .affine import AffineMap
 from .ops.gate import relu_backward
-from .products import Product
 
 
 @dataclass
 class Block:
     """y = relu(W x + b), or without the ReLU."""
 
-    product: Product
+    affine: AffineMap
     weight: Tensor
     bias: Tensor | None
     relu: bool
 
     def to(self, dtype: torch.dtype) -> Block:
-        return Block(self.product, self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype), self.relu)
+        return Block(self.affine, self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype), self.relu)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.product.forward(x, self.weight, self.bias)
+        y = self.affine.forward(x, self.weight, self.bias)
         return y.relu_() if self.relu else y
 
     def gate(self, grad: Tensor, output: Tensor, sum_features: bool = False) -> tuple[Tensor, Tensor | None]:
         """dL/dz from dL/dy, and its sum over samples and positions: the gradient of the bias."""
         if self.relu:
-            return relu_backward(grad.to(output.dtype), output, self.product.features_last, sum_features)
-        sums = reference.sum_but_features(grad, self.product.features_last) if sum_features else None
+            return relu_backward(grad.to(output.dtype), output, self.affine.features_last, sum_features)
+        sums = reference.sum_but_features(grad, self.affine.features_last) if sum_features else None
         return grad.to(output.dtype), sums
 
     def tangent(self, v: Tensor, output: Tensor) -> Tensor:
         """Change of the output for a change v of the input, with frozen gates."""
-        z = self.product.forward(v, self.weight)
-        return relu_backward(z, output, self.product.features_last, False)[0] if self.relu else z
+        z = self.affine.forward(v, self.weight)
+        return relu_backward(z, output, self.affine.features_last, False)[0] if self.relu else z
 
     def input_grad(self, a: Tensor, x: Tensor) -> Tensor:
-        return self.product.input_grad(a, self.weight, x)
+        return self.affine.input_grad(a, self.weight, x)
 
     def weight_grad(self, a: Tensor, x: Tensor, total: Tensor | None = None) -> Tensor:
-        return self.product.weight_grad(a, self.weight, x, total)
+        return self.affine.weight_grad(a, self.weight, x, total)
 
 
 class Chain:

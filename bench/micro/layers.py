@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import sgr_kernels as sk
-from sgr_kernels.products import Conv2d, Linear, Product
+from sgr_kernels.affine import AffineMap, Conv2d, Linear
 
 from .case import Case, Op, Results, Run, Way, nbytes
 from .derivatives import MODES, Point, run_of
@@ -28,13 +28,13 @@ class Kind:
     Attributes:
         ours, sgr: the layer of sgr_kernels, and its closed form.
         plain: the layer in plain torch.
-        product: its affine map, by the library torch uses; ``library`` is the name of that provider.
+        affine: its affine map, by the library torch uses; ``library`` is the name of that provider.
     """
 
     ours: Callable[..., Tensor]
     sgr: Callable[..., tuple]
     plain: Callable[..., Tensor]
-    product: Product
+    affine: AffineMap
     library: str
 
 
@@ -142,23 +142,23 @@ Bare = Callable[[Layer], Tensor]
 
 
 def output(layer: Layer) -> Tensor:
-    return layer.kind.product.forward(layer.x, layer.weight)
+    return layer.kind.affine.forward(layer.x, layer.weight)
 
 
 def input_grad(layer: Layer) -> Tensor:
-    return layer.kind.product.input_grad(layer.cotangent, layer.weight, layer.x)
+    return layer.kind.affine.input_grad(layer.cotangent, layer.weight, layer.x)
 
 
 def weight_grad(layer: Layer) -> Tensor:
-    return layer.kind.product.weight_grad(layer.cotangent, layer.weight, layer.x)
+    return layer.kind.affine.weight_grad(layer.cotangent, layer.weight, layer.x)
 
 
 def output_tangent(layer: Layer) -> Tensor:
-    return layer.kind.product.forward(layer.tangent, layer.weight)
+    return layer.kind.affine.forward(layer.tangent, layer.weight)
 
 
 def weight_grad_of_tangent(layer: Layer) -> Tensor:
-    return layer.kind.product.weight_grad(layer.cotangent, layer.weight, layer.tangent)
+    return layer.kind.affine.weight_grad(layer.cotangent, layer.weight, layer.tangent)
 
 
 PRODUCTS: dict[str, tuple[Bare, ...]] = {

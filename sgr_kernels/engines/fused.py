@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+from ..affine import Conv2d, Linear
 from ..blocks import Block, Chain
 from ..functional.layers import cast_for_autocast
 from ..functional.residual import sgr_direction, sgr_residual
 from ..modules import Conv2dReLU, LinearReLU
-from ..products import Conv2d, Linear
 from . import fused_products
 from .common import LocalStep, Settings, add_gradients, in_one_precision, unscale
 from .local_loss import Gradients, LocalLoss, local_loss, runs_as_written

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..affine import Linear
 from ..backends import select
 from ..blocks import Chain
-from ..products import Linear
 from .common import Settings
 
 
@@ -22,7 +22,7 @@ def available(chain: Chain, x: Tensor, delta_pre: Tensor, settings: Settings) ->
     return (
         select(x) == "triton"
         and len(chain.blocks) == 1
-        and isinstance(block.product, Linear)
+        and isinstance(block.affine, Linear)
         and block.relu
         and x.dim() == 2
         and x.dtype == delta_pre.dtype != torch.float64

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..affine import Conv2d, Linear
 from ..blocks import Block
-from ..products import Conv2d, Linear
 from .checks import check_like, check_shape
 from .layers import check_linear, conv_geometry
 from .residual import sgr_residual
@@ -129,7 +129,7 @@ def _relu_sgr(block: Block, x, grad_output, target, output, curvature, hvp, opti
         output = block.forward(x)
     else:
         check_like("output", output, "x", x)
-        check_shape("output", output, block.product.forward(x.to("meta"), block.weight.to("meta")).shape)
+        check_shape("output", output, block.affine.forward(x.to("meta"), block.weight.to("meta")).shape)
     check_shape("grad_output", grad_output, output.shape)
     a, _ = block.gate(grad_output, output)
     delta = block.input_grad(a, x)

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..products import Conv2d, Linear, Product
+from ..affine import AffineMap as Product
+from ..affine import Conv2d, Linear
 from .gate import relu_backward
 from .registry import register
 
