@@ -1,32 +1,14 @@
-"""The affine map of a linear layer and that of a convolution, by the libraries torch uses (oneDNN, MKL, cuBLAS, cuDNN).
-
-Whatever is the same for both is written against :class:`AffineMap`.
+"""The affine map z = W x + b of a linear layer, and that of a convolution, by the libraries torch uses (oneDNN, MKL,
+cuBLAS, cuDNN). Both have the same methods, each of which is one matrix product; grad_z is dL/dz.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-
-class AffineMap(Protocol):
-    """z = W x + b, and its two derivatives from ``grad_z`` = dL/dz: one matrix product each."""
-
-    features_last: bool  # whether the features of z are its last dimension, or its second
-
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor: ...
-
-    def input_grad(self, grad_z: Tensor, weight: Tensor, x: Tensor) -> Tensor:
-        """dL/dx. Only the shape of ``x`` matters."""
-        ...
-
-    def weight_grad(self, grad_z: Tensor, weight: Tensor, x: Tensor, total: Tensor | None = None) -> Tensor:
-        """dL/dW, added into ``total`` where there is one. Only the shape of ``weight`` matters."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -39,9 +21,11 @@ class Linear:
         return F.linear(x, weight, bias)
 
     def input_grad(self, grad_z: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+        """dL/dx; only the shape of ``x`` matters."""
         return torch.matmul(grad_z, weight)
 
     def weight_grad(self, grad_z: Tensor, weight: Tensor, x: Tensor, total: Tensor | None = None) -> Tensor:
+        """dL/dW, added into ``total`` where there is one; only the shape of ``weight`` matters."""
         grad_z, x = grad_z.flatten(0, -2).T, x.flatten(0, -2)
         return grad_z @ x if total is None else torch.addmm(total, grad_z, x, out=total)
 
@@ -70,3 +54,6 @@ class Conv2d:
         return torch.ops.aten.convolution_backward(
             grad_z, x, weight, None, self.stride, self.padding, self.dilation, False, [0, 0], self.groups, wanted
         )
+
+
+AffineMap = Linear | Conv2d

@@ -1,4 +1,4 @@
-"""Eq. 35 of one linear ReLU block in two products whose Triton kernels gate, reconcile and shift on the way.
+"""Eq. 35 of one linear ReLU block in two matrix products whose Triton kernels gate, reconcile and shift on the way.
 
 The library's products with fused kernels between them are the alternative (:mod:`.fused`). Which of the two is faster
 for which shape has to be measured on a GPU; until it has been, these run only where the Triton backend is asked for.
@@ -16,32 +16,35 @@ from ..blocks import Chain
 from .common import Settings
 
 
-def available(chain: Chain, x: Tensor, delta_pre: Tensor, settings: Settings) -> bool:
+def available(chain: Chain, target: Tensor, settings: Settings) -> bool:
     """Whether the kernels can do this step. The scale and the floor ask for delta before its sums are known."""
     block = chain.blocks[0]
     return (
-        select(x) == "triton"
+        select(block.x) == "triton"
         and len(chain.blocks) == 1
         and isinstance(block.affine, Linear)
         and block.relu
-        and x.dim() == 2
-        and x.dtype == delta_pre.dtype != torch.float64
+        and block.x.dim() == 2
+        and block.x.dtype == target.dtype != torch.float64
         and settings.grad_scale == 1.0
         and settings.relative_floor == 0.0
     )
 
 
-def reconcile(
-    chain: Chain, x: Tensor, output: Tensor, grad: Tensor, delta_pre: Tensor, settings: Settings
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """SGR loss, and the gradients of weight and bias for the loss and weight times the SGR loss together."""
+def reconcile(chain: Chain, grad: Tensor, target: Tensor, settings: Settings) -> Tensor:
+    """SGR loss; the block keeps the gradients of L and sgr_weight times the SGR loss together.
+
+    Args:
+        grad: (B, m) dL/dy.
+        target: (B, n).
+    """
     [block] = chain.blocks
-    grad, target = grad.to(x.dtype).contiguous(), delta_pre.contiguous()
-    index = ops.REDUCTIONS.index(settings.reduction)
-    delta, sgr, coef = ops.triton.linear_relu_delta(
-        grad, output, block.weight, target, settings.normalize, index, 0.0, None, 1e-12
+    grad, target = grad.to(block.x.dtype).contiguous(), target.contiguous()
+    reduction = ops.REDUCTIONS.index(settings.reduction)
+    delta, sgr, (alpha, beta, _) = ops.triton.linear_relu_delta(
+        grad, block.y, block.matrix, target, settings.normalize, reduction, 0.0, None, 1e-12
     )
-    grad_weight, grad_bias = ops.triton.linear_relu_weight_grad(
-        grad, output, x, delta, target, coef[0], coef[1], settings.weight, block.bias is not None
+    block.grad_weight, block.grad_bias = ops.triton.linear_relu_weight_grad(
+        grad, block.y, block.x, delta, target, alpha, beta, settings.weight, block.bias is not None
     )
-    return sgr, grad_weight, grad_bias if block.bias is not None else None
+    return sgr
