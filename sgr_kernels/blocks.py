@@ -1,98 +1,145 @@
-"""Chains of affine layers with or without a ReLU, and their closed-form derivatives (Eq. 35 and what it leaves out).
+"""Chains of affine layers with or without a ReLU: their gradients for a loss L and its SGR loss, in closed form.
 
-With A_l = dL/dz_l, the gated upstream gradients, and V = dL_SGR/d delta, the SGR gradient of layer l is
+With A_l = dL/dz_l of layer l, its gates D_l and its input X_l, and V = dL_SGR/d delta for delta = A_1 W_1,
 
-    A_l^T U_{l-1}  +  (C_l D_l)^T Y_{l-1},      U_0 = V,  U_l = (U_{l-1} W_l^T) D_l,
+    dW_l = A_l^T (X_l + U_l)  +  (C_l D_l)^T X_l,        U_1 = V,           U_{l+1} = (U_l W_l^T) D_l,
+    db_l = sum of A_l  +  sum of C_l D_l,                C_L = H U_{L+1},   C_{l-1} = (C_l D_l) W_l,
 
-where C_L is the Hessian of the local loss applied to U_L and C_{l-1} = (C_l D_l) W_l. The first term is Eq. 35, which
-takes the upstream gradient for a constant; Algorithm 1 computes both.
+where U is the tangent of the activations along V, with frozen gates, and H the Hessian of L with respect to the output
+of layer L. A^T X belongs to L. A^T U is Eq. 35, which takes dL/dy for a constant; C is the curvature that it leaves
+out. Algorithm 1 computes all of them. A weight of the SGR loss is a factor of V.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from .affine import AffineMap
+from .functional.relu_layers import cast_for_autocast
 from .operators.common.dtypes import loss_dtype
 from .operators.relu_backward import through_relu
-from .products import Product
 
 
-def sum_but_features(tensor: Tensor, features_last: bool) -> Tensor:
-    """(..., m) or (B, m, ...) -> (m,), accumulated in float32 at least."""
-    features = tensor.movedim(-1 if features_last else 1, 0)
-    return features.reshape(len(features), -1).sum(1, dtype=loss_dtype(tensor))
-
-
-@dataclass
+@dataclass(eq=False)
 class Block:
-    """y = relu(W x + b), or without the ReLU."""
+    """y = relu(z) or y = z of z = W x + b, and what a step knows of it.
 
-    product: Product
+    Attributes:
+        weight, bias: parameters; their gradients are computed if they require one.
+        matrix: the weight as autocast casts it.
+        x, y: input and output.
+        grad_z: A = dL/dz, from the backward pass to the product with it.
+        grad_weight, grad_bias: the terms that are added up so far; None: none yet.
+    """
+
+    affine: AffineMap
     weight: Tensor
     bias: Tensor | None
     relu: bool
+    matrix: Tensor = field(init=False)
+    x: Tensor = field(init=False)
+    y: Tensor = field(init=False)
+    grad_z: Tensor = field(init=False)
+    grad_weight: Tensor | None = None
+    grad_bias: Tensor | None = None
 
-    def to(self, dtype: torch.dtype) -> Block:
-        return Block(self.product, self.weight.to(dtype), None if self.bias is None else self.bias.to(dtype), self.relu)
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """y, which is computed unless it is given."""
+        self.matrix, bias = cast_for_autocast(self.weight, self.bias)
+        if y is None:
+            y = self.affine.forward(x, self.matrix, bias)
+            y = y.relu_() if self.relu else y
+        self.x, self.y = x, y
+        return y
+
+    def backward(self, grad: Tensor, add_bias: bool = True) -> None:
+        """A from dL/dy, and its sum into ``grad_bias``."""
+        add_bias = add_bias and self.bias is not None and self.bias.requires_grad
+        self.grad_z, total = self._gate(grad.to(self.y.dtype), add_bias)
+        if add_bias:
+            self.grad_bias = total if self.grad_bias is None else self.grad_bias + total
+
+    def input_grad(self) -> Tensor:
+        return self.affine.input_grad(self.grad_z, self.matrix, self.x)
+
+    def tangent(self, change: Tensor) -> Tensor:
+        """The change of y for a change of x, with frozen gates."""
+        return self._gate(self.affine.forward(change, self.matrix), False)[0]
+
+    def add_product(self, x: Tensor) -> None:
+        """A^T x into ``grad_weight``, for an x of the shape of the input. A is let go."""
+        if self.weight.requires_grad:
+            self.grad_weight = self.affine.weight_grad(self.grad_z, self.matrix, x, self.grad_weight)
+        del self.grad_z
+
+    def _gate(self, grad: Tensor, sum_features: bool) -> tuple[Tensor, Tensor | None]:
+        if self.relu:
+            return through_relu(grad, self.y, self.affine.features_last, sum_features)
+        return grad, _sum_but_features(grad, self.affine.features_last) if sum_features else None
+
+
+@dataclass(eq=False)
+class Chain:
+    """Blocks one after the other.
+
+    ``forward`` comes first. Then ``add_gradients`` gives the gradients of L; or ``backward`` delta, ``add_along`` all
+    terms with A, and ``add_gradients`` those with C.
+
+    Attributes:
+        sgr_only: leave out the gradients of L itself.
+    """
+
+    blocks: list[Block]
+    sgr_only: bool = False
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.product.forward(x, self.weight, self.bias)
-        return y.relu_() if self.relu else y
-
-    def gate(self, grad: Tensor, output: Tensor, sum_features: bool = False) -> tuple[Tensor, Tensor | None]:
-        """dL/dz from dL/dy, and its sum over samples and positions: the gradient of the bias."""
-        if self.relu:
-            return through_relu(grad.to(output.dtype), output, self.product.features_last, sum_features)
-        sums = sum_but_features(grad, self.product.features_last) if sum_features else None
-        return grad.to(output.dtype), sums
-
-    def tangent(self, v: Tensor, output: Tensor) -> Tensor:
-        """Change of the output for a change v of the input, with frozen gates."""
-        z = self.product.forward(v, self.weight)
-        return through_relu(z, output, self.product.features_last)[0] if self.relu else z
-
-    def input_grad(self, a: Tensor, x: Tensor) -> Tensor:
-        return self.product.input_grad(a, self.weight, x)
-
-    def weight_grad(self, a: Tensor, x: Tensor, total: Tensor | None = None) -> Tensor:
-        return self.product.weight_grad(a, self.weight, x, total)
-
-
-class Chain:
-    """Blocks one after the other. Activations are the list [x, y_1, ..., y_L]."""
-
-    def __init__(self, blocks: list[Block]) -> None:
-        self.blocks = blocks
-
-    def float(self) -> Chain:
-        """The same in float32."""
-        return Chain([block.to(torch.float32) for block in self.blocks])
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        activations = [x]
         for block in self.blocks:
-            activations.append(block.forward(activations[-1]))
-        return activations
+            x = block.forward(x)
+        return x
 
-    def backward(self, activations: list[Tensor], grad: Tensor) -> tuple[list[Tensor], list[Tensor | None]]:
-        """dL/dz and its channel sums (where there is a bias), for every block, from dL/dy of the last."""
-        gated: list[Tensor] = []
-        sums: list[Tensor | None] = []
-        for index in reversed(range(len(self.blocks))):
-            block = self.blocks[index]
-            a, total = block.gate(grad, activations[index + 1], block.bias is not None)
-            gated.insert(0, a)
-            sums.insert(0, total)
-            if index > 0:
-                grad = block.input_grad(a, activations[index])
-        return gated, sums
+    def backward(self, grad: Tensor) -> Tensor:
+        """delta = dL/dx from dL/dy. Every block keeps its A."""
+        for block in reversed(self.blocks):
+            block.backward(grad, add_bias=not self.sgr_only)
+            grad = block.input_grad()
+        return grad
 
-    def tangents(self, activations: list[Tensor], v: Tensor, count: int) -> list[Tensor]:
-        """[U_0 = v, ..., U_count]: changes of the activations for a change v of the input."""
-        changes = [v]
-        for block, output in zip(self.blocks[:count], activations[1:], strict=False):
-            changes.append(block.tangent(changes[-1], output))
-        return changes
+    def add_along(self, v: Tensor, to_output: bool) -> Tensor | None:
+        """Adds A^T (X + U) of every block, and returns the tangent of y if that is wanted.
+
+        Args:
+            v: U of the first block, as :func:`sgr_kernels.sgr_residual` gives it; it is overwritten.
+        """
+        if self.blocks[0].x.dtype == torch.float16:  # which v may overflow
+            self._to_float32()
+        tangent = v.to(self.blocks[0].x.dtype)
+        for block in self.blocks:
+            # Every tensor is let go as soon as it has served: they are as large as the activations.
+            change = tangent
+            tangent = block.tangent(change) if to_output or block is not self.blocks[-1] else None
+            block.add_product(change if self.sgr_only else change.add_(block.x))
+        return tangent
+
+    def add_gradients(self, grad: Tensor) -> None:
+        """Adds A^T X and the sums of A of every block for ``grad`` = dL/dy, or those of C D for ``grad`` = C."""
+        for block in reversed(self.blocks):
+            block.backward(grad)
+            if block is not self.blocks[0]:
+                grad = block.input_grad()
+            block.add_product(block.x)
+
+    def _to_float32(self) -> None:
+        x = self.blocks[0].x.float()
+        for block in self.blocks:
+            block.x, block.y = x, block.y.float()
+            block.matrix, block.grad_z = block.matrix.float(), block.grad_z.float()
+            x = block.y
+
+
+def _sum_but_features(tensor: Tensor, features_last: bool) -> Tensor:
+    """(..., m) or (B, m, ...) -> (m,), accumulated in float32 at least."""
+    features = tensor.movedim(-1 if features_last else 1, 0)
+    return features.reshape(len(features), -1).sum(1, dtype=loss_dtype(tensor))

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import sgr_kernels as sk
+from sgr_kernels.affine import AffineMap, Conv2d, Linear
 from sgr_kernels.operators.conv2d_relu import conv2d_relu, conv2d_relu_backward, conv2d_relu_double_backward
 from sgr_kernels.operators.linear_relu import linear_relu, linear_relu_backward, linear_relu_double_backward
-from sgr_kernels.products import Conv2d, Linear, Product
 
 from .case import Case, Op, Results, Run, Way, nbytes
 from .derivatives import MODES, Point, run_of
@@ -30,13 +30,13 @@ class Kind:
     Attributes:
         ours, sgr: the layer of sgr_kernels, and its closed form.
         plain: the layer in plain torch.
-        product: its affine map, by the library torch uses; ``library`` is the name of that provider.
+        affine: its affine map, by the library torch uses; ``library`` is the name of that provider.
     """
 
     ours: Callable[..., Tensor]
     sgr: Callable[..., tuple]
     plain: Callable[..., Tensor]
-    product: Product
+    affine: AffineMap
     library: str
 
 
@@ -144,23 +144,23 @@ Bare = Callable[[Layer], Tensor]
 
 
 def output(layer: Layer) -> Tensor:
-    return layer.kind.product.forward(layer.x, layer.weight)
+    return layer.kind.affine.forward(layer.x, layer.weight)
 
 
 def input_grad(layer: Layer) -> Tensor:
-    return layer.kind.product.input_grad(layer.cotangent, layer.weight, layer.x)
+    return layer.kind.affine.input_grad(layer.cotangent, layer.weight, layer.x)
 
 
 def weight_grad(layer: Layer) -> Tensor:
-    return layer.kind.product.weight_grad(layer.cotangent, layer.weight, layer.x)
+    return layer.kind.affine.weight_grad(layer.cotangent, layer.weight, layer.x)
 
 
 def output_tangent(layer: Layer) -> Tensor:
-    return layer.kind.product.forward(layer.tangent, layer.weight)
+    return layer.kind.affine.forward(layer.tangent, layer.weight)
 
 
 def weight_grad_of_tangent(layer: Layer) -> Tensor:
-    return layer.kind.product.weight_grad(layer.cotangent, layer.weight, layer.tangent)
+    return layer.kind.affine.weight_grad(layer.cotangent, layer.weight, layer.tangent)
 
 
 PRODUCTS: dict[str, tuple[Bare, ...]] = {

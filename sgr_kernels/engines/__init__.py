@@ -93,7 +93,7 @@ def local_step(
     if engine != "directional" and (radius is not None or order != 1):
         raise ValueError(f"radius and order belong to engine='directional', got engine={engine!r}")
     if engine == "fused":
-        return fused.local_step(body, head, x, y, delta_pre, settings, curvature)
+        return fused.run(body, head, x, y, delta_pre, settings, curvature)
     if curvature != "exact":
         raise ValueError(f"engine={engine!r} always includes the curvature, got curvature={curvature!r}")
     if engine == "directional":
@@ -104,7 +104,7 @@ def local_step(
 def automatic(body: nn.Module | Callable) -> str:
     """The engine that "auto" takes."""
     try:
-        fused.closed_form(body)
+        fused.chain_of(body)
     except ValueError:
         return "directional"
     return "fused"

@@ -1,143 +1,97 @@
-"""The closed form: chains of linear layers and convolutions with ReLU, without autograd, for a few products.
-
-See :mod:`sgr_kernels.blocks` for the mathematics. The gradient of the loss and the first SGR term share one product,
-A^T (X + weight * U).
+"""The closed form of a local step: a chain of linear layers and convolutions with ReLU (:mod:`sgr_kernels.blocks`) and
+the local loss at its end (:mod:`.local_loss`). No graph of the body is built.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
+from ..affine import Conv2d, Linear
 from ..blocks import Block, Chain
 from ..functional.direction import sgr_direction
 from ..functional.relu_layers import cast_for_autocast
 from ..functional.sgr_loss import residual
 from ..modules import Conv2dReLU, LinearReLU
-from ..products import Conv2d, Linear
 from . import fused_products
 from .common import LocalStep, Settings, add_gradients, in_one_precision, unscale
 from .local_loss import Gradients, LocalLoss, local_loss, runs_as_written
 
-Layers = list[tuple[nn.Module, bool]]  # each with whether a ReLU follows
-Total = tuple[Tensor | None, Tensor | None]  # gradients of weight and bias
-
 
 @torch.no_grad()
-def local_step(
+def run(
     body: nn.Module,
     head: nn.Module | Callable[[Tensor, Tensor], Tensor],
     x: Tensor,
     y: Tensor,
-    delta_pre: Tensor | None,
+    target: Tensor | None,
     settings: Settings,
     curvature: str,
 ) -> LocalStep:
     """See :func:`sgr_kernels.local_step`; arguments are checked there."""
-    flatten, layers = closed_form(body)
+    flatten, chain = chain_of(body)
     if flatten:
-        x, delta_pre = x.flatten(1), None if delta_pre is None else delta_pre.flatten(1)
-    chain = Chain([_block(layer, relu) for layer, relu in layers])
+        x, target = x.flatten(1), None if target is None else target.flatten(1)
     [x] = cast_for_autocast(x.detach())
-    # Everything in the chain is cast already; the head decides for itself.
-    without_autocast = torch.autocast(x.device.type, enabled=False)
-    with without_autocast:
-        activations = chain.forward(x)
-    output = activations[-1]
-    exact = delta_pre is not None and curvature == "exact"
+    output = chain.forward(x)
+    exact = target is not None and curvature == "exact"
     local = local_loss(head, output, y, settings.grad_scale, second_order=exact)
-    with without_autocast:
+    with torch.autocast(x.device.type, enabled=False):  # what it casts has been cast
         grad, gradients = local.gradient()
-        if delta_pre is None:
-            totals = _products(chain, layers, *chain.backward(activations, grad), activations[:-1])
-            sgr, of_body = None, _trainable(layers, totals)
-        elif not exact and fused_products.available(chain, x, delta_pre, settings):
-            sgr, *total = fused_products.reconcile(chain, x, output, grad, delta_pre, settings)
-            of_body = _trainable(layers, [total])
+        if target is None:
+            sgr = None
+            chain.add_gradients(grad)
+        elif not exact and fused_products.available(chain, target, settings):
+            sgr = fused_products.reconcile(chain, grad, target, settings)
         else:
-            sgr, of_body = _reconcile(chain, layers, activations, grad, delta_pre, settings, local if exact else None)
-    add_gradients(*_one_each(gradients + of_body))
+            sgr, of_head = _reconcile(chain, grad, target, settings, local if exact else None)
+            gradients += of_head
+    for block in chain.blocks:
+        pairs = ((block.weight, block.grad_weight), (block.bias, block.grad_bias))
+        gradients += [(p, gradient) for p, gradient in pairs if p is not None and p.requires_grad]
+    add_gradients(*_one_each(gradients))
     return LocalStep(local.loss, sgr, output, unscale(grad, settings.grad_scale) if settings.need_delta_out else None)
 
 
 def _reconcile(
-    chain: Chain,
-    layers: Layers,
-    activations: list[Tensor],
-    grad: Tensor,
-    target: Tensor,
-    settings: Settings,
-    local: LocalLoss | None,
+    chain: Chain, grad: Tensor, target: Tensor, settings: Settings, local: LocalLoss | None
 ) -> tuple[Tensor, Gradients]:
-    """SGR loss, and the gradients of the loss and of weight times the SGR loss; without ``local``, Eq. 35."""
-    gated, sums = chain.backward(activations, grad)
-    x = activations[0]
+    """SGR loss, and the gradients of sgr_weight times it for the head; the chain keeps its own, with those of L.
+
+    Args:
+        grad: dL/dy, shape of the output of the chain.
+        target: shape of the input of the chain.
+        local: L; None: Eq. 35, which needs no second derivative of it.
+    """
+    x, sgr_weight = chain.blocks[0].x, settings.weight
     may_overflow = x.dtype == torch.float16  # the gradient of a normalised residual does
-    delta = unscale(chain.blocks[0].input_grad(gated[0], x), settings.grad_scale)
-    if may_overflow:
-        chain, activations, gated = chain.float(), [y.float() for y in activations], [a.float() for a in gated]
+    delta = unscale(chain.backward(grad), settings.grad_scale)
+    options = settings.options(delta)
     if len(chain.blocks) == 1 and local is None and x.dtype == target.dtype and not may_overflow:
         # v itself is not needed
-        sgr, direction = sgr_direction(delta, target.detach(), settings.options(delta))
-        return sgr, _trainable(layers, _products(chain, layers, gated, sums, [direction.shift(x, settings.weight)]))
-    sgr, v = residual(*in_one_precision(delta, target), settings.options(delta))
-    # Every tensor is let go as soon as it has served: they are as large as the activations.
+        sgr, direction = sgr_direction(delta, target, options)
+        chain.blocks[0].add_product(direction.shift(x, sgr_weight))
+        return sgr, []
+    sgr, v = residual(*in_one_precision(delta, target), options)
     del delta
-    changes = chain.tangents(activations, v.to(activations[0].dtype), len(chain.blocks) - (local is None))
+    tangent = chain.add_along(v.mul_(sgr_weight), to_output=local is not None)
     del v
-    tangent = None if local is None else changes.pop()
-    inputs = [
-        torch.add(y, change, alpha=settings.weight, out=change)
-        for y, change in zip(activations[:-1], changes, strict=True)
-    ]
-    totals = _products(chain, layers, gated, sums, inputs)
     if local is None:
-        return sgr, _trainable(layers, totals)
-    del gated, changes, inputs
-    change, of_head = _weighted_hvp(local, tangent, settings.weight, may_overflow)
+        return sgr, []
+    rescale = may_overflow and tangent.numel() > 0
+    hvp, of_head = _hvp_in_float16(local, tangent) if rescale else local.hvp(tangent)
     del tangent
-    totals = _products(chain, layers, *chain.backward(activations, change), activations[:-1], totals)
-    return sgr, of_head + _trainable(layers, totals)
+    chain.add_gradients(hvp)
+    return sgr, of_head
 
 
-def _weighted_hvp(local: LocalLoss, tangent: Tensor, weight: float, may_overflow: bool) -> tuple[Tensor, Gradients]:
-    """weight * Hessian * tangent, and the same for the head's parameters."""
-    if may_overflow and tangent.numel() > 0:  # the head works in float16: it gets a tangent of size 1
-        size = tangent.abs().amax().clamp_min(torch.finfo(torch.float32).tiny)
-        tangent, weight = tangent / size, weight * size
-    change, gradients = local.hvp(tangent, weight)
-    return change.to(tangent.dtype), gradients
-
-
-def _products(
-    chain: Chain,
-    layers: Layers,
-    gated: list[Tensor],
-    sums: list[Tensor | None],
-    inputs: list[Tensor],
-    totals: list[Total] | None = None,
-) -> list[Total]:
-    """Gradients of weight and bias of every block, added to ``totals``."""
-    found = []
-    before = totals or [(None, None)] * len(layers)
-    for block, (layer, _), a, bias, x, (product, total) in zip(
-        chain.blocks, layers, gated, sums, inputs, before, strict=True
-    ):
-        if layer.weight.requires_grad:
-            product = block.weight_grad(a, x, product)
-        found.append((product, bias if total is None else total + bias))
-    return found
-
-
-def _trainable(layers: Layers, totals: Iterable[Total]) -> Gradients:
-    pairs = (
-        pair
-        for (layer, _), total in zip(layers, totals, strict=True)
-        for pair in zip((layer.weight, layer.bias), total, strict=True)
-    )
-    return [(p, gradient) for p, gradient in pairs if p is not None and p.requires_grad]
+def _hvp_in_float16(local: LocalLoss, tangent: Tensor) -> tuple[Tensor, Gradients]:
+    """:meth:`LocalLoss.hvp` in float32, by a head that works in float16: it gets a tangent of size 1."""
+    size = tangent.abs().amax().clamp_min(torch.finfo(tangent.dtype).tiny)
+    hvp, of_head = local.hvp(tangent / size)
+    return size * hvp.float(), [(parameter, size * gradient) for parameter, gradient in of_head]
 
 
 def _one_each(gradients: Gradients) -> tuple[list[Tensor], list[Tensor]]:
@@ -148,29 +102,30 @@ def _one_each(gradients: Gradients) -> tuple[list[Tensor], list[Tensor]]:
     return list(sums), [gradient.to(parameter.dtype) for parameter, gradient in sums.items()]
 
 
-def closed_form(body: nn.Module | Callable) -> tuple[bool, Layers]:
-    """Whether the body begins with a flattening, and its layers, each with whether a ReLU follows.
+def chain_of(body: nn.Module | Callable) -> tuple[bool, Chain]:
+    """Whether the body begins with a flattening, and its layers as a chain.
 
     Raises:
         ValueError: names the first layer that has no closed form.
     """
     flatten = False
-    layers: Layers = []
+    blocks: list[Block] = []
     for name, module in _leaves(body, ""):
         kind = type(module)
-        if kind is nn.Flatten and not layers and (module.start_dim, module.end_dim) == (1, -1):
+        if kind is nn.Flatten and not blocks and (module.start_dim, module.end_dim) == (1, -1):
             flatten = True
-        elif kind is nn.ReLU and layers and not layers[-1][1]:
-            layers[-1] = layers[-1][0], True
-        elif kind in (LinearReLU, Conv2dReLU):
-            layers.append((module, True))
-        elif kind is nn.Linear or (kind is nn.Conv2d and _is_zero_padded(module)):
-            layers.append((module, False))
+        elif kind is nn.ReLU and blocks and not blocks[-1].relu:
+            blocks[-1].relu = True
+        elif kind in (nn.Linear, LinearReLU):
+            blocks.append(Block(Linear(), module.weight, module.bias, relu=kind is LinearReLU))
+        elif kind is Conv2dReLU or (kind is nn.Conv2d and _is_zero_padded(module)):
+            affine = Conv2d(module.stride, module.padding, module.dilation, module.groups)
+            blocks.append(Block(affine, module.weight, module.bias, relu=kind is Conv2dReLU))
         elif kind is not nn.Identity:
             raise _refusal(f"{name or 'body'} ({module})")
-    if not layers:
+    if not blocks:
         raise _refusal("a body without layers")
-    return flatten, layers
+    return flatten, Chain(blocks)
 
 
 def _is_zero_padded(layer: nn.Conv2d) -> bool:
@@ -194,10 +149,3 @@ def _leaves(module: nn.Module | Callable, name: str) -> Iterator[tuple[str, nn.M
             yield from _leaves(child, f"{name}.{child_name}" if name else child_name)
     else:
         yield name, module
-
-
-def _block(layer: nn.Module, relu: bool) -> Block:
-    weight, bias = cast_for_autocast(layer.weight, layer.bias)
-    if isinstance(layer, nn.Linear):
-        return Block(Linear(), weight, bias, relu)
-    return Block(Conv2d(layer.stride, layer.padding, layer.dilation, layer.groups), weight, bias, relu)

@@ -1,14 +1,13 @@
-"""The local loss at the end of a chain of blocks: its gradient, and its Hessian times a vector.
+"""The local loss L at the end of a chain of blocks: its gradient, and its Hessian times a vector (hvp).
 
-In closed form for cross entropy on a linear or ETF classifier (no graph is built); by autograd through the head alone
-for any other.
+Both are for the features, which are the output of the chain, (B, m) or (B, m, ...) with positions, and for the
+parameters of the head; both are multiplied by the gradient scale.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -24,35 +23,17 @@ from .common import check_scalar, trainable
 Gradients = list[tuple[Tensor, Tensor]]  # (parameter, gradient)
 
 
-class LocalLoss(Protocol):
-    """Gradients and products are multiplied by the gradient scale."""
-
-    loss: Tensor
-
-    def gradient(self) -> tuple[Tensor, Gradients]:
-        """dL/dy, and the gradients of the head's parameters."""
-        ...
-
-    def hvp(self, tangent: Tensor, weight: float | Tensor) -> tuple[Tensor, Gradients]:
-        """Derivative of :meth:`gradient` along a change of y, times ``weight``."""
-        ...
-
-
 def local_loss(head: nn.Module | Callable, features: Tensor, labels, scale: float, second_order: bool) -> LocalLoss:
     """``second_order``: whether ``hvp`` will be called."""
-    if has_closed_form(head):
-        return _ClosedForm(head, features, labels, scale)
-    return _Autograd(head, features, labels, scale, second_order)
-
-
-def has_closed_form(head: nn.Module | Callable) -> bool:
-    return (
+    if (
         type(head) is CrossEntropyHead
         and head.features is None
         and type(head.classifier) in (ETFClassifier, nn.Linear)
         and runs_as_written(head)
         and runs_as_written(head.classifier)
-    )
+    ):
+        return ClosedFormLoss(head, features, labels, scale)
+    return AutogradLoss(head, features, labels, scale, second_order)
 
 
 def runs_as_written(module: nn.Module) -> bool:
@@ -61,8 +42,8 @@ def runs_as_written(module: nn.Module) -> bool:
     return not any(hooks) and "forward" not in vars(module)
 
 
-class _ClosedForm:
-    """z = pool(y) M^T + c, cross entropy of z."""
+class ClosedFormLoss:
+    """Cross entropy of the logits pool(features) M^T + c, without a graph. ``grad`` is that of the logits, (B, K)."""
 
     def __init__(self, head: CrossEntropyHead, features: Tensor, labels: Tensor, scale: float) -> None:
         self.features = features
@@ -75,32 +56,20 @@ class _ClosedForm:
         bias = None if self.bias is None else self.bias.to(self.matrix.dtype)
         self.logits = with_unit_stride(nn.functional.linear(self.pooled, self.matrix, bias))
         self.loss, grad = cross_entropy(self.logits, self.labels)
-        self.grad = scale * grad  # for the logits
+        self.grad = scale * grad
 
     def gradient(self) -> tuple[Tensor, Gradients]:
-        gradients: Gradients = []
-        if self.weight.requires_grad:
-            gradients.append((self.weight, self._outer(self.grad, self.pooled)))
-        if self.bias is not None and self.bias.requires_grad:
-            gradients.append((self.bias, self.grad.sum(0)))
-        return self._to_features(self.grad), gradients
+        return self._for_features(self.grad), self._for_parameters(self.grad)
 
-    def hvp(self, tangent: Tensor, weight: float | Tensor) -> tuple[Tensor, Gradients]:
+    def hvp(self, tangent: Tensor) -> tuple[Tensor, Gradients]:
+        """The derivative of :meth:`gradient` along ``tangent``, a change of the features."""
         pooled = average_positions(tangent).to(self.matrix.dtype)
         change = with_unit_stride(pooled @ self.matrix.T).to(self.grad.dtype)  # of the logits
-        grad = self.scale * weight * cross_entropy_hvp(self.logits, self.labels, change)
-        gradients: Gradients = []
-        if self.weight.requires_grad:
-            gradients.append((self.weight, self._outer(grad, self.pooled) + weight * self._outer(self.grad, pooled)))
-        if self.bias is not None and self.bias.requires_grad:
-            gradients.append((self.bias, grad.sum(0)))
-        return self._to_features(grad), gradients
+        hvp = self.scale * cross_entropy_hvp(self.logits, self.labels, change)
+        return self._for_features(hvp), self._for_parameters(hvp, pooled)
 
-    def _outer(self, grad: Tensor, pooled: Tensor) -> Tensor:
-        return grad.T @ pooled.to(grad.dtype)
-
-    def _to_features(self, grad: Tensor) -> Tensor:
-        """From the logits back to y, every position alike."""
+    def _for_features(self, grad: Tensor) -> Tensor:
+        """From the logits (B, K) back to the features, every position alike."""
         per_channel = grad.to(self.matrix.dtype) @ self.matrix
         if self.features.dim() == 2:
             return per_channel
@@ -108,9 +77,21 @@ class _ClosedForm:
         spread = per_channel / math.prod(positions)
         return spread.view(batch, channels, *[1] * len(positions)).expand_as(self.features)
 
+    def _for_parameters(self, grad: Tensor, pooled_change: Tensor | None = None) -> Gradients:
+        """From the logits (B, K) to M and c; for M also from a change of what it is multiplied with."""
+        gradients: Gradients = []
+        if self.weight.requires_grad:
+            of_weight = grad.T @ self.pooled.to(grad.dtype)
+            if pooled_change is not None:
+                of_weight = of_weight + self.grad.T @ pooled_change.to(grad.dtype)
+            gradients.append((self.weight, of_weight))
+        if self.bias is not None and self.bias.requires_grad:
+            gradients.append((self.bias, grad.sum(0)))
+        return gradients
 
-class _Autograd:
-    """Any head: a graph through the head alone."""
+
+class AutogradLoss:
+    """That of any head, with a graph through the head alone. Methods as those of :class:`ClosedFormLoss`."""
 
     def __init__(self, head, features: Tensor, labels, scale: float, second_order: bool) -> None:
         with torch.enable_grad():
@@ -127,17 +108,19 @@ class _Autograd:
             raise ValueError("the head's loss does not depend on the output of the body")
 
     def gradient(self) -> tuple[Tensor, Gradients]:
-        return self.grad.detach(), _pairs(self.parameters, self.parameter_grads)
+        return self.grad.detach(), self._for_parameters(self.parameter_grads)
 
-    def hvp(self, tangent: Tensor, weight: float | Tensor) -> tuple[Tensor, Gradients]:
+    def hvp(self, tangent: Tensor) -> tuple[Tensor, Gradients]:
         # The derivative of <grad, tangent> is that of the gradient along the tangent: second derivatives commute.
         if not self.grad.requires_grad:  # a loss that is linear in the output
             return torch.zeros_like(self.grad), []
         wanted = [self.features, *self.parameters]
-        grad, *rest = torch.autograd.grad(self.grad, wanted, tangent.to(self.grad.dtype), allow_unused=True)
-        change = torch.zeros_like(self.features) if grad is None else weight * grad
-        return change, [(parameter, weight * gradient) for parameter, gradient in _pairs(self.parameters, rest)]
+        hvp, *of_parameters = torch.autograd.grad(self.grad, wanted, tangent.to(self.grad.dtype), allow_unused=True)
+        hvp = torch.zeros_like(self.features) if hvp is None else hvp.detach()
+        return hvp, self._for_parameters(of_parameters)
+
+    def _for_parameters(self, gradients: list[Tensor | None]) -> Gradients:
+        return [(p, g.detach()) for p, g in zip(self.parameters, gradients, strict=True) if g is not None]
 
 
-def _pairs(parameters: Iterable[Tensor], gradients: Iterable[Tensor | None]) -> Gradients:
-    return [(p, g.detach()) for p, g in zip(parameters, gradients, strict=True) if g is not None]
+LocalLoss = ClosedFormLoss | AutogradLoss

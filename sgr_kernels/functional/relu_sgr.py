@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..blocks import Block
+from ..affine import AffineMap, Conv2d, Linear
+from ..blocks import Block, Chain
 from ..operators.common.options import Options
-from ..products import Conv2d, Linear
 from .checks import check_like, check_shape
 from .relu_layers import check_linear, conv_geometry
 from .sgr_loss import residual
@@ -76,9 +76,8 @@ def linear_relu_sgr(
         TypeError, ValueError: dtypes, devices, shapes or options that do not fit.
     """
     check_linear(x, weight, bias)
-    block = Block(Linear(), weight, bias, relu=True)
     options = Options(normalize, reduction, floor, eps)
-    return LinearReLUSGR(*_relu_sgr(block, x, grad_output, target, output, curvature, hvp, options))
+    return LinearReLUSGR(*_relu_sgr(Linear(), x, weight, bias, grad_output, target, output, curvature, hvp, options))
 
 
 def conv2d_relu_sgr(
@@ -113,38 +112,35 @@ def conv2d_relu_sgr(
     Raises:
         TypeError, ValueError: dtypes, devices, shapes or options that do not fit.
     """
-    block = Block(Conv2d(*conv_geometry(x, weight, bias, stride, padding, dilation, groups)), weight, bias, relu=True)
+    affine = Conv2d(*conv_geometry(x, weight, bias, stride, padding, dilation, groups))
     options = Options(normalize, reduction, floor, eps)
-    return Conv2dReLUSGR(*_relu_sgr(block, x, grad_output, target, output, curvature, hvp, options))
+    return Conv2dReLUSGR(*_relu_sgr(affine, x, weight, bias, grad_output, target, output, curvature, hvp, options))
 
 
 @torch.no_grad()
-def _relu_sgr(block: Block, x, grad_output, target, output, curvature, hvp, options) -> tuple:
+def _relu_sgr(affine: AffineMap, x, weight, bias, grad_output, target, output, curvature, hvp, options) -> tuple:
     check_curvature(curvature)
     if (hvp is None) == (curvature == "exact"):
         raise ValueError(f"hvp belongs to curvature='exact', which needs it; got curvature={curvature!r}, hvp={hvp!r}")
     check_like("grad_output", grad_output, "x", x)
     check_like("target", target, "x", x)
     check_shape("target", target, x.shape)
-    if output is None:
-        output = block.forward(x)
-    else:
+    if output is not None:
         check_like("output", output, "x", x)
-        check_shape("output", output, block.product.forward(x.to("meta"), block.weight.to("meta")).shape)
+        check_shape("output", output, affine.forward(x.to("meta"), weight.to("meta")).shape)
+    weight, bias = (None if tensor is None else tensor.detach().requires_grad_() for tensor in (weight, bias))
+    block = Block(affine, weight, bias, relu=True)
+    chain = Chain([block], sgr_only=True)
+    output = block.forward(x, output)
     check_shape("grad_output", grad_output, output.shape)
-    a, _ = block.gate(grad_output, output)
-    delta = block.input_grad(a, x)
+    delta = chain.backward(grad_output)
     loss, v = residual(delta, target, options)
-    v = v.to(x.dtype) if x.dtype != torch.float16 else v  # where v itself may overflow
-    block = block.to(v.dtype)
-    grad_weight = block.weight_grad(a.to(v.dtype), v)
-    grad_bias = None if block.bias is None else block.bias.new_zeros(block.bias.shape)
+    tangent = chain.add_along(v, to_output=hvp is not None)
     if hvp is not None:
-        tangent = block.tangent(v, output.to(v.dtype))
-        c, sums = block.gate(hvp(tangent), output.to(v.dtype), block.bias is not None)
-        grad_weight = block.weight_grad(c, x.to(v.dtype), grad_weight)
-        grad_bias = sums if sums is None else sums.to(grad_weight.dtype)
-    return loss, delta, grad_weight, grad_bias
+        chain.add_gradients(hvp(tangent))
+    elif bias is not None:
+        block.grad_bias = torch.zeros_like(bias)
+    return loss, delta, block.grad_weight, None if bias is None else block.grad_bias.to(block.grad_weight.dtype)
 
 
 def check_curvature(curvature: str) -> None:

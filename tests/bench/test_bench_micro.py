@@ -15,12 +15,12 @@ from sgr_bench.micro import OPS, closed_form, cross_entropy, grid, layers, measu
 from sgr_bench.micro.derivatives import MODES, Point, run_of
 from sgr_bench.micro.grid import Sizes
 from sgr_bench.roofline import Limits
+from sgr_kernels.functional.residual import Direction
+from sgr_kernels.ops import affine_relu
 from torch.utils.flop_counter import FlopCounterMode
 
 import sgr_kernels as sk
 from sgr_kernels import blocks, ops
-from sgr_kernels.functional.residual import Direction
-from sgr_kernels.ops import affine_relu
 
 LIMITS = Limits(1e10, {"float32": 1e11, "bfloat16": 1e9})
 EAGER = ["cpu", "eager", "torch.relu", "Algorithm 1", "library GEMM", "library conv", "reference"]
@@ -141,7 +141,7 @@ def test_flops_are_those_of_the_bare_products(op):
 @pytest.mark.parametrize("make", [partial(layers.linear, (4, 6, 11)), partial(layers.conv2d, (2, 9, 5, 5))])
 def test_bare_products_are_the_derivatives_of_the_affine_map(make):
     layer = make(torch.float64, "cpu")
-    linear = layer.kind.product.forward
+    linear = layer.kind.affine.forward
     _, gradients = torch.autograd.functional.vjp(linear, (layer.x, layer.weight), layer.cotangent)
     _, of_tangent = torch.autograd.functional.vjp(linear, (layer.tangent, layer.weight), layer.cotangent)
     expected = (linear(layer.x, layer.weight), *gradients, linear(layer.tangent, layer.weight), of_tangent[1])

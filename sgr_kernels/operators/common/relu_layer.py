@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...products import Product
+from ...affine import AffineMap
 from ..relu_backward import through_relu
 from .operator import Derivative, Operator
 
 
-def forward(affine: Product, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def forward(affine: AffineMap, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return affine.forward(x, weight, bias).relu_()
 
 
 def backward(
-    affine: Product, grad: Tensor, output: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]
+    affine: AffineMap, grad: Tensor, output: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and bias; an empty tensor in the place of one that is not wanted."""
     need_x, need_weight, need_bias = wanted
@@ -34,7 +34,7 @@ def backward(
 
 
 def double_backward(
-    affine: Product,
+    affine: AffineMap,
     v_x: Tensor | None,
     v_weight: Tensor | None,
     v_bias: Tensor | None,
@@ -54,7 +54,7 @@ def double_backward(
     )
 
 
-def _tangent(affine: Product, v_x, v_weight, v_bias, output: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+def _tangent(affine: AffineMap, v_x, v_weight, v_bias, output: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Change of the output along (v_x, v_weight, v_bias) with frozen gates."""
     z = torch.zeros_like(output)
     if v_x is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...products import Linear
+from ...affine import Linear
 from ..common import relu_layer
 from ..common.operator import Operator
 from . import cases
