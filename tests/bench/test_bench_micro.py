@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shlex
 from functools import partial
@@ -11,29 +12,44 @@ import pytest
 import torch
 from sgr_bench import cli, micro, timing
 from sgr_bench.checks import WrongResult, relative_error
-from sgr_bench.micro import OPS, closed_form, cross_entropy, grid, layers, measurement, residual
+from sgr_bench.micro import OPS, closed_form, cross_entropy, layers, measurement, residual
 from sgr_bench.micro.derivatives import MODES, Point, run_of
-from sgr_bench.micro.grid import Sizes
+from sgr_bench.micro.grid import text, timed
 from sgr_bench.roofline import Limits
-from sgr_kernels.functional.residual import Direction
-from sgr_kernels.ops import affine_relu
 from torch.utils.flop_counter import FlopCounterMode
 
 import sgr_kernels as sk
-from sgr_kernels import blocks, ops
+from sgr_kernels import blocks
+from sgr_kernels.functional.direction import Direction
+from sgr_kernels.operators.common import relu_layer
+from sgr_kernels.operators.common.cases import Size
+from sgr_kernels.operators.cross_entropy import cross_entropy_hvp
+from sgr_kernels.operators.gate_bits import record_relu, replay_relu
+from sgr_kernels.operators.linear_relu import linear_relu
+from sgr_kernels.operators.relu_backward import through_relu
+from sgr_kernels.operators.sgr_loss import sgr_loss_backward
+from sgr_kernels.operators.sgr_residual import sgr_residual
+from sgr_kernels.operators.sgr_shift import sgr_shift
 
 LIMITS = Limits(1e10, {"float32": 1e11, "bfloat16": 1e9})
 EAGER = ["cpu", "eager", "torch.relu", "Algorithm 1", "library GEMM", "library conv", "reference"]
 CASES = [(op, mode) for op in OPS for mode in OPS[op].modes]
 
+
+
+def tiny(*shapes: tuple[int, ...]) -> tuple[Size, ...]:
+    """All in float32, the last in bfloat16 as well."""
+    return tuple(Size(shape, timed="quick", halves=shape == shapes[-1]) for shape in shapes)
+
+
 TINY = {
-    "sgr_loss": Sizes("8x64 16x96", halves="16x96"),
-    "sgr_residual": Sizes("8x64", halves="8x64"),
-    "sgr_shift": Sizes("8x64", halves="8x64"),
-    **dict.fromkeys(("linear_relu", "linear_relu_sgr", "linear_relu_step"), Sizes("16x32x24", halves="16x32x24")),
-    **dict.fromkeys(("conv2d_relu", "conv2d_relu_sgr"), Sizes("4x12x5x5", halves="4x12x5x5")),
-    "cross_entropy": Sizes("8x10", halves="8x10"),
-    "gate_bits": Sizes("3x4x5x5", halves="3x4x5x5"),
+    "sgr_loss": tiny((8, 64), (16, 96)),
+    **dict.fromkeys(("sgr_residual", "sgr_shift", "row_norms"), tiny((8, 64))),
+    "linear_relu": tiny((16, 32, 24)),
+    "conv2d_relu": tiny((4, 12, 5, 5)),
+    "cross_entropy": tiny((8, 10)),
+    "record_relu": tiny((3, 4, 5, 5)),
+    "relu_backward": tiny((4, 6, 3)),
 }
 
 pytestmark = pytest.mark.skipif(sk.backends()["cpu"] != "ok", reason="needs the compiled CPU kernels")
@@ -41,7 +57,8 @@ pytestmark = pytest.mark.skipif(sk.backends()["cpu"] != "ok", reason="needs the 
 
 def make_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(micro.roofline, "limits", lambda device, quick: LIMITS)
-    patch.setattr(grid, "GRID", TINY)
+    for operator in {op.operators[0] for op in OPS.values()}:
+        patch.setattr(operator, "cases", dataclasses.replace(operator.cases, sizes=TINY[operator.name]))
     patch.setattr(timing, "repeats_for", lambda seconds, budget: 3)
 
 
@@ -118,7 +135,7 @@ def test_bytes_are_those_that_have_to_be_read_and_written(rows):
         ("cross_entropy", "full", "8x10"): 3 * 4 * 8 * 10 + 8 * 8,
         ("linear_relu", "forward", "16x32x24"): 4 * (16 * 32 + 24 * 32 + 24 + 16 * 24),
     }
-    found = {(row["op"], row["mode"], grid.text(row["shape"])): row for row in rows if row["dtype"] == "float32"}
+    found = {(row["op"], row["mode"], text(row["shape"])): row for row in rows if row["dtype"] == "float32"}
     assert {key: found[key]["bytes"] for key in expected} == expected
     halves = [row for row in rows if (row["op"], row["mode"], row["dtype"]) == ("sgr_loss", "full", "bfloat16")]
     assert {row["bytes"] for row in halves} == {5 * n // 2}
@@ -164,9 +181,10 @@ def test_the_command_of_a_row_repeats_it_alone(rows, tmp_path):
 def test_the_quick_grid_is_a_part_of_the_full_one_and_that_of_the_grid_of_a_gpu(monkeypatch):
     monkeypatch.undo()
     for op in OPS:
-        quick, full, gpu = (set(grid.sizes(op, *where)) for where in (("cpu", True), ("cpu", False), ("cuda", False)))
+        sizes = OPS[op].operators[0].cases.sizes
+        quick, full, gpu = (set(timed(sizes, *where)) for where in (("cpu", True), ("cpu", False), ("cuda", False)))
         assert quick < full < gpu
-        assert set(grid.GRID[op].halves.split()) <= {grid.text(shape) for shape, _ in gpu}
+        assert all(size.timed for size in sizes if size.halves or size.once)
 
 
 def test_nothing_to_measure_is_an_error(capsys):
@@ -266,47 +284,55 @@ def one_bit(bits):
 
 
 def ungated(grad, output, *options):
-    return grad, relu_backward(grad, output, *options)[1]
+    return grad, through_relu(grad, output, *options)[1]
 
 
-relu_backward = affine_relu.relu_backward
-LINEAR_RELU, LOCAL_STEP, EAGER_LOSS = ops.native.differentiable_linear_relu, sk.local_step, residual.eager
+def put(monkeypatch, place, name, fault) -> None:
+    (monkeypatch.setitem if isinstance(place, dict) else monkeypatch.setattr)(place, name, fault)
+
+
+def faulty(operator, *fault):
+    """The place and name of a compiled operator, and the operator with a fault."""
+    return operator._calls, "sgr", spoil(operator.on("cpu"), *fault)
+
+
+LOCAL_STEP, EAGER_LOSS = sk.local_step, residual.eager
 
 # Where the fault is, the function there, and a case that has to notice.
 FAULTS = [
     (sk, "sgr_loss", spoil(sk.sgr_loss, 0, slightly), "sgr_loss", "forward"),
     (sk, "sgr_loss", spoil(sk.sgr_loss, 0, slightly), "sgr_loss", "double backward"),
     (sk, "sgr_loss", spoil(sk.sgr_loss, 0, lambda loss: loss[None]), "sgr_loss", "forward"),
-    (ops.native, "sgr_loss_backward", spoil(ops.native.sgr_loss_backward, 0, one_row), "sgr_loss", "backward"),
-    (ops.native, "sgr_loss_backward", spoil(ops.native.sgr_loss_backward, 0, one_element), "sgr_loss", "full"),
-    (ops.native, "sgr_residual", spoil(ops.native.sgr_residual, 0, slightly), "sgr_residual", "full"),
-    (ops.native, "sgr_residual", spoil(ops.native.sgr_residual, 1, one_row), "sgr_residual", "full"),
+    (*faulty(sgr_loss_backward, 0, one_row), "sgr_loss", "backward"),
+    (*faulty(sgr_loss_backward, 0, one_element), "sgr_loss", "full"),
+    (*faulty(sgr_residual, 0, slightly), "sgr_residual", "full"),
+    (*faulty(sgr_residual, 1, one_row), "sgr_residual", "full"),
     (Direction, "shift", spoil(Direction.shift, 0, slightly), "sgr_shift", "forward"),
-    (ops.native, "sgr_shift", lambda x, *_: x, "sgr_shift", "forward"),
-    (affine_relu, "relu_backward", ungated, "linear_relu", "backward"),
-    (affine_relu, "relu_backward", ungated, "linear_relu", "full"),
-    (affine_relu, "relu_backward", ungated, "conv2d_relu", "double backward"),
-    (ops.native, "differentiable_linear_relu", spoil(LINEAR_RELU, 0, slightly), "linear_relu", "forward"),
-    (blocks, "relu_backward", ungated, "linear_relu_sgr", "none"),
-    (ops.native, "sgr_residual", spoil(ops.native.sgr_residual, 1, one_row), "linear_relu_sgr", "exact"),
+    (sgr_shift._calls, "sgr", lambda x, *_: x, "sgr_shift", "forward"),
+    (relu_layer, "through_relu", ungated, "linear_relu", "backward"),
+    (relu_layer, "through_relu", ungated, "linear_relu", "full"),
+    (relu_layer, "through_relu", ungated, "conv2d_relu", "double backward"),
+    (*faulty(linear_relu, 0, slightly), "linear_relu", "forward"),
+    (blocks, "through_relu", ungated, "linear_relu_sgr", "none"),
+    (*faulty(sgr_residual, 1, one_row), "linear_relu_sgr", "exact"),
     (closed_form.Head, "hvp", lambda *_: torch.zeros_like, "linear_relu_sgr", "exact"),
     (closed_form.Head, "hvp", lambda *_: torch.zeros_like, "conv2d_relu_sgr", "exact"),
-    (blocks, "relu_backward", ungated, "conv2d_relu_sgr", "none"),
+    (blocks, "through_relu", ungated, "conv2d_relu_sgr", "none"),
     (sk, "local_step", lambda *a, weight, **o: LOCAL_STEP(*a, weight=1.01 * weight, **o), "linear_relu_step", "none"),
     (sk, "local_step", lambda *a, curvature, **o: LOCAL_STEP(*a, curvature="none", **o), "linear_relu_step", "exact"),
     (sk, "cross_entropy", spoil(sk.cross_entropy, 0, slightly), "cross_entropy", "forward"),
     (sk, "cross_entropy", spoil(sk.cross_entropy, 0, slightly), "cross_entropy", "backward"),
-    (ops.native, "cross_entropy_hvp", spoil(ops.native.cross_entropy_hvp, 0, one_row), "cross_entropy", "hessian"),
-    (ops.native, "record_relu", spoil(ops.native.record_relu, 1, one_bit), "gate_bits", "record"),
-    (ops.native, "record_relu", spoil(ops.native.record_relu, 0, one_element), "gate_bits", "record"),
-    (ops.native, "replay_relu", lambda gradient, bits, slope: gradient, "gate_bits", "replay"),
+    (*faulty(cross_entropy_hvp, 0, one_row), "cross_entropy", "hessian"),
+    (*faulty(record_relu, 1, one_bit), "gate_bits", "record"),
+    (*faulty(record_relu, 0, one_element), "gate_bits", "record"),
+    (replay_relu._calls, "sgr", lambda gradient, bits, slope: gradient, "gate_bits", "replay"),
 ]
 
 
 @pytest.mark.parametrize(("place", "name", "fault", "op", "mode"), FAULTS)
 def test_a_wrong_kernel_is_not_timed(place, name, fault, op, mode, monkeypatch, capsys):
     options = command("--providers", "cpu", "--ops", op, "--modes", mode, "--dtypes", "float32")
-    monkeypatch.setattr(place, name, fault)
+    put(monkeypatch, place, name, fault)
     assert cli.main(options) == 1
     output = capsys.readouterr()
     assert output.out == ""
@@ -318,14 +344,14 @@ def test_a_wrong_kernel_is_not_timed(place, name, fault, op, mode, monkeypatch, 
     [
         (sk, "sgr_loss", spoil(sk.sgr_loss, 0, lambda loss: 0.97 * loss), "sgr_loss", "backward"),
         (sk, "sgr_loss", spoil(sk.sgr_loss, 0, lambda loss: 1.02 * loss), "sgr_loss", "forward"),
-        (affine_relu, "relu_backward", ungated, "linear_relu", "backward"),
-        (ops.native, "differentiable_linear_relu", spoil(LINEAR_RELU, 0, lambda y: 1.02 * y), "linear_relu", "forward"),
-        (ops.native, "sgr_residual", spoil(ops.native.sgr_residual, 1, one_row), "linear_relu_sgr", "none"),
+        (relu_layer, "through_relu", ungated, "linear_relu", "backward"),
+        (*faulty(linear_relu, 0, lambda y: 1.02 * y), "linear_relu", "forward"),
+        (*faulty(sgr_residual, 1, one_row), "linear_relu_sgr", "none"),
     ],
 )
 def test_a_wrong_kernel_in_half_precision_is_not_timed(place, name, fault, op, mode, monkeypatch, capsys):
     options = command("--providers", "cpu", "--ops", op, "--modes", mode, "--dtypes", "bfloat16")
-    monkeypatch.setattr(place, name, fault)
+    put(monkeypatch, place, name, fault)
     assert cli.main(options) == 1
     assert capsys.readouterr().out == ""
 
@@ -341,7 +367,7 @@ def test_a_wrong_kernel_in_half_precision_is_not_timed(place, name, fault, op, m
     ],
 )
 def test_what_is_compared_with_has_to_be_right_as_well(place, name, fault, op, mode, provider, monkeypatch, capsys):
-    monkeypatch.setattr(place, name, fault)
+    put(monkeypatch, place, name, fault)
     options = command("--providers", provider, "--ops", op, "--modes", mode, "--dtypes", "float32")
     assert cli.main(options) == 1
     assert capsys.readouterr().out == ""

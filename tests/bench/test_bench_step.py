@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import types
 
 import pytest
 import torch
+from helpers import replace_operator
 from sgr_bench import cli, methods, traced
 from sgr_bench.checks import WrongResult, cosine, relative_error
 from sgr_bench.networks import NETWORKS, LocalModule, modules
@@ -15,7 +15,7 @@ from torch import nn
 import sgr_kernels as sk
 import sgr_kernels.engines.directional
 import sgr_kernels.engines.fused
-from sgr_kernels import ops
+from sgr_kernels.operators.sgr_loss import sgr_loss
 
 
 def plainnet(batch: int = 4):
@@ -98,20 +98,13 @@ def test_wrong_engine_gives_no_number(engine, monkeypatch, capsys):
 
 def test_wrong_kernel_gives_no_number(monkeypatch, capsys):
     """Every engine may use it: the truth is Algorithm 1 on the reference."""
-    right = ops.of
+    right = sgr_loss.on("cpu")
 
-    def of(name: str):
-        operators = right(name)
-        if name != "cpu":
-            return operators
+    def wrong(*args):
+        loss, coefficients = right(*args)
+        return loss, coefficients * torch.tensor([[1.0], [0.5], [1.0]])  # beta
 
-        def wrong(*args):
-            loss, coefficients = operators.sgr_loss(*args)
-            return loss, coefficients * torch.tensor([[1.0], [0.5], [1.0]])  # beta
-
-        return types.SimpleNamespace(**{**vars(operators), "sgr_loss": wrong})
-
-    monkeypatch.setattr(ops, "of", of)
+    replace_operator(monkeypatch, sgr_loss, wrong)
     assert cli.main(["step", "--networks", "plainnet4", "--batch", "4", "--budget", "0.1"]) == 1
     assert capsys.readouterr().out == ""
 
