@@ -80,6 +80,11 @@ class Machine(Simulator):
         self.call("sgr_shift", "sgr_shift", *map(matrix, (delta, target, x)), *coefficients, out)
         return out.tensor
 
+    def row_norms(self, rows: Tensor) -> Tensor:
+        norms = Guarded((len(rows),), torch.float64)
+        self.call("row_norms", "row_norms", matrix(rows), workspace("row_norms", matrix(rows)), norms)
+        return norms.tensor
+
     def relu_backward(self, grad: Tensor, output: Tensor, sum_channels: bool, offset: int = 0) -> tuple[Tensor, Tensor]:
         masked = Guarded(tuple(grad.shape), grad.dtype, offset)
         pointers = grad.data_ptr(), output.data_ptr(), masked.tensor.data_ptr()

@@ -21,6 +21,7 @@ ROWS = {
     "sgr_loss": {"sgr_loss_kernel": (2, False), "sgr_loss_backward_kernel": (2, True)},
     "sgr_residual": {"sgr_residual_kernel": (2, True)},
     "sgr_shift": {"sgr_shift_kernel": (3, True)},
+    "row_norms": {"row_norms_kernel": (1, False)},
     "relu_backward": {
         "relu_backward_slices_kernel": (2, True),
         "relu_backward_columns_kernelI.*Li[248]E": (2, True),  # those of width 1 are for what is not aligned
