@@ -60,31 +60,22 @@ __device__ inline void store_global(T* to, const Pack<T, width>& pack) {
   }
 }
 
-// A stretch of a row.
-template <typename T>
+// The same stretch of several rows.
+template <typename T, int width, int rows>
+struct Packs {
+  Pack<T, width> row[rows];
+};
+
+template <typename T, int rows>
 struct RowReader {
-  const T* row;
+  const T* row[rows];
 
   template <int width>
-  __device__ Pack<T, width> read(int offset) const {
-    return load_global<T, width>(row + offset);
-  }
-};
-
-// The same stretch of two rows.
-template <typename T, int width>
-struct Pair {
-  Pack<T, width> delta, target;
-};
-
-template <typename T>
-struct PairReader {
-  const T* delta;
-  const T* target;
-
-  template <int width>
-  __device__ Pair<T, width> read(int offset) const {
-    return {load_global<T, width>(delta + offset), load_global<T, width>(target + offset)};
+  __device__ Packs<T, width, rows> read(int offset) const {
+    Packs<T, width, rows> packs;
+#pragma unroll
+    for (int i = 0; i < rows; ++i) packs.row[i] = load_global<T, width>(row[i] + offset);
+    return packs;
   }
 };
 
@@ -93,13 +84,15 @@ struct Span {
   int length, head, packs;
 };
 
-// Packs of T start where all pointers are aligned. Where they are not at the same time, there are no packs.
-template <typename T, typename... Others>
-__device__ inline Span align(int length, const T* first, const Others*... others) {
+// Packs start where all rows and outputs are aligned. Where they are not at the same time, there are no packs.
+template <typename T, int rows, typename... Outputs>
+__device__ inline Span align(int length, const RowReader<T, rows>& in, const Outputs*... outputs) {
   constexpr int width = kPack<T>;
-  const int past = static_cast<int>(reinterpret_cast<uintptr_t>(first) / sizeof(T) % width);
-  const int head = (width - past) % width;
-  const bool together = ((reinterpret_cast<uintptr_t>(others + head) % 16 == 0) && ... && (head < length));
+  const auto past = [](const T* p) { return static_cast<int>(reinterpret_cast<uintptr_t>(p) / sizeof(T) % width); };
+  const int head = (width - past(in.row[0])) % width;
+  bool together = ((reinterpret_cast<uintptr_t>(outputs + head) % 16 == 0) && ... && (head < length));
+#pragma unroll
+  for (int i = 1; i < rows; ++i) together = together && past(in.row[i]) == past(in.row[0]);
   return together ? Span{length, head, (length - head) / width} : Span{length, length, 0};
 }
 

@@ -23,11 +23,12 @@ constexpr Sums kFirstSums = !normalize                  ? Sums::kDistance
                             : std::is_same_v<T, double> ? Sums::kNorms
                                                         : Sums::kProducts;
 
+// The rows are delta and target.
 template <Sums kind, typename T, int width>
-__device__ inline void add_pair(const Pair<T, width>& pair, double d_scale, double g_scale, double (&sums)[3]) {
+__device__ inline void add_pair(const Packs<T, width, 2>& pair, double d_scale, double g_scale, double (&sums)[3]) {
 #pragma unroll
   for (int k = 0; k < width; ++k) {
-    const double d = to_double(pair.delta.value[k]), g = to_double(pair.target.value[k]);
+    const double d = to_double(pair.row[0].value[k]), g = to_double(pair.row[1].value[k]);
     if constexpr (kind != Sums::kUnitDistance) sums[0] += d * d;
     if constexpr (kind == Sums::kProducts || kind == Sums::kNorms) sums[1] += g * g;
     if constexpr (kind == Sums::kProducts) sums[2] += d * g;
@@ -46,13 +47,14 @@ __device__ inline RowCoef finish_row(const double (&sums)[3], const Options& opt
   return sgr::finish_row(sums[0], sums[1], half_distance ? 0.5 * sums[2] : sums[2], normalize, half_distance, options);
 }
 
-// alpha delta + beta target, rounded once. Both coefficients 0 mean a dead row: 0 even where it holds Inf.
-template <typename Out, typename T, int width>
-__device__ inline Pack<Out, width> combine_pair(const Pair<T, width>& pair, double alpha, double beta, bool dead) {
+// alpha delta + beta target of the rows delta, target, ..., rounded once. A dead row gives 0 even where it holds Inf.
+template <typename Out, typename T, int width, int rows>
+__device__ inline Pack<Out, width> combine_pair(const Packs<T, width, rows>& in, double alpha, double beta,
+                                                bool dead) {
   Pack<Out, width> out;
 #pragma unroll
   for (int k = 0; k < width; ++k) {
-    const double value = alpha * to_double(pair.delta.value[k]) + beta * to_double(pair.target.value[k]);
+    const double value = alpha * to_double(in.row[0].value[k]) + beta * to_double(in.row[1].value[k]);
     from_double(dead ? 0.0 : value, &out.value[k]);
   }
   return out;

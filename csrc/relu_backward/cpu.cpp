@@ -15,14 +15,9 @@ constexpr int64_t kBlocks = 32;
 constexpr int64_t kGrain = 32768;  // elements that are worth a thread
 
 struct Blocks {
-  int64_t rows, channels, size, row_blocks, channel_blocks;
-
-  Blocks(int64_t rows, int64_t channels, int64_t size)
-      : rows(rows),
-        channels(channels),
-        size(size),
-        row_blocks(std::min(rows, kRowBlocks)),
-        channel_blocks(std::min(channels, ceil_div(kBlocks, row_blocks))) {}
+  int64_t rows, channels, size;
+  int64_t row_blocks = std::min(rows, kRowBlocks);
+  int64_t channel_blocks = std::min(channels, ceil_div(kBlocks, row_blocks));
 
   static int64_t edge(int64_t block, int64_t blocks, int64_t count) { return block * count / blocks; }
 
@@ -44,7 +39,7 @@ struct Blocks {
 template <typename T>
 void run_relu_backward(const Device&, const T* grad, const T* output, int64_t rows, int64_t channels, int64_t size,
                        T* masked, Wide<T>* sums) {
-  const Blocks blocks(rows, channels, size);
+  const Blocks blocks{rows, channels, size};
   std::vector<double> partial(blocks.row_blocks * channels);
   blocks.for_each([&](int64_t block, int64_t row, int64_t last_row, int64_t channel, int64_t last_channel) {
     double* block_sums = partial.data() + block * channels;

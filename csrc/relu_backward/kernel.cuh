@@ -37,12 +37,12 @@ struct ReluPlan {
 
 // add(k, value) for every element of the result.
 template <typename T, int width, typename Add>
-__device__ inline Pack<T, width> mask_pair(const Pair<T, width>& grad_and_output, const Add& add) {
-  Pack<T, width> masked = grad_and_output.delta;
+__device__ inline Pack<T, width> mask_pair(const Packs<T, width, 2>& grad_and_output, const Add& add) {
+  Pack<T, width> masked = grad_and_output.row[0];
 #pragma unroll
   for (int k = 0; k < width; ++k) {
     // Ask for closed gates, never for open ones: a NaN lets the gradient pass, and shows.
-    if (to_double(grad_and_output.target.value[k]) <= 0.0) from_double(0.0, &masked.value[k]);
+    if (to_double(grad_and_output.row[1].value[k]) <= 0.0) from_double(0.0, &masked.value[k]);
     add(k, to_double(masked.value[k]));
   }
   return masked;
@@ -62,9 +62,9 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     int64_t at = (first / segments * in.channels + channel) * in.size + column;
     double sum[1] = {0.0};
     for (int64_t piece = 0; piece < count; ++piece, at += in.channels * in.size) {
-      const PairReader<T> reader{in.grad + at, in.output + at};
+      const RowReader<T, 2> reader{{in.grad + at, in.output + at}};
       T* to = in.masked + at;
-      sweep<T>(align(length, reader.delta, reader.target, to), reader, [&](int offset, const auto& pair) {
+      sweep<T>(align(length, reader, to), reader, [&](int offset, const auto& pair) {
         store_global(to + offset, mask_pair(pair, [&](int, double value) { sum[0] += value; }));
       });
     }
@@ -102,7 +102,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     const int64_t begin = item % groups * group, part = item / groups;
     const int64_t row = part * plan.per_part, rows = in.rows - row < plan.per_part ? in.rows - row : plan.per_part;
     const int64_t at = row * columns + begin + lane * width;
-    const PairReader<T> reader{in.grad + at, in.output + at};
+    const RowReader<T, 2> reader{{in.grad + at, in.output + at}};
     T* to = in.masked + at;
     double sums[width] = {};
     const auto place = [&](int i) { return (i >> plan.log_across) * static_cast<int>(columns); };

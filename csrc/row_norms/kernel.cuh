@@ -18,11 +18,11 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     row_norms_kernel(Rows<T> in, double* partial, unsigned* tickets, double* norms) {
   const int64_t segments = segments_of(in.cols);
   for_each_segment(in.rows, in.cols, [&](int64_t row, int64_t column, int length) {
-    const RowReader<T> reader{in.at(row, column)};
+    const RowReader<T, 1> reader{{in.at(row, column)}};
     double sum[1] = {0.0};
-    sweep<T>(align(length, reader.row), reader, [&](int, const auto& pack) {
+    sweep<T>(align(length, reader), reader, [&](int, const auto& packs) {
 #pragma unroll
-      for (const T element : pack.value) {
+      for (const T element : packs.row[0].value) {
         const double x = to_double(element);
         sum[0] += x * x;
       }

@@ -62,13 +62,13 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     sgr_loss_kernel(RowPair<T> in, Options options, Workspace work, double* coef, Wide<T>* loss) {
   const int64_t segments = segments_of(in.cols());
   for_each_segment(in.rows(), in.cols(), [&](int64_t row, int64_t column, int length) {
-    const PairReader<T> reader{in.delta.at(row, column), in.target.at(row, column)};
+    const RowReader<T, 2> reader{{in.delta.at(row, column), in.target.at(row, column)}};
     double d_scale = 1.0, g_scale = 1.0, sums[3] = {0.0, 0.0, 0.0};
     if constexpr (kind == Sums::kUnitDistance) {
       d_scale = 1.0 / sqrt(work.norms[2 * row]);
       g_scale = 1.0 / sqrt(work.norms[2 * row + 1]);
     }
-    sweep<T>(align(length, reader.delta, reader.target), reader,
+    sweep<T>(align(length, reader), reader,
              [&](int, const auto& pair) { add_pair<kind>(pair, d_scale, g_scale, sums); });
     if (!row_sum(sums, in.cols(), column, work.partial + 3 * segments * row, work.tickets + 1 + row)) return;
     if (threadIdx.x == 0) write_row<kind, T, normalize>(row, in.rows(), sums, options, work, coef);
@@ -102,11 +102,11 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     sgr_loss_backward_kernel(RowPair<T> in, const double* alpha, const double* beta, const Wide<T>* scale, Out* out) {
   const double factor = scale == nullptr ? 1.0 : *scale;
   for_each_segment(in.rows(), in.cols(), [&](int64_t row, int64_t column, int length) {
-    const PairReader<T> reader{in.delta.at(row, column), in.target.at(row, column)};
+    const RowReader<T, 2> reader{{in.delta.at(row, column), in.target.at(row, column)}};
     Out* to = out + row * in.cols() + column;
     const bool dead = alpha[row] == 0.0 && beta[row] == 0.0;
     const double a = factor * alpha[row], b = factor * beta[row];
-    sweep<T>(align(length, reader.delta, reader.target, to), reader,
+    sweep<T>(align(length, reader, to), reader,
              [&](int offset, const auto& pair) { store_global(to + offset, combine_pair<Out>(pair, a, b, dead)); });
   });
 }

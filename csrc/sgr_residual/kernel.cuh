@@ -9,42 +9,43 @@
 
 namespace sgr::cuda {
 
-// A stretch of both rows in shared memory: its packs first, so that they are aligned, then its single elements.
+// A stretch of delta and target in shared memory: its packs first, so that they are aligned, then its single elements.
 template <typename T>
 struct RowCache {
-  T* delta;
-  T* target;
+  T* row[2];
   int head, packed;
 
-  static constexpr int64_t kSliceUnit = 64;  // slices are multiples of it; keeps `target` aligned
+  static constexpr int64_t kSliceUnit = 64;  // slices are multiples of it; keeps the second row aligned
   static constexpr size_t bytes(int64_t slice) { return 2 * slice * sizeof(T); }
 
-  __device__ RowCache(const Span& span, int slice)
-      : delta(reinterpret_cast<T*>(shared_data())),
-        target(delta + slice),
-        head(span.head),
-        packed(span.packs * kPack<T>) {}
+  __device__ RowCache(const Span& span, int slice) : head(span.head), packed(span.packs * kPack<T>) {
+    row[0] = reinterpret_cast<T*>(shared_data());
+    row[1] = row[0] + slice;
+  }
 
   template <int width>
-  __device__ Pair<T, width> read(int offset) const {
-    const WordOf<T, width> d = *word<width>(delta, offset), g = *word<width>(target, offset);
-    Pair<T, width> pair;
-    memcpy(&pair.delta, &d, sizeof(d));
-    memcpy(&pair.target, &g, sizeof(g));
-    return pair;
+  __device__ Packs<T, width, 2> read(int offset) const {
+    Packs<T, width, 2> packs;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const WordOf<T, width> word = *place<width>(row[i], offset);
+      memcpy(&packs.row[i], &word, sizeof(word));
+    }
+    return packs;
   }
   template <int width>
-  __device__ void write(int offset, const Pair<T, width>& pair) const {
-    WordOf<T, width> d, g;
-    memcpy(&d, &pair.delta, sizeof(d));
-    memcpy(&g, &pair.target, sizeof(g));
-    *word<width>(delta, offset) = d;
-    *word<width>(target, offset) = g;
+  __device__ void write(int offset, const Packs<T, width, 2>& packs) const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      WordOf<T, width> word;
+      memcpy(&word, &packs.row[i], sizeof(word));
+      *place<width>(row[i], offset) = word;
+    }
   }
 
  private:
   template <int width>
-  __device__ WordOf<T, width>* word(T* row, int offset) const {
+  __device__ WordOf<T, width>* place(T* row, int offset) const {
     if constexpr (width == 1) return reinterpret_cast<WordOf<T, 1>*>(row) + (offset < head ? offset + packed : offset);
     else return reinterpret_cast<WordOf<T, width>*>(row) + (offset - head) / width;
   }
@@ -62,9 +63,9 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
   const int64_t left = in.cols() > begin ? in.cols() - begin : 0;
   const int length = static_cast<int>(left < slice ? left : slice);
   for (int64_t row = blockIdx.x / parts; row < in.rows(); row += gridDim.x / parts) {
-    const PairReader<T> reader{in.delta.at(row, begin), in.target.at(row, begin)};
+    const RowReader<T, 2> reader{{in.delta.at(row, begin), in.target.at(row, begin)}};
     Wide<T>* to = v + row * in.cols() + begin;
-    const Span span = align(length, reader.delta, reader.target, to);
+    const Span span = align(length, reader, to);
     const RowCache<T> cache(span, slice);
     double sums[3] = {0.0, 0.0, 0.0};
     sweep<T>(span, reader, [&](int offset, const auto& pair) {

@@ -6,31 +6,14 @@
 
 namespace sgr::cuda {
 
+// The rows are delta, target and x. Rounded once. A dead row is x to the last bit, even where delta or target hold Inf.
 template <typename T, int width>
-struct ShiftInput {
-  Pair<T, width> pair;
-  Pack<T, width> x;
-};
-
-template <typename T>
-struct ShiftReader {
-  PairReader<T> pair;
-  const T* x;
-
-  template <int width>
-  __device__ ShiftInput<T, width> read(int offset) const {
-    return {pair.template read<width>(offset), load_global<T, width>(x + offset)};
-  }
-};
-
-// Rounded once. A dead row is x to the last bit, even where delta or target hold Inf.
-template <typename T, int width>
-__device__ inline Pack<T, width> shift_pack(const ShiftInput<T, width>& in, double alpha, double beta, bool dead) {
-  const auto v = combine_pair<double>(in.pair, alpha, beta, dead);
-  Pack<T, width> out = in.x;
+__device__ inline Pack<T, width> shift_pack(const Packs<T, width, 3>& in, double alpha, double beta, bool dead) {
+  const auto v = combine_pair<double>(in, alpha, beta, dead);
+  Pack<T, width> out = in.row[2];
 #pragma unroll
   for (int k = 0; k < width; ++k)
-    if (!dead) from_double(to_double(in.x.value[k]) + v.value[k], &out.value[k]);
+    if (!dead) from_double(to_double(in.row[2].value[k]) + v.value[k], &out.value[k]);
   return out;
 }
 
@@ -39,12 +22,11 @@ template <typename T>
 __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     sgr_shift_kernel(RowPair<T> in, Rows<T> x, const double* alpha, const double* beta, double factor, T* out) {
   for_each_segment(in.rows(), in.cols(), [&](int64_t row, int64_t column, int length) {
-    const PairReader<T> pair{in.delta.at(row, column), in.target.at(row, column)};
-    const ShiftReader<T> reader{pair, x.at(row, column)};
+    const RowReader<T, 3> reader{{in.delta.at(row, column), in.target.at(row, column), x.at(row, column)}};
     T* to = out + row * in.cols() + column;
     const bool dead = alpha[row] == 0.0 && beta[row] == 0.0;
     const double a = factor * alpha[row], b = factor * beta[row];
-    sweep<T>(align(length, pair.delta, pair.target, reader.x, to), reader,
+    sweep<T>(align(length, reader, to), reader,
              [&](int offset, const auto& read) { store_global(to + offset, shift_pack(read, a, b, dead)); });
   });
 }
