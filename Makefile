@@ -9,7 +9,7 @@ BUILD_TOOLS := setuptools wheel cmake ninja pybind11 torch
 
 install: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml constraints.txt setup.py CMakeLists.txt $(wildcard cmake/* csrc/* csrc/*/* csrc/include/sgr/*/*)
+$(VENV)/installed: pyproject.toml constraints.txt setup.py CMakeLists.txt $(wildcard cmake/* csrc/* csrc/*/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt $(BUILD_TOOLS)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e ".[dev]"

@@ -15,5 +15,5 @@ PYBIND11_MODULE(_C, m) {
         info["cuda_reason"] = SGR_CUDA_REASON;
         return info;
       },
-      "Version, compiler, CUDA version and architectures of this build (empty without CUDA), and why CUDA was left out.");
+      "Version, compiler, CUDA version and architectures of this build (empty without CUDA); why CUDA was left out.");
 }

@@ -1,25 +1,29 @@
 // What the C interfaces of the launchers share.
 #pragma once
 
-#include "sgr/cuda/rows.cuh"
+#include "common/rows.cuh"
 
+using namespace sgr;
 using namespace sgr::cuda;
 
-struct Input {
+struct Matrix {
   int dtype;
-  const void* delta;
-  const void* target;
-  int64_t rows, cols, delta_stride, target_stride;
+  const void* data;
+  int64_t rows, cols, stride;
 };
 
 template <typename T>
-static Rows<T> rows_of(const Input& in) {
-  return {static_cast<const T*>(in.delta), static_cast<const T*>(in.target), in.rows, in.cols, in.delta_stride,
-          in.target_stride};
+static Rows<T> rows_of(const Matrix& in) {
+  return {static_cast<const T*>(in.data), in.rows, in.cols, in.stride};
+}
+
+template <typename T>
+static RowPair<T> row_pair(const Matrix& delta, const Matrix& target) {
+  return {rows_of<T>(delta), rows_of<T>(target)};
 }
 
 template <typename F>
-static int dispatch(int dtype, const F& f) {
+static auto dispatch(int dtype, const F& f) {
   switch (dtype) {
     case 0: return f(double{});
     case 1: return f(float{});

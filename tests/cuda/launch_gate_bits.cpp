@@ -1,7 +1,6 @@
 // The launchers of recorded gates behind a C interface, on the machine of shim/.
+#include "gate_bits/kernel.cuh"
 #include "launch.h"
-
-#include "sgr/cuda/gate_bits.cuh"
 
 struct Elements {
   int dtype;

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 HERE = Path(__file__).parent
-INCLUDE = HERE.parents[1] / "csrc" / "include"
+CSRC = HERE.parents[1] / "csrc"
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 SCHEDULES = {"forward": 0, "reverse": 1, "random": 2, "starving": 3}
+SEEDED_SCHEDULES = [("forward", 0), ("reverse", 0), ("random", 1), ("random", 2), ("starving", 0), ("starving", 1)]
 GUARD = 4096  # bytes around everything that kernels write
 
 
@@ -46,14 +47,6 @@ class Launch:
     shared_bytes: int
 
 
-@dataclass(frozen=True)
-class Options:
-    normalize: bool = True
-    reduction: str = "mean"
-    floor: float | Tensor = 0.0
-    eps: float = 1e-12
-
-
 class _Device(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int) for name in list(Device.__dataclass_fields__)[:-1]] + [("seed", ctypes.c_uint)]
 
@@ -64,23 +57,13 @@ class _Launch(ctypes.Structure):
     ]
 
 
-class _Input(ctypes.Structure):
-    _fields_ = (
-        [("dtype", ctypes.c_int)]
-        + [(name, ctypes.c_void_p) for name in ("delta", "target")]
-        + [(name, ctypes.c_int64) for name in ("rows", "cols", "delta_stride", "target_stride")]
-    )
+class _Matrix(ctypes.Structure):
+    _fields_ = [("dtype", ctypes.c_int), ("data", ctypes.c_void_p)] + [
+        (name, ctypes.c_int64) for name in ("rows", "cols", "stride")
+    ]
 
 
-class _Settings(ctypes.Structure):
-    _fields_ = (
-        [(name, ctypes.c_int) for name in ("normalize", "reduction")]
-        + [(name, ctypes.c_double) for name in ("floor", "eps")]
-        + [("floor_tensor", ctypes.c_void_p)]
-    )
-
-
-def build(sources: list[Path], include: Path = INCLUDE) -> ctypes.CDLL:
+def build(sources: list[Path]) -> ctypes.CDLL:
     """Compile for the shim and load. Skips the test where there is no C++ compiler."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
     if compiler is None:
@@ -89,7 +72,7 @@ def build(sources: list[Path], include: Path = INCLUDE) -> ctypes.CDLL:
     flags = "-std=c++17 -O1 -fPIC -shared -U_FORTIFY_SOURCE -fno-strict-aliasing"
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "libshim.so"
-        command = [compiler, *flags.split(), f"-I{HERE / 'shim'}", f"-I{include}", *map(str, sources)]
+        command = [compiler, *flags.split(), f"-I{HERE / 'shim'}", f"-I{CSRC}", *map(str, sources)]
         command += [str(HERE / "shim" / source) for source in ("machine.cpp", "control.cpp")]
         subprocess.run([*command, "-o", str(library)], check=True)
         loaded = ctypes.CDLL(str(library))
@@ -98,23 +81,12 @@ def build(sources: list[Path], include: Path = INCLUDE) -> ctypes.CDLL:
 
 
 @functools.cache
-def library_of(source: str) -> ctypes.CDLL:
-    return build([HERE / source])
-
-
-@functools.cache
-def kernels() -> ctypes.CDLL:
-    library = library_of(Machine.source)
-    library.workspace_doubles.restype = ctypes.c_int64
-    library.workspace_doubles.argtypes = [ctypes.c_int64, ctypes.c_int64]
-    library.on_chip_bytes.restype = ctypes.c_int64
-    library.on_chip_bytes.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int]
+def library_of(operator: str) -> ctypes.CDLL:
+    library = build([HERE / f"launch_{operator}.cpp"])
+    for name in ("workspace_doubles", "on_chip_bytes"):
+        if hasattr(library, name):
+            getattr(library, name).restype = ctypes.c_int64
     return library
-
-
-def on_chip_bytes(delta: Tensor, parts: int) -> int:
-    """Shared memory of a block when sgr_residual spreads a row over ``parts`` blocks."""
-    return kernels().on_chip_bytes(DTYPES.index(delta.dtype), delta.shape[1], parts)
 
 
 def assert_same_bits(first: list[Tensor], second: list[Tensor]) -> None:
@@ -128,6 +100,12 @@ def far_apart(rows: Tensor) -> Tensor:
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
     memory = mmap.mmap(-1, (2 * stride + cols) * 2, flags=flags)  # goes with the last tensor that looks at it
     return torch.frombuffer(memory, dtype=rows.dtype).as_strided((3, cols), (stride, 1)).copy_(rows)
+
+
+def spread(rows: Tensor, stride: int, start: int) -> Tensor:
+    """A copy of rows, ``stride`` elements apart, that starts ``start`` elements after an aligned address."""
+    memory = torch.full(((len(rows) + 1) * stride,), torch.nan, dtype=rows.dtype)
+    return memory.as_strided(rows.shape, (stride, 1), start).copy_(rows)
 
 
 class Guarded:
@@ -147,62 +125,34 @@ class Guarded:
         return self.tensor
 
 
-class Machine:
-    """The operators on a simulated device. ``launches`` are those of the last call."""
-
-    source = "launch.cpp"
+class Simulator:
+    """A simulated device. ``launches`` are those of the last call."""
 
     def __init__(self, device: Device | None = None):
         self.device = device or Device()
         self.launches: list[Launch] = []
 
-    def sgr_loss(self, delta: Tensor, target: Tensor, options: Options) -> tuple[Tensor, Tensor]:
-        loss, coef = Guarded((), wide(delta)), Guarded((3, len(delta)), torch.float64)
-        self._call("loss", *_arguments(delta, target, options), coef=coef, loss=loss)
-        return loss.tensor, coef.tensor
-
-    def sgr_loss_backward(
-        self, grad_loss: Tensor, delta: Tensor, target: Tensor, alpha: Tensor, beta: Tensor, offset: int = 0
-    ) -> Tensor:
-        out = Guarded(tuple(delta.shape), delta.dtype, offset)
-        arguments = [ctypes.byref(row_pair(delta, target)), *map(pointer, (grad_loss, alpha, beta))]
-        self._call("backward", *arguments, out=out)
-        return out.tensor
-
-    def sgr_residual(self, delta: Tensor, target: Tensor, options: Options, offset: int = 0) -> tuple[Tensor, Tensor]:
-        loss, v = Guarded((), wide(delta)), Guarded(tuple(delta.shape), wide(delta), offset)
-        self._call("residual", *_arguments(delta, target, options), loss=loss, v=v)
-        return loss.tensor, v.tensor
-
-    def _call(self, name: str, *arguments, **outputs: Guarded) -> None:
-        library = library_of(self.source)
+    def call(self, operator: str, function: str, *arguments) -> None:
+        """A function of ``launch_<operator>.cpp``; what lies around its Guarded arguments must not change."""
+        library = library_of(operator)
         fields = [getattr(self.device, field) for field, _ in _Device._fields_]
         fields = [SCHEDULES.get(field, field) for field in fields]
         library.shim_set_device(ctypes.byref(_Device(*fields)))
-        arguments += tuple(outputs.values())
         guarded = [argument for argument in arguments if isinstance(argument, Guarded)]
-        status = getattr(library, name)(*(pointer(a.tensor) if isinstance(a, Guarded) else a for a in arguments))
+        status = getattr(library, function)(*(pointer(a.tensor) if isinstance(a, Guarded) else a for a in arguments))
         self.launches = [_launch(library, index) for index in range(library.shim_launches())]
         assert status == 0, f"CUDA error {status}: {library.shim_failure().decode()}"
         for memory in guarded:
             memory.check()
 
 
-def _arguments(delta: Tensor, target: Tensor, options: Options) -> tuple:
-    work = Guarded((kernels().workspace_doubles(*delta.shape),), torch.float64)
-    return ctypes.byref(row_pair(delta, target)), ctypes.byref(_settings(options)), work
+def workspace(operator: str, argument) -> Guarded:
+    """Memory of exactly the size that an operator needs."""
+    return Guarded((library_of(operator).workspace_doubles(argument),), torch.float64)
 
 
-def row_pair(delta: Tensor, target: Tensor) -> _Input:
-    pointers = delta.data_ptr(), target.data_ptr()
-    return _Input(DTYPES.index(delta.dtype), *pointers, *delta.shape, delta.stride(0), target.stride(0))
-
-
-def _settings(options: Options) -> _Settings:
-    tensor = options.floor if isinstance(options.floor, Tensor) else None
-    reduction = ("mean", "batchmean", "sum").index(options.reduction)
-    number = -1.0 if tensor is not None else options.floor
-    return _Settings(options.normalize, reduction, number, options.eps, None if tensor is None else tensor.data_ptr())
+def matrix(rows: Tensor):
+    return ctypes.byref(_Matrix(DTYPES.index(rows.dtype), rows.data_ptr(), *rows.shape, rows.stride(0)))
 
 
 def pointer(tensor: Tensor) -> ctypes.c_void_p:

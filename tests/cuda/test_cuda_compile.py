@@ -15,19 +15,18 @@ from torch.utils.cpp_extension import include_paths
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "csrc").rglob("*.cu"))
 ARCHITECTURES = ("80", "90a", "100")
-# Kernels bound by memory (patterns of their mangled names): how many rows they read, and whether they write one.
+# Kernels bound by memory, by operator (patterns of their mangled names): how many rows they read, and whether they
+# write one.
 ROWS = {
-    "sgr_loss.cu": {
-        "loss_kernel": (2, False),
-        "combine_kernel": (2, True),
-        "residual_kernel": (2, True),
-        "shift_kernel": (3, True),
+    "sgr_loss": {"sgr_loss_kernel": (2, False), "sgr_loss_backward_kernel": (2, True)},
+    "sgr_residual": {"sgr_residual_kernel": (2, True)},
+    "sgr_shift": {"sgr_shift_kernel": (3, True)},
+    "row_norms": {"row_norms_kernel": (1, False)},
+    "relu_backward": {
+        "relu_backward_slices_kernel": (2, True),
+        "relu_backward_columns_kernelI.*Li[248]E": (2, True),  # those of width 1 are for what is not aligned
     },
-    "relu_backward.cu": {
-        "gate_slices_kernel": (2, True),
-        "gate_columns_kernelI.*Li[248]E": (2, True),  # those of width 1 are for what is not aligned
-    },
-    "gate_bits.cu": {
+    "gate_bits": {
         "record_relu_kernelI.*Li[248]E": (1, True),
         "replay_relu_kernelI.*Li[248]E": (1, True),
     },
@@ -48,9 +47,9 @@ def compiled(tmp_path_factory):
 
     @functools.cache
     def compile_source(source: Path) -> tuple[str, dict[str, str]]:
-        folder = tmp_path_factory.mktemp(source.stem)
+        folder = tmp_path_factory.mktemp(source.parent.name)
         command = [nvcc(), "-std=c++17", "-O3", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020b000000000000"]
-        command += [f"-I{ROOT / 'csrc' / 'include'}", *(f"-isystem={path}" for path in include_paths())]
+        command += [f"-I{ROOT / 'csrc'}", *(f"-isystem={path}" for path in include_paths())]
         for arch in ARCHITECTURES:
             command += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
         command += ["--threads", "2", "-Xptxas", "-v", "--keep", "--keep-dir", str(folder)]
@@ -67,7 +66,7 @@ def test_there_are_sources():
     assert SOURCES
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.parent.name)
 def test_compiles_without_spills(source, compiled):
     report, _ = compiled(source)
     kernels = re.findall(
@@ -83,8 +82,8 @@ def test_compiles_without_spills(source, compiled):
     assert not too_many, too_many
 
 
-@pytest.mark.parametrize("source", ROWS)
-def test_rows_are_read_and_written_in_words_of_16_bytes(source, compiled):
+@pytest.mark.parametrize("operator", ROWS)
+def test_rows_are_read_and_written_in_words_of_16_bytes(operator, compiled):
     """The compiler takes wide accesses apart for small reasons; then the kernels are right and several times slower."""
     wide = {
         "read": r"ld\.global\.(?:nc|ca)\.v4\.u32",
@@ -92,16 +91,16 @@ def test_rows_are_read_and_written_in_words_of_16_bytes(source, compiled):
         "keep": r"st\.shared\.v(?:4\.\w*32|2\.\w*64)",
         "recall": r"ld\.shared\.v(?:4\.\w*32|2\.\w*64)",
     }
-    _, ptx = compiled(ROOT / "csrc" / "cuda" / source)
+    _, ptx = compiled(ROOT / "csrc" / operator / "cuda.cu")
     for text in ptx.values():
         entries = re.findall(r"\.entry (\w+)\((.*?)^}", text, re.DOTALL | re.MULTILINE)
-        kernels = [(kernel, *entry) for kernel in ROWS[source] for entry in entries if re.search(kernel, entry[0])]
-        assert {kernel for kernel, *_ in kernels} == ROWS[source].keys(), [name for name, _ in entries]
+        kernels = [(kernel, *entry) for kernel in ROWS[operator] for entry in entries if re.search(kernel, entry[0])]
+        assert {kernel for kernel, *_ in kernels} == ROWS[operator].keys(), [name for name, _ in entries]
         for kernel, name, body in kernels:
             count = {use: len(re.findall(pattern, body)) for use, pattern in wide.items()}
-            rows, writes = ROWS[source][kernel]
+            rows, writes = ROWS[operator][kernel]
             assert count["read"] >= 3 * rows, name  # a batch of two and what remains
             if writes:
                 assert rows * count["write"] >= count["read"], name
-            if kernel == "residual_kernel":
+            if kernel == "sgr_residual_kernel":
                 assert min(count["keep"], count["recall"]) >= count["read"], name

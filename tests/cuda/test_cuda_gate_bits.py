@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from gate_bits_library import GateBitsMachine
 from gate_formulas import SIZES, SLOPES, assert_same_numbers, gated_relu, gated_values, packed_gates, random_gates
-from shim_library import DTYPES, Device, Guarded, assert_same_bits
+from machine import Machine
+from shim_library import DTYPES, SEEDED_SCHEDULES, Device, Guarded, assert_same_bits
 from torch import Tensor
 
-SCHEDULES = [("forward", 0), ("reverse", 0), ("random", 1), ("random", 2), ("starving", 0), ("starving", 1)]
 LONG = 20_011  # several blocks, the last of them not full
 
 
@@ -20,7 +19,7 @@ def copy_in_guards(x: Tensor, offset: int = 0) -> Guarded:
 
 
 def check_record(x: Tensor, slope: float, offset: int = 0, device: Device | None = None) -> None:
-    bits, machine = packed_gates(x), GateBitsMachine(device)
+    bits, machine = packed_gates(x), Machine(device)
     y, recorded = machine.record_relu(x, slope, offset)
     assert torch.equal(recorded, bits)
     assert_same_numbers(y, gated_relu(x, bits, slope))
@@ -30,7 +29,7 @@ def check_record(x: Tensor, slope: float, offset: int = 0, device: Device | None
 
 
 def check_replay(x: Tensor, bits: Tensor, slope: float, offset: int = 0, device: Device | None = None) -> None:
-    machine = GateBitsMachine(device)
+    machine = Machine(device)
     y = machine.replay_relu(x, bits, slope, offset)
     assert_same_numbers(y, gated_relu(x, bits, slope))
     memory = copy_in_guards(x, offset)
@@ -59,7 +58,7 @@ def test_misaligned_tensors(dtype, n):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_aligned_tensors_are_moved_in_packs(dtype):
     """Of 16 bytes: fewer blocks then."""
-    machine = GateBitsMachine()
+    machine = Machine()
     blocks = []
     for offset in (0, 1):
         _, bits = machine.record_relu(gated_values(LONG, dtype, offset), 0.0)
@@ -76,7 +75,7 @@ def test_aligned_tensors_are_moved_in_packs(dtype):
 def test_in_any_order(dtype, offset):
     """The same bits whoever runs first, and where blocks take several parts in turn."""
     x, bits = gated_values(LONG, dtype, offset), random_gates(LONG)
-    for schedule, seed in SCHEDULES:
+    for schedule, seed in SEEDED_SCHEDULES:
         device = Device(max_grid=2, schedule=schedule, seed=seed)
         check_record(x, 0.01, 0, device)
         check_replay(x, bits, 0.01, 0, device)

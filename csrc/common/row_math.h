@@ -1,0 +1,63 @@
+// What happens to one row once its sums are known. Shared by the CPU and the CUDA kernels; free of torch.
+#pragma once
+
+#include <cmath>
+
+#include "common/types.h"
+
+namespace sgr {
+
+enum Reduction : int { kMean = 0, kBatchMean = 1, kSum = 2 };
+
+// How a loss is made of its rows.
+struct Options {
+  bool normalize;
+  double scale;  // s of the loss, see reduction_scale
+  double floor, eps;
+  const double* floor_pointer;  // one number in place of floor, in memory of the device; may be null
+
+  SGR_HOST_DEVICE double current_floor() const { return floor_pointer == nullptr ? floor : *floor_pointer; }
+};
+
+// Coefficients of dL/d delta = alpha delta + beta target and dL/d target = alpha_target target + beta delta.
+struct RowCoef {
+  double alpha, beta, alpha_target, loss;
+};
+
+// s of the loss s * sum_b w_b (1 - c_b): 2 / (B n), 2 / B or 2.
+SGR_HOST_DEVICE inline double reduction_scale(int reduction, int64_t rows, int64_t cols) {
+  if (reduction == kMean) return 2.0 / (static_cast<double>(rows) * static_cast<double>(cols));
+  return reduction == kBatchMean ? 2.0 / static_cast<double>(rows) : 2.0;
+}
+
+// min(1, (|delta| / floor)^2), written so that a NaN norm stays NaN.
+SGR_HOST_DEVICE inline double floor_weight(double norm, double floor) {
+  if (!(floor > 0.0)) return 1.0;
+  const double ratio = norm / floor;
+  return ratio > 1.0 ? 1.0 : ratio * ratio;
+}
+
+// dd = sum delta^2, gg = sum target^2. `third` is
+//   sum delta target                       normalize, third_is_half_distance = false
+//   sum (delta^ - target^)^2 / 2           normalize, third_is_half_distance = true (float64 input)
+//   sum (delta - target)^2                 not normalize
+// normalize is an argument beside the options because CUDA kernels know it when they are compiled.
+SGR_HOST_DEVICE inline RowCoef finish_row(double dd, double gg, double third, bool normalize,
+                                          bool third_is_half_distance, const Options& options) {
+  const double s = options.scale, d_norm = sqrt(dd);
+  const double w = floor_weight(d_norm, options.current_floor());
+  if (!normalize) return {s * w, -s * w, s * w, 0.5 * s * w * third};
+  const double g_norm = sqrt(gg);
+  // Ask for dead, never for live: comparisons with NaN are false, so NaN rows go on and show.
+  if (d_norm <= options.eps || g_norm <= options.eps) return {0.0, 0.0, 0.0, 0.0};
+  const double ratio = sqrt(gg / dd);
+  const double c = third_is_half_distance ? 1.0 - third : third / gg * ratio;  // exactly 1 for equal rows
+  double one_minus_c = third_is_half_distance ? third : 1.0 - c;
+  if (one_minus_c < 0.0) one_minus_c = 0.0;
+  // alpha delta and beta target cancel where the two are parallel. Taking alpha from beta by the ratio of the norms
+  // keeps their rounding errors together.
+  const double beta = -s * w / (dd * ratio);
+  return {-beta * (c * ratio), beta, -beta * (c / ratio), s * w * one_minus_c};
+}
+
+}  // namespace sgr

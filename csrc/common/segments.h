@@ -1,0 +1,88 @@
+// How CPU operators work through rows: cut into segments for torch's thread pool, with sums that do not depend on the
+// number of threads.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <array>
+#include <utility>
+#include <vector>
+
+#include "common/types.h"
+
+namespace sgr::cpu {
+
+// Segments are the unit of work of a thread. They begin at places that depend on the length of a row alone. A row has
+// at most kMaxSegments of them, so that partial sums take no memory to speak of.
+constexpr int64_t kSegment = 16384;
+constexpr int64_t kMaxSegments = 256;
+// Stretch that one serial sum runs over. Float64 input gets short ones, because there the rounding of the sums
+// themselves is what limits the result.
+template <typename T>
+constexpr int64_t kStretch = std::is_same_v<T, double> ? 128 : kSegment;
+constexpr int64_t kGrain = 32768;  // elements that are worth a thread
+
+inline int64_t segment_length(int64_t cols) {
+  return kSegment * std::max<int64_t>(1, ceil_div(cols, kSegment * kMaxSegments));
+}
+
+// f(row, segment, first column, length) for every segment of the rows [first, last).
+template <typename F>
+void for_each_segment(int64_t first, int64_t last, int64_t cols, const F& f) {
+  const int64_t length = segment_length(cols), segments = ceil_div(cols, length);
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::min(cols, length));
+  torch::stable::parallel_for(0, (last - first) * segments, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t segment = task % segments, column = segment * length;
+      f(first + task / segments, segment, column, std::min(length, cols - column));
+    }
+  });
+}
+
+// The sums f(column, length) of the stretches of a segment, added as a binary tree: the error grows with the logarithm
+// of their number.
+template <typename T, int width, typename F>
+std::array<double, width> tree_sum(int64_t column, int64_t length, const F& f) {
+  if (length <= kStretch<T>) return f(column, length);
+  const int64_t half = ceil_div(length, 2 * kStretch<T>) * kStretch<T>;
+  auto sums = tree_sum<T, width>(column, half, f);
+  const auto rest = tree_sum<T, width>(column + half, length - half, f);
+  for (int i = 0; i < width; ++i) sums[i] += rest[i];
+  return sums;
+}
+
+// The same tree over partial sums that are `width` apart.
+template <int width>
+double tree_sum(const double* x, int64_t count) {
+  if (count == 1) return *x;
+  const int64_t half = count / 2;
+  return tree_sum<width>(x, half) + tree_sum<width>(x + half * width, count - half);
+}
+
+// Totals (last - first, width) of the sums f(row, column, length) of rows of T.
+template <typename T, int width, typename F>
+std::vector<double> row_totals(int64_t first, int64_t last, int64_t cols, const F& f) {
+  const int64_t segments = ceil_div(cols, segment_length(cols));
+  std::vector<double> partial((last - first) * segments * width);
+  for_each_segment(first, last, cols, [&](int64_t b, int64_t segment, int64_t column, int64_t length) {
+    const auto sums = tree_sum<T, width>(column, length, [&](int64_t at, int64_t count) { return f(b, at, count); });
+    std::copy(sums.begin(), sums.end(), &partial[((b - first) * segments + segment) * width]);
+  });
+  std::vector<double> total((last - first) * width);
+  for (int64_t b = 0; b < last - first; ++b) {
+    const double* of_row = &partial[b * segments * width];
+    for (int i = 0; i < width; ++i) total[b * width + i] = tree_sum<width>(of_row + i, segments);
+  }
+  return total;
+}
+
+// factor * (alpha_b, beta_b) of a row b; a dead row keeps its zeros whatever the factor is. alpha, beta: (rows).
+inline auto scaled_coefficients(const double* alpha, const double* beta, double factor) {
+  return [=](int64_t row) {
+    const bool dead = alpha[row] == 0.0 && beta[row] == 0.0;
+    return std::pair(dead ? 0.0 : factor * alpha[row], dead ? 0.0 : factor * beta[row]);
+  };
+}
+
+}  // namespace sgr::cpu

@@ -1,0 +1,191 @@
+// Loss and v in one kernel that reads the inputs once: a row stays on chip, in the shared memory of one block or of a
+// cluster of blocks. Rows that do not fit take the kernels of sgr_loss.
+//
+// Within a row, each thread reads back only what it put into shared memory itself; blocks and threads exchange nothing
+// but sums.
+#pragma once
+
+#include "sgr_loss/kernel.cuh"
+
+namespace sgr::cuda {
+
+// A stretch of delta and target in shared memory: its packs first, so that they are aligned, then its single elements.
+template <typename T>
+struct RowCache {
+  T* row[2];
+  int head, packed;
+
+  static constexpr int64_t kSliceUnit = 64;  // slices are multiples of it; keeps the second row aligned
+  static constexpr size_t bytes(int64_t slice) { return 2 * slice * sizeof(T); }
+
+  __device__ RowCache(const Span& span, int slice) : head(span.head), packed(span.packs * kPack<T>) {
+    row[0] = reinterpret_cast<T*>(shared_data());
+    row[1] = row[0] + slice;
+  }
+
+  template <int width>
+  __device__ Packs<T, width, 2> read(int offset) const {
+    Packs<T, width, 2> packs;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const WordOf<T, width> word = *place<width>(row[i], offset);
+      memcpy(&packs.row[i], &word, sizeof(word));
+    }
+    return packs;
+  }
+  template <int width>
+  __device__ void write(int offset, const Packs<T, width, 2>& packs) const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      WordOf<T, width> word;
+      memcpy(&word, &packs.row[i], sizeof(word));
+      *place<width>(row[i], offset) = word;
+    }
+  }
+
+ private:
+  template <int width>
+  __device__ WordOf<T, width>* place(T* row, int offset) const {
+    if constexpr (width == 1) return reinterpret_cast<WordOf<T, 1>*>(row) + (offset < head ? offset + packed : offset);
+    else return reinterpret_cast<WordOf<T, width>*>(row) + (offset - head) / width;
+  }
+};
+
+// `parts` blocks (a cluster if more than one) share a row, `slice` elements each. loss: one number. v: (rows, cols)
+// contiguous.
+template <typename T, bool normalize>
+__global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
+    sgr_residual_kernel(RowPair<T> in, Options options, Workspace work, int parts, int slice, Wide<T>* loss,
+                        Wide<T>* v) {
+  constexpr Sums first = kFirstSums<T, normalize>;
+  const int part = static_cast<int>(blockIdx.x % parts);
+  const int64_t begin = static_cast<int64_t>(part) * slice;
+  const int64_t left = in.cols() > begin ? in.cols() - begin : 0;
+  const int length = static_cast<int>(left < slice ? left : slice);
+  for (int64_t row = blockIdx.x / parts; row < in.rows(); row += gridDim.x / parts) {
+    const RowReader<T, 2> reader{{in.delta.at(row, begin), in.target.at(row, begin)}};
+    Wide<T>* to = v + row * in.cols() + begin;
+    const Span span = align(length, reader, to);
+    const RowCache<T> cache(span, slice);
+    double sums[3] = {0.0, 0.0, 0.0};
+    sweep<T>(span, reader, [&](int offset, const auto& pair) {
+      cache.write(offset, pair);
+      add_pair<first>(pair, 1.0, 1.0, sums);
+    });
+    block_sum(sums);
+    cluster_sum(sums, parts);
+    if constexpr (first == Sums::kNorms) {
+      const double d_scale = 1.0 / sqrt(sums[0]), g_scale = 1.0 / sqrt(sums[1]);
+      double distance[3] = {0.0, 0.0, 0.0};
+      sweep<T>(span, cache,
+               [&](int, const auto& pair) { add_pair<Sums::kUnitDistance>(pair, d_scale, g_scale, distance); });
+      block_sum(distance);
+      cluster_sum(distance, parts);
+      sums[2] = distance[2];
+    }
+    const RowCoef coef = finish_row<T, normalize>(sums, options);
+    if (part == 0 && threadIdx.x == 0) work.row_loss[row] = coef.loss;
+    const bool dead = coef.alpha == 0.0 && coef.beta == 0.0;
+    sweep<T>(span, cache, [&](int offset, const auto& pair) {
+      store_global(to + offset, combine_pair<Wide<T>>(pair, coef.alpha, coef.beta, dead));
+    });
+    __syncthreads();  // the next row may be dealt out to the threads differently
+  }
+  if (part == 0) sum_row_losses(work.row_loss, in.rows(), work.tickets, gridDim.x / parts, loss);
+}
+
+// How a row is spread over blocks; parts = 0: it does not fit on chip.
+struct OnChip {
+  int parts;
+  int64_t slice;
+  size_t shared_bytes;
+};
+
+template <typename T>
+OnChip spread_row(int64_t cols, int parts) {
+  constexpr int64_t unit = RowCache<T>::kSliceUnit;
+  const int64_t slice = ((cols + parts - 1) / parts + unit - 1) / unit * unit;
+  return {parts, slice, sizeof(Scratch) + RowCache<T>::bytes(slice)};
+}
+
+// Can clusters of this shape run here? The device must know clusters, the code must have been compiled for such devices
+// (an older build can run on a newer device), and enough neighbouring processors must be free of other partitions.
+template <typename Kernel>
+cudaError_t cluster_fits(Kernel kernel, const Launch& launch, bool* fits) {
+  *fits = false;
+  int supported;
+  SGR_CUDA_TRY(device_attribute(cudaDevAttrClusterLaunch, &supported));
+  cudaFuncAttributes attributes;
+  SGR_CUDA_TRY(cudaFuncGetAttributes(&attributes, kernel));
+  if (!supported || attributes.ptxVersion < 90) return cudaSuccess;
+  cudaLaunchAttribute cluster;
+  const cudaLaunchConfig_t config = launch_config(launch, &cluster, nullptr);
+  int clusters = 0;
+  const cudaError_t refused = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
+  if (refused != cudaSuccess) cudaGetLastError();  // an answer too: sizes above 8 need not be known to the device
+  *fits = refused == cudaSuccess && clusters > 0;
+  return cudaSuccess;
+}
+
+// Lifts the kernel's limits to those of the device. They belong to the kernel and not to a launch, so all threads of
+// the process that launch it must set the same.
+template <typename Kernel>
+cudaError_t lift_limits(Kernel kernel, int shared_bytes, int parts) {
+  SGR_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+  if (parts > 8) SGR_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+  return cudaSuccess;
+}
+
+// The smallest cluster that leaves room for three blocks on a processor, so that one row is read while another is
+// written; else for two, else for one. Clusters of 16 run on some devices only and come last.
+template <typename T, typename Kernel>
+cudaError_t plan_on_chip(Kernel kernel, const RowPair<T>& in, OnChip* plan) {
+  int per_processor, reserved, per_block;
+  SGR_CUDA_TRY(device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, &per_processor));
+  SGR_CUDA_TRY(device_attribute(cudaDevAttrReservedSharedMemoryPerBlock, &reserved));
+  SGR_CUDA_TRY(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, &per_block));
+  struct Choice {
+    int blocks_per_processor, parts;
+  };
+  constexpr Choice choices[] = {{3, 1}, {3, 2}, {3, 4}, {3, 8}, {2, 1}, {2, 2}, {2, 4}, {2, 8},
+                                {1, 1}, {1, 2}, {1, 4}, {1, 8}, {1, 16}};
+  for (const auto& choice : choices) {
+    *plan = spread_row<T>(in.cols(), choice.parts);
+    const int64_t budget = std::min(per_processor / choice.blocks_per_processor - reserved, per_block);
+    if (static_cast<int64_t>(plan->shared_bytes) > budget) continue;
+    SGR_CUDA_TRY(lift_limits(kernel, per_block, choice.parts));
+    if (choice.parts == 1) return cudaSuccess;
+    bool fits;
+    const Launch launch{choice.parts, threads_for<T>(plan->slice), plan->shared_bytes, choice.parts};
+    SGR_CUDA_TRY(cluster_fits(kernel, launch, &fits));
+    if (fits) return cudaSuccess;
+  }
+  plan->parts = 0;
+  return cudaSuccess;
+}
+
+template <typename T, bool normalize>
+cudaError_t launch_sgr_residual_as(const RowPair<T>& in, const Options& options, const Workspace& work, Wide<T>* loss,
+                                   Wide<T>* v, cudaStream_t stream) {
+  const auto kernel = sgr_residual_kernel<T, normalize>;
+  OnChip plan;
+  SGR_CUDA_TRY(plan_on_chip<T>(kernel, in, &plan));
+  if (plan.parts == 0) {
+    SGR_CUDA_TRY(launch_sgr_loss(in, options, work, work.coef, loss, stream));
+    return launch_sgr_loss_backward<T>(in, work.coef, work.coef + in.rows(), nullptr, v, stream);
+  }
+  Launch launch{0, threads_for<T>(plan.slice), plan.shared_bytes, plan.parts};
+  SGR_CUDA_TRY(grid_for(in.rows(), plan.parts, &launch.blocks));
+  SGR_CUDA_TRY(cudaMemsetAsync(work.tickets, 0, sizeof(unsigned), stream));
+  return launch_kernel(kernel, launch, stream, in, options, work, plan.parts, static_cast<int>(plan.slice), loss, v);
+}
+
+// loss: one number. v: (rows, cols) contiguous. Neither rows nor cols may be 0.
+template <typename T>
+cudaError_t launch_sgr_residual(const RowPair<T>& in, const Options& options, const Workspace& work, Wide<T>* loss,
+                                Wide<T>* v, cudaStream_t stream) {
+  return options.normalize ? launch_sgr_residual_as<T, true>(in, options, work, loss, v, stream)
+                           : launch_sgr_residual_as<T, false>(in, options, work, loss, v, stream);
+}
+
+}  // namespace sgr::cuda

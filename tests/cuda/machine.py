@@ -1,0 +1,139 @@
+"""The operators on a simulated device."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+from shim_library import DTYPES, Guarded, Simulator, library_of, matrix, pointer, wide, workspace
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Options:
+    normalize: bool = True
+    reduction: str = "mean"
+    floor: float | Tensor = 0.0
+    eps: float = 1e-12
+
+
+class _Settings(ctypes.Structure):
+    _fields_ = (
+        [(name, ctypes.c_int) for name in ("normalize", "reduction")]
+        + [(name, ctypes.c_double) for name in ("floor", "eps")]
+        + [("floor_pointer", ctypes.c_void_p)]
+    )
+
+
+class _Tensors(ctypes.Structure):
+    _fields_ = (
+        [("dtype", ctypes.c_int)]
+        + [(name, ctypes.c_void_p) for name in ("grad", "output", "masked")]
+        + [(name, ctypes.c_int64) for name in ("rows", "channels", "size")]
+    )
+
+
+class _Elements(ctypes.Structure):
+    _fields_ = [
+        ("dtype", ctypes.c_int),
+        ("x", ctypes.c_void_p),
+        ("y", ctypes.c_void_p),
+        ("n", ctypes.c_int64),
+        ("slope", ctypes.c_double),
+    ]
+
+
+def on_chip_bytes(delta: Tensor, parts: int) -> int:
+    """Shared memory of a block when sgr_residual spreads a row over ``parts`` blocks."""
+    return library_of("sgr_residual").on_chip_bytes(matrix(delta), parts)
+
+
+class Machine(Simulator):
+    """``offset`` is that of the result, in elements. In place, x must be the tensor of a Guarded."""
+
+    def sgr_loss(self, delta: Tensor, target: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+        coef, loss = Guarded((3, len(delta)), torch.float64), Guarded((), wide(delta))
+        work = workspace("sgr_loss", matrix(delta))
+        self.call("sgr_loss", "sgr_loss", matrix(delta), matrix(target), _settings(options), work, coef, loss)
+        return loss.tensor, coef.tensor
+
+    def sgr_loss_backward(
+        self, grad_loss: Tensor, delta: Tensor, target: Tensor, alpha: Tensor, beta: Tensor, offset: int = 0
+    ) -> Tensor:
+        out = Guarded(tuple(delta.shape), delta.dtype, offset)
+        numbers = map(pointer, (grad_loss, alpha, beta))
+        self.call("sgr_loss", "sgr_loss_backward", matrix(delta), matrix(target), *numbers, out)
+        return out.tensor
+
+    def sgr_residual(self, delta: Tensor, target: Tensor, options: Options, offset: int = 0) -> tuple[Tensor, Tensor]:
+        loss, v = Guarded((), wide(delta)), Guarded(tuple(delta.shape), wide(delta), offset)
+        work = workspace("sgr_residual", matrix(delta))
+        self.call("sgr_residual", "sgr_residual", matrix(delta), matrix(target), _settings(options), work, loss, v)
+        return loss.tensor, v.tensor
+
+    def sgr_shift(
+        self, x: Tensor, delta: Tensor, target: Tensor, alpha: Tensor, beta: Tensor, factor: float, offset: int = 0
+    ) -> Tensor:
+        out = Guarded(tuple(x.shape), x.dtype, offset)
+        coefficients = pointer(alpha), pointer(beta), ctypes.c_double(factor)
+        self.call("sgr_shift", "sgr_shift", *map(matrix, (delta, target, x)), *coefficients, out)
+        return out.tensor
+
+    def row_norms(self, rows: Tensor) -> Tensor:
+        norms = Guarded((len(rows),), torch.float64)
+        self.call("row_norms", "row_norms", matrix(rows), workspace("row_norms", matrix(rows)), norms)
+        return norms.tensor
+
+    def relu_backward(self, grad: Tensor, output: Tensor, sum_channels: bool, offset: int = 0) -> tuple[Tensor, Tensor]:
+        masked = Guarded(tuple(grad.shape), grad.dtype, offset)
+        pointers = grad.data_ptr(), output.data_ptr(), masked.tensor.data_ptr()
+        tensors = ctypes.byref(_Tensors(DTYPES.index(grad.dtype), *pointers, *grad.shape))
+        sums = Guarded((grad.shape[1] if sum_channels else 0,), wide(grad))
+        outputs = (workspace("relu_backward", tensors), sums) if sum_channels else (None, None)
+        self.call("relu_backward", "relu_backward", tensors, *outputs)
+        masked.check()
+        return masked.tensor, sums.tensor
+
+    def record_relu(self, x: Tensor, slope: float, offset: int = 0) -> tuple[Tensor, Tensor]:
+        y = Guarded(tuple(x.shape), x.dtype, offset)
+        bits = self.record_into(y, x, slope)
+        return y.tensor, bits
+
+    def record_into(self, y: Guarded, x: Tensor, slope: float) -> Tensor:
+        bits = Guarded(((len(x) + 7) // 8,), torch.uint8)
+        self.call("gate_bits", "record_relu", _elements(x, y, slope), bits)
+        y.check()
+        return bits.tensor
+
+    def replay_relu(self, x: Tensor, bits: Tensor, slope: float, offset: int = 0) -> Tensor:
+        y = Guarded(tuple(x.shape), x.dtype, offset)
+        self.replay_into(y, x, bits, slope)
+        return y.tensor
+
+    def replay_into(self, y: Guarded, x: Tensor, bits: Tensor, slope: float) -> None:
+        self.call("gate_bits", "replay_relu", _elements(x, y, slope), pointer(bits))
+        y.check()
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        work = workspace("cross_entropy", matrix(logits))
+        loss, gradient = Guarded((), wide(logits)), Guarded(tuple(logits.shape), wide(logits))
+        self.call("cross_entropy", "cross_entropy", matrix(logits), pointer(labels), work, loss, gradient)
+        return loss.tensor, gradient.tensor
+
+    def cross_entropy_hvp(self, logits: Tensor, labels: Tensor, tangent: Tensor) -> Tensor:
+        out = Guarded(tuple(logits.shape), wide(logits))
+        self.call("cross_entropy", "cross_entropy_hvp", matrix(logits), pointer(labels), matrix(tangent), out)
+        return out.tensor
+
+
+def _settings(options: Options):
+    tensor = options.floor if isinstance(options.floor, Tensor) else None
+    reduction = ("mean", "batchmean", "sum").index(options.reduction)
+    number = -1.0 if tensor is not None else options.floor
+    address = None if tensor is None else tensor.data_ptr()
+    return ctypes.byref(_Settings(options.normalize, reduction, number, options.eps, address))
+
+
+def _elements(x: Tensor, y: Guarded, slope: float):
+    return ctypes.byref(_Elements(DTYPES.index(x.dtype), x.data_ptr(), y.tensor.data_ptr(), len(x), slope))
