@@ -18,6 +18,7 @@ from ..backends import select
 from ..functional.layers import cast_for_autocast, check_labels, with_unit_stride
 from ..functional.pooling import average_positions
 from ..modules import CrossEntropyHead, ETFClassifier
+from ..torch_internals import has_hooks
 from .common import check_scalar, trainable
 
 Gradients = list[tuple[Tensor, Tensor]]  # (parameter, gradient)
@@ -56,8 +57,7 @@ def has_closed_form(head: nn.Module | Callable) -> bool:
 
 def runs_as_written(module: nn.Module) -> bool:
     """Whether calling the module does what its class says: it has no hooks and no ``forward`` of its own."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return not any(hooks) and "forward" not in vars(module)
+    return not has_hooks(module) and "forward" not in vars(module)
 
 
 class _ClosedForm:

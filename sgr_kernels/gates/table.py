@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import ops
+from .. import mixed_precision, ops
 from ..functional import conv2d_relu, cross_entropy, linear_relu
-from . import mixed_precision, pooling, rules
-from .smooth import SMOOTH, functions_called
+from . import pooling, rules
+from .lists import SMOOTH, functions_called
 from .tape import GATED, Gates
 
 # By name: functions, methods, and forms that work in place

@@ -7,19 +7,18 @@ function modes, so that torch.compile traces them with the network.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
-from torch.utils._pytree import tree_leaves, tree_map
 
 from .. import reference
 from ..graph import nodes_behind
-from .mixed_precision import PRODUCTS
-from .smooth import NOT_SMOOTH_PROPERTIES, SHAPE_ONLY, SMOOTH, functions_named
+from ..mixed_precision import PRODUCTS
+from ..torch_internals import in_compiled_graph, tree_leaves, tree_map
+from .lists import NOT_SMOOTH_PROPERTIES, SHAPE_ONLY, SMOOTH, functions_named
 
 # Functions with kinks, and their form with frozen gates: called as gated(gates, *args, **kwargs); .table fills it.
 GATED: dict[Callable, Callable] = {}
@@ -42,7 +41,7 @@ class _Constant(NamedTuple):
     written: bool
 
 
-class _Bits(NamedTuple):
+class _PackedBools(NamedTuple):
     """A tensor of bool, one bit an element."""
 
     bits: Tensor
@@ -61,7 +60,7 @@ class Gates(TorchFunctionMode):
             return self.other(func, args, kwargs)
         if func in SHAPE_ONLY:
             return func(*args, **kwargs)
-        if _in_compiled_graph():
+        if in_compiled_graph():  # it was traced with its gates; what it calls is its own affair
             return func(*args, **kwargs)
         if func in CONSTANT or not torch.is_grad_enabled():
             return self.constant(func, args, kwargs)
@@ -189,19 +188,6 @@ class Replay(Gates):
             raise RuntimeError("the network is not the same in two passes: the second one makes fewer decisions")
 
 
-def _in_compiled_graph() -> bool:
-    """Whether a compiled part of the network is running. It was traced with its gates; what it calls is its own affair.
-
-    Such graphs run without gradients, which makes asking cheap.
-    """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
-    frame = sys._getframe(2)
-    while frame is not None and "_aot_autograd" not in frame.f_code.co_filename:
-        frame = frame.f_back
-    return frame is not None
-
-
 def _is_smooth(func: Callable) -> bool:
     if func.__name__ == "__get__":  # the compiler cannot look up properties; it makes a call of detach of .data
         return torch.compiler.is_compiling() or func not in NOT_SMOOTH_PROPERTIES
@@ -216,11 +202,11 @@ def _packed(decision: Any) -> Any:
     if not isinstance(decision, Tensor) or decision.dtype != torch.bool:
         return _copied(decision)
     layout = memory_format(decision) or torch.contiguous_format
-    return _Bits(reference.pack_bits(decision), decision.shape, layout)
+    return _PackedBools(reference.pack_bits(decision), decision.shape, layout)
 
 
 def _unpacked(entry: Any) -> Any:
-    if not isinstance(entry, _Bits):
+    if not isinstance(entry, _PackedBools):
         return _copied(entry)
     return reference.unpack_bits(entry.bits, entry.shape).contiguous(memory_format=entry.format)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..products import Conv2d, Linear, Product
+from ..torch_internals import will_be_executed
 from .gate import relu_backward
 from .registry import register
 
@@ -71,12 +72,7 @@ def _executed(ctx, index: int) -> bool:
 
     Algorithm 1 first asks for that of x alone; torch tells a Python function only which arguments require one at all.
     """
-    if not ctx.needs_input_grad[index]:
-        return False
-    try:
-        return torch._C._will_engine_execute_node(ctx.next_functions[index][0])
-    except RuntimeError:  # a leaf that torch.autograd.grad was asked for
-        return True
+    return ctx.needs_input_grad[index] and will_be_executed(ctx.next_functions[index][0])
 
 
 def _formula(name: str) -> Callable:
@@ -87,7 +83,7 @@ def _formula(name: str) -> Callable:
 
         def backward(ctx, grad):
             x, weight, output = ctx.saved_tensors
-            wanted = [ctx.needs_input_grad[i] and _executed(ctx, i) for i in range(3)]
+            wanted = [_executed(ctx, i) for i in range(3)]
             differentiate = getattr(operators, f"differentiable_{name}_backward")
             grads = differentiate(grad, output, x, weight, wanted, *ctx.geometry)
             return *(g if want else None for g, want in zip(grads, wanted, strict=True)), *(None for _ in ctx.geometry)

@@ -13,6 +13,8 @@ from types import SimpleNamespace
 
 import torch
 
+from .. import torch_internals
+
 # Operators by name; those with a derivative are called as ``differentiable_<name>``.
 native = SimpleNamespace()
 triton = SimpleNamespace()
@@ -55,7 +57,7 @@ def register(
 
 def below_autograd(operator, *args):
     """Call an operator from a formula that takes care of its derivative."""
-    with torch._C._AutoDispatchBelowAutograd():
+    with torch_internals.below_autograd():
         return operator(*args)
 
 
@@ -66,7 +68,7 @@ def _define(namespace: str, operators: SimpleNamespace, name: str, schema: str, 
     operator = getattr(getattr(torch.ops, namespace), name).default
     setattr(operators, name, operator)
     if formula is None:
-        if not operator._schema.is_mutable:  # torch takes no formula for those
+        if not torch_internals.writes_into_arguments(operator):  # torch takes no formula for those
             torch.library.register_autograd(qualified, _not_differentiable(name))
     else:
         setattr(operators, f"differentiable_{name}", _differentiable(operator, *formula(operators)))
