@@ -7,7 +7,7 @@
 """
 
 from . import table  # noqa: F401  (registers the rules)
-from .declarations import smooth
+from .declarations import gate, smooth
 from .tape import Record, Replay
 
-__all__ = ["Record", "Replay", "smooth"]
+__all__ = ["Record", "Replay", "gate", "smooth"]

@@ -1,4 +1,4 @@
-"""What a network's own operations declare to ``engine="directional"``."""
+"""What a network's own operations declare to ``engine="directional"``: that they are smooth, or how they decide."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 
 from ..overrides import overridable
 from .functions import DECLARED
-from .lists import SMOOTH, functions_called
+from .lists import SHAPE_ONLY, SMOOTH, functions_called
+from .tape import CONSTANT, GATED
 
 _OPERATORS = (type(torch.ops.aten.relu), type(torch.ops.aten.relu.default))
 _OF_TORCH = {function for functions in torch.overrides.get_overridable_functions().values() for function in functions}
@@ -37,6 +38,53 @@ def smooth(function: Callable) -> Callable:
         DECLARED.add(function)
     SMOOTH.add(announced)
     return announced
+
+
+def gate(function: Callable) -> Callable[[Callable], Callable]:
+    """Declare how an operation with kinks is computed along frozen gates (``engine="directional"``). A decorator.
+
+    The function below the decorator is the rule of ``function``: called in its place, with the same arguments after an
+    object ``gates``, wherever the engine runs the network. Whatever the rule decides, it decides by
+    ``gates.decide(choose, *args)``: ``choose(*args)``, a tensor of bool or of indices, in the first pass, and what that
+    was in every other. The rest must be smooth and must agree with ``function``, in its derivative too::
+
+        @sk.gate(F.softshrink)
+        def softshrink(gates, input, lambd=0.5):
+            above, below = gates.decide(torch.gt, input, lambd), gates.decide(torch.lt, input, -lambd)
+            return torch.where(above, input - lambd, torch.where(below, input + lambd, 0.0 * input))
+
+    A rule makes the same decisions in the same order in every pass. Nothing in it is looked at: a comparison without
+    ``gates.decide`` is not frozen, and other rules do not apply inside. It holds for that one function: methods
+    (``torch.Tensor.relu``), overloads of an operator and forms that work in place (``torch.relu_``) need rules of their
+    own. One that works in place decides first, then returns ``input.copy_(result)``; where ``function`` has an argument
+    ``inplace``, so must the rule. A rule goes before :func:`smooth` and before the lists of torch's functions that the
+    engine comes with, and replaces an earlier rule. Declare it before the network is compiled.
+
+    Args:
+        function: as for :func:`smooth`.
+
+    Returns:
+        A decorator of rules. It gives, in place of the rule, what a network must call: functions of torch and operators
+        as they are; for others, which the engine would not see, a function that does what ``function`` does and
+        announces itself.
+
+    Raises:
+        TypeError: ``function`` or the rule is not a function.
+        ValueError: the rule is itself a function with a rule: each of several functions needs a call of its own.
+    """
+    announced = _announced(function, "gate")
+
+    def register(rule: Callable) -> Callable:
+        if not callable(rule):
+            raise TypeError(f"the rule of {_named(function)} must be a function of (gates, ...), got {_named(rule)}")
+        if rule in GATED:
+            raise ValueError(f"the rule of {_named(function)} must be a rule, got {_named(rule)}, which has one itself")
+        SHAPE_ONLY.discard(announced)
+        CONSTANT.discard(announced)
+        GATED[announced] = rule
+        return announced
+
+    return register
 
 
 def _announced(function: Callable, declaration: str) -> Callable:

@@ -28,5 +28,5 @@ def refuse_undeclared(loss: Tensor) -> None:
         if not name.startswith(_KNOWN_MODULES):
             raise ValueError(
                 f"the autograd Function {name} may have kinks: declare it with sgr_kernels.smooth() if it has none, "
-                "or use engine='autograd'"
+                "call what sgr_kernels.gate() makes of it if it has, or use engine='autograd'"
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +11,11 @@ from torch import Tensor
 from .. import mixed_precision, ops
 from ..functional import conv2d_relu, cross_entropy, linear_relu
 from . import pooling, rules
-from .lists import SMOOTH, functions_called
-from .tape import GATED, Gates
+from .declarations import gate, smooth
+from .lists import functions_called
+from .tape import Gates
 
-# By name: functions, methods, and forms that work in place
+# Functions, methods and in-place forms with these names have the rules with these names.
 _NAMES = """
     relu relu6 leaky_relu prelu hardtanh hardsigmoid hardswish elu celu selu threshold abs clamp clamp_min clamp_max
     maximum minimum max min amax amin sort topk div
@@ -46,7 +47,7 @@ def _conv2d_relu(gates: Gates, x: Tensor, weight: Tensor, bias: Tensor | None = 
 
 
 def _converted(function: Callable) -> Callable:
-    """Conversions to integers are steps."""
+    """Of a conversion, which is a step where it gives integers."""
 
     def gated(gates: Gates, *args, **kwargs) -> Tensor:
         y = function(*args, **kwargs)
@@ -56,7 +57,7 @@ def _converted(function: Callable) -> Callable:
 
 
 def _euclidean(function: Callable) -> Callable:
-    """Norms of order 2. Others have kinks."""
+    """Of a norm: that of order 2 is smooth, others have kinks."""
 
     def gated(gates: Gates, *args, **kwargs) -> Tensor:
         order = kwargs.get("ord", kwargs.get("p", args[1] if len(args) > 1 else None))
@@ -72,18 +73,25 @@ def _fill() -> None:
     for name in pooling.__all__:
         forms |= {name: getattr(pooling, name), f"{name}_with_indices": _with_indices(getattr(pooling, name))}
     for name, rule in forms.items():
-        for form in (name, f"__{name}__"):
-            GATED.update(dict.fromkeys(functions_called(form, _SPACES), rule))
-        for form in (f"{name}_", f"__i{name}__"):
-            GATED.update(dict.fromkeys(functions_called(form, _SPACES), _inplace(rule)))
-    for name in ("to", "type"):
-        GATED.update({function: _converted(function) for function in functions_called(name, (Tensor,))})
+        _gate_all((name, f"__{name}__"), rule)
+        _gate_all((f"{name}_", f"__i{name}__"), _inplace(rule))
+    for function in functions_called("to", (Tensor,)) | functions_called("type", (Tensor,)):
+        gate(function)(_converted(function))
     for name in ("norm", "vector_norm", "normalize"):
-        GATED.update({function: _euclidean(function) for function in functions_called(name)})
-    # Eager code announces the functions of this package, compiled code calls their operators.
-    GATED.update(dict.fromkeys((linear_relu, ops.native.linear_relu), _linear_relu))
-    GATED.update(dict.fromkeys((conv2d_relu, ops.native.conv2d_relu), _conv2d_relu))
-    SMOOTH.update((cross_entropy, ops.native.cross_entropy, ops.triton.cross_entropy))
+        for function in functions_called(name):
+            gate(function)(_euclidean(function))
+    for function in (linear_relu, ops.native.linear_relu):
+        gate(function)(_linear_relu)
+    for function in (conv2d_relu, ops.native.conv2d_relu):
+        gate(function)(_conv2d_relu)
+    for function in (cross_entropy, ops.native.cross_entropy, ops.triton.cross_entropy):
+        smooth(function)
+
+
+def _gate_all(names: Iterable[str], rule: Callable) -> None:
+    for name in names:
+        for function in functions_called(name, _SPACES):
+            gate(function)(rule)
 
 
 _fill()

@@ -20,7 +20,7 @@ from ..mixed_precision import PRODUCTS
 from ..torch_internals import in_compiled_graph, tree_leaves, tree_map
 from .lists import NOT_SMOOTH_PROPERTIES, SHAPE_ONLY, SMOOTH, functions_named
 
-# Functions with kinks, and their form with frozen gates: called as gated(gates, *args, **kwargs); .table fills it.
+# Functions with kinks, each with its rule: called as rule(gates, *args, **kwargs); see sgr_kernels.gate()
 GATED: dict[Callable, Callable] = {}
 
 # Algorithm 1 takes the results of these for constants.
@@ -50,7 +50,7 @@ class _PackedBools(NamedTuple):
 
 
 class Gates(TorchFunctionMode):
-    """What the two modes share: which function is treated how."""
+    """What the two modes share: which function is treated how. Rules get one, and of it use :meth:`decide`."""
 
     recording: bool
 
@@ -72,11 +72,21 @@ class Gates(TorchFunctionMode):
         return self.other(func, args, kwargs)
 
     def decide(self, choose: Callable[..., Tensor], *args: Any) -> Tensor:
-        """``choose(*args)``, a tensor of bool or of indices, as it was at the time of recording."""
+        """``choose(*args)``, a tensor of bool or of indices: computed when recorded, remembered when replayed.
+
+        Raises:
+            TypeError: ``choose`` gives something else than a tensor.
+            RuntimeError: the rule decides more often than it did when recorded.
+        """
         if not self.recording:
-            return self.recall()
+            decision = self.recall()
+            if not isinstance(decision, Tensor):
+                raise RuntimeError("the network is not the same in two passes: a rule makes more decisions than before")
+            return decision
         with torch.no_grad():
             decision = choose(*args)
+        if not isinstance(decision, Tensor):
+            raise TypeError(f"gates.decide() expects a function that gives a tensor, got {type(decision).__name__}")
         self.keep(decision)
         return decision
 
@@ -125,8 +135,8 @@ class Record(Gates):
         if not _is_smooth(func) and self._depends((args, kwargs)):
             raise ValueError(
                 f"{_name(func)} is on no list of smooth functions, and its gates are not known: engine='directional' "
-                "cannot differentiate along it; declare it with sgr_kernels.smooth() if it has no kinks, or use "
-                "engine='autograd'"
+                "cannot differentiate along it; declare it with sgr_kernels.smooth() if it has no kinks, with "
+                "sgr_kernels.gate() if it has, or use engine='autograd'"
             )
         return func(*args, **kwargs)
 
@@ -227,6 +237,8 @@ def _copied(value: Any) -> Any:
 def _name(func: Any) -> str:
     if func is None:
         return "nothing"
+    if not callable(func):
+        return "a decision"
     if torch.compiler.is_compiling():  # which cannot look further
         return func.__name__
     return resolve_name(func) or getattr(func, "__qualname__", repr(func))
