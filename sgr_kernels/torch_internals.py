@@ -63,6 +63,18 @@ def in_function_mode() -> bool:
     return torch.overrides._is_torch_function_mode_enabled()
 
 
+def announce_when_compiled(function: Callable) -> None:
+    """Let modes see ``function`` of torch in compiled code too, as they do in eager code.
+
+    The compiler announces what torch lists as overridable, and the list lacks a few functions (hardswish, relu_, ...).
+    It is public; the copy that a compiler makes when it is first used is not.
+    """
+    torch.overrides.get_overridable_functions().setdefault(torch, []).append(function)
+    compiler = sys.modules.get("torch._dynamo.variables.torch")
+    if compiler is not None:
+        compiler.get_overridable_functions().add(function)
+
+
 def outside_of_all_modes() -> contextlib.AbstractContextManager:
     """Public torch lets a mode step aside for calls from its handler only."""
     return torch._C.DisableTorchFunction()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from gated_net import gradients
 from torch import Tensor, nn
 
 import sgr_kernels as sk
-from sgr_kernels.gates import Record, Replay, lists, tape
+from sgr_kernels.gates import Record, Replay
 
 BOUNDS = torch.linspace(-0.5, 0.5, 6, dtype=torch.float64)
 
@@ -132,33 +133,6 @@ def test_nan_shows_as_it_does_without_gates(name, backend):
     assert torch.equal(recorded.isnan(), plain.isnan())
 
 
-class Net(nn.Module):
-    """Convolution, the function in question, a smooth mixing of what comes out."""
-
-    def __init__(self, function) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(6, 6, 3, padding=1, bias=False)
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(self.function(self.conv(x)))
-
-
-def gradients(engine: str, function, **options) -> Tensor:
-    torch.manual_seed(0)
-    body = Net(function).double()
-    x, delta_pre = torch.randn(2, 4, 6, 8, 8, dtype=torch.float64).unbind(0)
-
-    def head(features, y):
-        return (features - y).square().sum(tuple(range(1, features.dim()))).mean()
-
-    sk.local_step(body, head, x, 0.3, delta_pre, weight=1e3, engine=engine, **options)
-    total = body.conv.weight.grad.clone()
-    body.zero_grad()
-    sk.local_step(body, head, x, 0.3, None, weight=0.0)
-    return total - body.conv.weight.grad
-
-
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_steps_across_kinks_give_the_derivative_along_frozen_gates(name):
     twice_differentiable = {"hardsigmoid": lambda x: F.relu6(3 * x + 3) / 6}  # torch's own is not
@@ -219,136 +193,9 @@ def test_a_network_that_takes_another_way_is_refused():
         gradients("directional", lambda x: x if calls.append(None) or len(calls) % 2 == 0 else F.relu(x))
 
 
-# --- rules of one's own: sk.gate --------------------------------------------------------------------------------------
-
-
-def softshrink(gates, input, lambd=0.5):
-    above, below = gates.decide(torch.gt, input, lambd), gates.decide(torch.lt, input, -lambd)
-    return torch.where(above, input - lambd, torch.where(below, input + lambd, 0.0 * input))
-
-
-def hardshrink(gates, input, lambd=0.5):
-    return torch.where(gates.decide(lambda: input.abs() <= lambd), 0.0 * input, input)
-
-
-def hardshrink_without_gates(input: Tensor, lambd: float = 0.5) -> Tensor:
-    return torch.hardshrink(input, lambd)
-
-
-class Hardshrink(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, input, lambd):
-        ctx.save_for_backward(input)
-        ctx.lambd = lambd
-        return torch.hardshrink(input, lambd)
-
-    @staticmethod
-    def backward(ctx, grad):
-        (input,) = ctx.saved_tensors
-        return grad * (input.abs() > ctx.lambd), None
-
-
-# What is declared, its rule, and the function of a network made from what the decorator gives
-OWN = {
-    "function of torch": (F.softshrink, softshrink, lambda call: lambda x: call(2 * x, 0.4)),
-    "function of torch, called by a module": (F.softshrink, softshrink, lambda call: nn.Softshrink(0.4)),
-    "method": (Tensor.hardshrink, hardshrink, lambda call: lambda x: x.hardshrink(lambd=0.3)),
-    "operator": (torch.ops.aten.hardshrink.default, hardshrink, lambda call: lambda x: call(x, 0.3)),
-    "Python function": (hardshrink_without_gates, hardshrink, lambda call: lambda x: call(x, lambd=0.3)),
-    "autograd Function": (Hardshrink, hardshrink, lambda call: lambda x: call(x, 0.3)),
-}
-
-
-@pytest.fixture
-def own_rules():
-    """Forgets afterwards what a test has declared."""
-    known = [(names, names.copy()) for names in (tape.GATED, tape.CONSTANT, lists.SMOOTH, lists.SHAPE_ONLY)]
-    yield
-    for names, before in known:
-        names.clear()
-        names.update(before)
-
-
-@pytest.mark.parametrize("name", OWN)
-def test_rules_of_ones_own_give_the_gradient_of_algorithm_1(name, own_rules):
-    function, rule, network = OWN[name]
-    undeclared = network(function.apply if function is Hardshrink else function)
-    with pytest.raises(ValueError, match="(?i)shrink.*sgr_kernels.gate"):
-        gradients("directional", undeclared)
-    call = sk.gate(function)(rule)
-    expected = gradients("autograd", network(call))
-    torch.testing.assert_close(expected, gradients("autograd", undeclared), rtol=0, atol=0)
-    error = gradients("directional", network(call), order=2, radius=0.003) - expected
-    assert error.norm() < 1e-3 * expected.norm()
-
-
-@pytest.mark.parametrize("name", ["function of torch", "Python function", "autograd Function"])
-def test_rules_of_ones_own_in_compiled_code(name, own_rules):
+@pytest.mark.parametrize("function", [F.hardswish, F.hardsigmoid, torch.relu_, F.hardtanh_], ids=lambda f: f.__name__)
+def test_functions_that_torch_does_not_list_are_frozen_in_compiled_code(function):
     torch._dynamo.reset()
-    function, rule, make = OWN[name]
-    network = make(sk.gate(function)(rule))
-    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
-    expected = gradients("directional", network, order=2, radius=0.003)
-    torch.testing.assert_close(gradients("directional", compiled, order=2, radius=0.003), expected)
-
-
-def test_what_the_decorator_gives_is_what_a_network_calls(own_rules):
-    assert sk.gate(F.softshrink)(softshrink) is F.softshrink
-    announced = sk.gate(hardshrink_without_gates)(hardshrink)
-    assert announced.__name__ == "hardshrink_without_gates" and announced is not hardshrink_without_gates
-    assert sk.gate(announced)(softshrink) is announced and sk.smooth(announced) is announced
-    assert sk.gate(Hardshrink)(hardshrink).__name__ == "Hardshrink"
-
-
-@pytest.mark.parametrize("listed", [torch.sin, torch.round, torch.ones_like, F.relu], ids=lambda f: f.__name__)
-def test_a_rule_goes_before_what_is_known(listed, own_rules):
-    x = torch.randn(5, requires_grad=True)
-    sk.gate(listed)(lambda gates, input, **options: 3 * input)
-    with Record(x):
-        assert torch.equal(listed(x), 3 * x)
-
-
-def test_rules_of_forms_that_work_in_place(own_rules):
-    @sk.gate(torch.frac_)
-    def frac_(gates, input):
-        return input.copy_(input - gates.decide(torch.trunc, input))
-
-    expected = gradients("autograd", torch.frac)
-    error = gradients("directional", lambda x: torch.frac_(1 * x), order=2, radius=0.003) - expected
-    assert error.norm() < 1e-3 * expected.norm()
-
-
-@pytest.mark.parametrize(
-    ("use", "error", "message"),
-    [
-        (lambda: sk.gate(3), TypeError, r"sgr_kernels.gate\(\) expects a function, .* got int"),
-        (lambda: sk.gate(nn.Softshrink), TypeError, r"sgr_kernels.gate\(\) expects a function, .* got Softshrink"),
-        (lambda: sk.smooth(None), TypeError, r"sgr_kernels.smooth\(\) expects a function, .* got NoneType"),
-        (lambda: sk.gate(softshrink)(torch.ones(2)), TypeError, r"the rule of softshrink must be .* got Tensor"),
-        (lambda: sk.gate(F.softshrink)(F.relu), ValueError, "the rule of softshrink must be a rule, got relu"),
-    ],
-)
-def test_declarations_of_what_is_no_function(use, error, message, own_rules):
-    with pytest.raises(error, match=message):
-        use()
-
-
-def test_a_decision_is_a_tensor(own_rules):
-    sk.gate(F.softshrink)(lambda gates, input: gates.decide(torch.max, input, 0)[0])
-    with pytest.raises(TypeError, match=r"gates.decide\(\) expects a function that gives a tensor, got max"):
-        gradients("directional", F.softshrink)
-
-
-@pytest.mark.parametrize("counts", [(1, 2), (2, 1), (1, 0)])
-@pytest.mark.parametrize("then", [F.relu, torch.tanh], ids=["decisions follow", "at the end"])
-def test_rules_that_do_not_repeat_their_decisions(counts, then, own_rules):
-    passes = iter(counts)
-
-    @sk.gate(F.softshrink)
-    def unsteady(gates, input):
-        for _ in range(next(passes)):
-            input = torch.where(gates.decide(torch.gt, input, 0.1), input, 0.0)
-        return input
-
-    with pytest.raises(RuntimeError, match="^the network is not the same in two passes: [^\n]*$"):
-        gradients("directional", lambda x: then(unsteady(x)))
+    expected = gradients("directional", lambda x: function(3 * x), radius=0.1)
+    compiled = torch.compile(lambda x: function(3 * x), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(gradients("directional", compiled, radius=0.1), expected)

@@ -9,6 +9,7 @@ from types import BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorTy
 import torch
 
 from ..overrides import overridable
+from ..torch_internals import announce_when_compiled
 from .functions import DECLARED
 from .lists import SHAPE_ONLY, SMOOTH, functions_called
 from .tape import CONSTANT, GATED
@@ -82,6 +83,8 @@ def gate(function: Callable) -> Callable[[Callable], Callable]:
         SHAPE_ONLY.discard(announced)
         CONSTANT.discard(announced)
         GATED[announced] = rule
+        if announced is function and not isinstance(function, _OPERATORS) and function not in _OF_TORCH:
+            announce_when_compiled(function)
         return announced
 
     return register
