@@ -44,7 +44,7 @@ def _convolution(function: Callable[..., Tensor], dims: int) -> Callable[..., Te
 
 conv2d = _convolution(F.conv2d, 2)
 
-# What autocast does itself: transposed convolutions, padding by name, products without a layer, attention as a whole.
+# Left to autocast: transposed convolutions, padding by name, products without a layer, attention as a whole.
 PRODUCTS = {
     F.linear: linear,
     F.conv1d: _convolution(F.conv1d, 1),
@@ -69,7 +69,7 @@ def _applies(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 
 def _in_ordinary_code(device: str) -> bool:
-    """Where autocast may be asked for and autograd Functions may be called; the compiler need not, and cannot, ask."""
+    """Whether the device has autocast, and autograd Functions may be called: the compiler cannot trace that."""
     return torch.amp.is_autocast_available(device) and not in_function_transform()
 
 

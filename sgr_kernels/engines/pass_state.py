@@ -1,4 +1,4 @@
-"""What a pass over a network moves besides gradients: buffers and random streams. Others start from the same."""
+"""Buffers and random streams, which a pass over a network changes: saved, so that the next starts from the same."""
 
 from __future__ import annotations
 

@@ -88,9 +88,9 @@ class Passes:
             self.state.load(self.end)
 
     def _verify(self, x: Tensor, *first: Tensor) -> None:
-        """Once for a body and a head: whether a second pass over the same x does the same.
+        """Check, once for each body and head, that a second pass over the same x gives the same output and loss.
 
-        Hidden state, or random numbers of other sources, would pass for a derivative.
+        Otherwise what hidden state or an unknown random stream changes would be taken for a derivative.
         """
         if not all(tensor.isfinite().all() for tensor in first):
             return
