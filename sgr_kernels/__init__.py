@@ -15,7 +15,7 @@ from .functional import (
     sgr_loss,
     sgr_residual,
 )
-from .gates import smooth
+from .gates import gate, smooth
 from .modules import Conv2dReLU, CrossEntropyHead, ETFClassifier, LinearReLU, SGRLoss
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "conv2d_relu_sgr",
     "cross_entropy",
     "etf_classifier",
+    "gate",
     "linear_relu",
     "linear_relu_sgr",
     "local_step",

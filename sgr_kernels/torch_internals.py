@@ -31,7 +31,6 @@ foreach_copy_ = torch._foreach_copy_
 # Functions that function modes see in place of public ones: there is no public name for them.
 LAYER_FUNCTIONS = torch._C._nn
 SET_GRAD_ENABLED = torch._C._set_grad_enabled
-GRADIENT_PROPERTIES = (Tensor.grad, Tensor._grad)
 
 # Where torch keeps autograd Functions of its own: they are marked by nothing but the names of their modules.
 OWN_AUTOGRAD_FUNCTIONS = ("torch.utils.checkpoint.", "torch._functorch.", "torch._dynamo.", "torch._inductor.")
@@ -60,13 +59,20 @@ def in_compiled_graph() -> bool:
 
 
 def in_function_mode() -> bool:
-    """Public has_torch_function says it of given tensors, and while the compiler traces not of modes."""
+    """Public has_torch_function says so only if given a tensor, and not while the compiler traces."""
     return torch.overrides._is_torch_function_mode_enabled()
 
 
-def outside_of_innermost_mode() -> contextlib.AbstractContextManager:
-    """Gives the mode: public handle_torch_function does so, but the compiler does not trace it."""
-    return torch.overrides._pop_mode_temporarily()
+def announce_when_compiled(function: Callable) -> None:
+    """Let modes see ``function`` of torch in compiled code too, as they do in eager code.
+
+    The compiler announces what torch lists as overridable, and the list lacks a few functions (hardswish, relu_, ...).
+    It is public; the copy that a compiler makes when it is first used is not.
+    """
+    torch.overrides.get_overridable_functions().setdefault(torch, []).append(function)
+    compiler = sys.modules.get("torch._dynamo.variables.torch")
+    if compiler is not None:
+        compiler.get_overridable_functions().add(function)
 
 
 def outside_of_all_modes() -> contextlib.AbstractContextManager:

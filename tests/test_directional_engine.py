@@ -336,7 +336,7 @@ def test_random_numbers_are_drawn_once(draw):
 def test_capture_needs_a_step_before_and_no_random_numbers(monkeypatch):
     """As far as it goes without a GPU: what is refused, and that nothing else is."""
     capturing = []
-    monkeypatch.setattr(passes, "_capturing", lambda device: bool(capturing))
+    monkeypatch.setattr(passes, "is_capturing", lambda device: bool(capturing))
     for name in ("vgg", "vit"):
         body, head, x, y, delta_pre = module(name)
         capturing.append(True)

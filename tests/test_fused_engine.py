@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import sgr_kernels as sk
-from sgr_kernels.engines import directional, fused
+from sgr_kernels.engines import common, directional, fused
 
 BATCH, CLASSES = 6, 4
 
@@ -275,8 +275,8 @@ def test_gradients_are_added_to_those_that_are_there(backend, body, head):
 def test_no_two_additions_write_to_one_gradient_at_once(monkeypatch):
     """A multi-tensor addition on a GPU adds its pairs in parallel: a tensor that is in it twice loses one of them."""
     lists = []
-    add = torch._foreach_add_
-    monkeypatch.setattr(torch, "_foreach_add_", lambda old, new: lists.append(old) or add(old, new))
+    add = common.foreach_add_
+    monkeypatch.setattr(common, "foreach_add_", lambda old, new: lists.append(old) or add(old, new))
     problem = Problem("layer_used_twice", "linear")
     for parameter in problem.parameters():
         parameter.grad = torch.zeros_like(parameter)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from gated_net import gradients
 from torch import Tensor, nn
 
 import sgr_kernels as sk
@@ -132,33 +133,6 @@ def test_nan_shows_as_it_does_without_gates(name, backend):
     assert torch.equal(recorded.isnan(), plain.isnan())
 
 
-class Net(nn.Module):
-    """Convolution, the function in question, a smooth mixing of what comes out."""
-
-    def __init__(self, function) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(6, 6, 3, padding=1, bias=False)
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(self.function(self.conv(x)))
-
-
-def gradients(engine: str, function, **options) -> Tensor:
-    torch.manual_seed(0)
-    body = Net(function).double()
-    x, delta_pre = torch.randn(2, 4, 6, 8, 8, dtype=torch.float64).unbind(0)
-
-    def head(features, y):
-        return (features - y).square().sum(tuple(range(1, features.dim()))).mean()
-
-    sk.local_step(body, head, x, 0.3, delta_pre, weight=1e3, engine=engine, **options)
-    total = body.conv.weight.grad.clone()
-    body.zero_grad()
-    sk.local_step(body, head, x, 0.3, None, weight=0.0)
-    return total - body.conv.weight.grad
-
-
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_steps_across_kinks_give_the_derivative_along_frozen_gates(name):
     twice_differentiable = {"hardsigmoid": lambda x: F.relu6(3 * x + 3) / 6}  # torch's own is not
@@ -200,8 +174,9 @@ def test_what_does_not_depend_on_x_is_not_refused():
 def test_declared_operations_pass():
     with pytest.raises(ValueError, match="frac"):
         gradients("directional", torch.frac)
-    declared = sk.smooth(lambda x: torch.frac(x))
+    declared, of_a_list = sk.smooth(lambda x: torch.frac(x)), sk.smooth(lambda tensors: torch.frac(tensors[0]))
     gradients("directional", declared)
+    gradients("directional", lambda x: of_a_list([x]))
 
 
 def test_a_network_that_takes_another_way_is_refused():
@@ -216,3 +191,11 @@ def test_a_network_that_takes_another_way_is_refused():
     calls.clear()
     with pytest.raises(RuntimeError, match="not the same in two passes"):
         gradients("directional", lambda x: x if calls.append(None) or len(calls) % 2 == 0 else F.relu(x))
+
+
+@pytest.mark.parametrize("function", [F.hardswish, F.hardsigmoid, torch.relu_, F.hardtanh_], ids=lambda f: f.__name__)
+def test_functions_that_torch_does_not_list_are_frozen_in_compiled_code(function):
+    torch._dynamo.reset()
+    expected = gradients("directional", lambda x: function(3 * x), radius=0.1)
+    compiled = torch.compile(lambda x: function(3 * x), fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(gradients("directional", compiled, radius=0.1), expected)

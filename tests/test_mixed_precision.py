@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 import sgr_kernels as sk
-from sgr_kernels.gates import Record, mixed_precision
+from sgr_kernels import mixed_precision
+from sgr_kernels.gates import Record
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -88,7 +89,7 @@ def test_weights_of_large_convolutions_are_summed_part_by_part(monkeypatch):
     tensors = operands((5, 4, 9, 8), (6, 4, 3, 3))
     whole = outcome(F.conv2d, tensors, {}, torch.bfloat16, recorded=True)[1][1]
     for elements in (1, 2 * (4 * 9 * 8 + 6 * 7 * 6)):  # one image at a time; two, two and one
-        monkeypatch.setattr(mixed_precision, "_LARGEST_COPIES", elements)
+        monkeypatch.setattr(mixed_precision, "LARGEST_COPIES", elements)
         parts = outcome(F.conv2d, tensors, {}, torch.bfloat16, recorded=True)[1][1]
         torch.testing.assert_close(parts, whole)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..functional import sgr_loss
+from ..functional.sgr_loss import loss as sgr_loss
 from .common import LocalStep, Settings, add_gradients, check_scalar, in_one_precision, trainable, unscale
 
 
@@ -34,7 +34,7 @@ def local_step(
         if reconcile:
             scaled_now, scaled_out = _input_gradients(scaled, x, output, settings.need_delta_out)
             delta_now, delta_pre = in_one_precision(unscale(scaled_now, settings.grad_scale), delta_pre)
-            sgr = sgr_loss(delta_now, delta_pre, **settings.options(delta_now)._asdict())
+            sgr = sgr_loss(delta_now, delta_pre, settings.options(delta_now))
             total = scaled + settings.grad_scale * settings.weight * sgr
             gradients = torch.autograd.grad(total, parameters, allow_unused=True) if parameters else ()
         else:

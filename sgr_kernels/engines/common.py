@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..functional.direction import row_norms
 from ..graph import nodes_behind
 from ..operators.common.options import Options
+from ..torch_internals import foreach_add_, storage_key
 
 
 class LocalStep(NamedTuple):
@@ -65,11 +66,11 @@ def trainable(parts: Iterable[nn.Module | Callable], loss: Tensor) -> list[Tenso
         if isinstance(part, nn.Module):
             found.update((p, None) for p in part.parameters() if p.requires_grad)
         else:
-            found.update((leaf, None) for leaf in _leaves(loss))
+            found.update((leaf, None) for leaf in _parameters_behind(loss))
     return list(found)
 
 
-def _leaves(loss: Tensor) -> list[Tensor]:
+def _parameters_behind(loss: Tensor) -> list[Tensor]:
     variables = (getattr(node, "variable", None) for node in nodes_behind([loss]))
     return [variable for variable in variables if isinstance(variable, nn.Parameter)]
 
@@ -86,12 +87,12 @@ def add_gradients(parameters: list[Tensor], gradients: Iterable[Tensor | None]) 
             old.append(parameter.grad)
             new.append(gradient)
     if old:
-        torch._foreach_add_(old, new)
+        foreach_add_(old, new)
 
 
 def memory_of_its_own(gradient: Tensor, taken: set[int]) -> Tensor:
     """The gradient, or a copy where it overlaps with itself (an expanded sum) or with one handed out before."""
-    storage = gradient.untyped_storage()._cdata  # its address, which fake tensors do not have, would do as well
+    storage = storage_key(gradient)
     if storage in taken or 0 in gradient.stride():
         return gradient.clone(memory_format=torch.contiguous_format)
     taken.add(storage)

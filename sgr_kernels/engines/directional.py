@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from ..functional.direction import sgr_direction
+from ..torch_internals import foreach_add_, foreach_mul_, foreach_sub_
 from . import autograd
 from .common import LocalStep, Settings, add_gradients, in_one_precision, memory_of_its_own, unscale
 from .passes import Passes
@@ -62,9 +62,9 @@ def _reconciled(passes: Passes, first: list[Tensor | None], points: list[Tensor]
         return first
     taken: set[int] = set()
     change = [memory_of_its_own(far[i], taken) for i in used]
-    torch._foreach_sub_(change, [near[i] for i in used])
-    torch._foreach_mul_(change, factor / order)
-    torch._foreach_add_(change, [first[i] for i in used])
+    foreach_sub_(change, [near[i] for i in used])
+    foreach_mul_(change, factor / order)
+    foreach_add_(change, [first[i] for i in used])
     result = list(first)
     for i, gradient in zip(used, change, strict=True):
         result[i] = gradient

@@ -145,7 +145,13 @@ def _leaves(module: nn.Module | Callable, name: str) -> Iterator[tuple[str, nn.M
     if not runs_as_written(module):
         raise _refusal(f"{name or 'body'} ({module}) with hooks or a forward of its own")
     if type(module).forward is nn.Sequential.forward:
-        for child_name, child in module._modules.items():  # named_children() leaves out a second use of a module
+        for child_name, child in _children(module):
             yield from _leaves(child, f"{name}.{child_name}" if name else child_name)
     else:
         yield name, module
+
+
+def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """As ``named_children``, which leaves out a second use of a module."""
+    named = module.named_modules(remove_duplicate=False)
+    return ((name, child) for name, child in named if name and "." not in name)

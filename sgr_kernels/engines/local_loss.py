@@ -18,6 +18,7 @@ from ..functional.relu_layers import cast_for_autocast
 from ..functional.rows import with_unit_stride
 from ..modules import CrossEntropyHead, ETFClassifier
 from ..operators.cross_entropy import cross_entropy, cross_entropy_hvp
+from ..torch_internals import has_hooks
 from .common import check_scalar, trainable
 
 Gradients = list[tuple[Tensor, Tensor]]  # (parameter, gradient)
@@ -38,8 +39,7 @@ def local_loss(head: nn.Module | Callable, features: Tensor, labels, scale: floa
 
 def runs_as_written(module: nn.Module) -> bool:
     """Whether calling the module does what its class says: it has no hooks and no ``forward`` of its own."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return not any(hooks) and "forward" not in vars(module)
+    return not has_hooks(module) and "forward" not in vars(module)
 
 
 class ClosedFormLoss:

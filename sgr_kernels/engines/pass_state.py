@@ -1,4 +1,4 @@
-"""What a pass over a network moves besides gradients: buffers and random streams. Others start from the same."""
+"""Buffers and random streams, which a pass over a network changes: saved, so that the next starts from the same."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from ..torch_internals import foreach_copy_
 
 
 class _Snapshot(NamedTuple):
@@ -40,7 +42,7 @@ class PassState:
     def load(self, snapshot: _Snapshot) -> None:
         if self.buffers:
             with torch.no_grad():
-                torch._foreach_copy_(self.buffers, snapshot.buffers)
+                foreach_copy_(self.buffers, snapshot.buffers)
         for (_, put), state in zip(self.streams, snapshot.streams, strict=True):
             put(state)
 

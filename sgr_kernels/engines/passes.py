@@ -9,16 +9,16 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
 from ..gates import Record, Replay
 from ..gates.checkpointing import recomputing_along
 from ..gates.functions import refuse_undeclared
+from ..torch_internals import is_fake
 from .common import check_scalar, trainable
 from .pass_state import PassState
 
-# For bodies and the heads with which they were found to do the same in two passes: whether they draw random numbers
-_TRUSTED: weakref.WeakKeyDictionary[Callable, weakref.WeakKeyDictionary[Callable, bool]] = weakref.WeakKeyDictionary()
+# Verified deterministic (body, head) pairs; value: whether they draw random numbers
+_VERIFIED: weakref.WeakKeyDictionary[Callable, weakref.WeakKeyDictionary[Callable, bool]] = weakref.WeakKeyDictionary()
 
 
 class _First(NamedTuple):
@@ -36,8 +36,8 @@ class Passes:
 
     def __init__(self, body: Callable, head: Callable, y: Tensor, grad_scale: float, device: torch.device) -> None:
         self.body, self.head, self.y, self.grad_scale = body, head, y, grad_scale
-        self.trusted = head in _TRUSTED.get(body, ())
-        captured = _capturing(device)
+        self.verified = head in _VERIFIED.get(body, ())
+        captured = is_capturing(device)
         if captured:
             self._check_capture()
         self.state = PassState((body, head), device, rewind_device=not captured)
@@ -52,7 +52,7 @@ class Passes:
         with torch.enable_grad(), recomputing_along(gates):
             with gates:
                 output, loss = self._forward(x)
-            if not self.trusted:
+            if not self.verified:
                 refuse_undeclared(loss)
             self.tape, self.parameters = gates.tape, trainable((self.body, self.head), loss)
             _check_precision(self.parameters)
@@ -64,7 +64,7 @@ class Passes:
         if delta_now is None:
             raise ValueError("the local loss does not depend on x: there is no gradient to reconcile")
         self.end = self.state.save()
-        if not self.trusted and not isinstance(x, FakeTensor):  # which has no numbers to compare
+        if not self.verified and not is_fake(x):  # a fake tensor has no numbers to compare
             self._verify(x.detach(), output.detach(), loss.detach())
         return _First(loss.detach(), output.detach(), gradients, delta_now, delta_out)
 
@@ -88,9 +88,9 @@ class Passes:
             self.state.load(self.end)
 
     def _verify(self, x: Tensor, *first: Tensor) -> None:
-        """Once for a body and a head: whether a second pass over the same x does the same.
+        """Check, once for each body and head, that a second pass over the same x gives the same output and loss.
 
-        Hidden state, or random numbers of other sources, would pass for a derivative.
+        Otherwise what hidden state or an unknown random stream changes would be taken for a derivative.
         """
         if not all(tensor.isfinite().all() for tensor in first):
             return
@@ -103,12 +103,12 @@ class Passes:
                         "module is not deterministic, or keeps state outside of its buffers; use engine='autograd'"
                     )
         draws = self.state.moved(self.start, self.end)
-        _TRUSTED.setdefault(self.body, weakref.WeakKeyDictionary())[self.head] = draws
+        _VERIFIED.setdefault(self.body, weakref.WeakKeyDictionary())[self.head] = draws
 
     def _check_capture(self) -> None:
-        if not self.trusted:
+        if not self.verified:
             raise RuntimeError("a first step outside of the capture is needed: it checks that two passes do the same")
-        if _TRUSTED[self.body][self.head]:
+        if _VERIFIED[self.body][self.head]:
             raise RuntimeError("random layers cannot be captured in a CUDA graph: its random stream cannot be rewound")
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,9 +118,9 @@ class Passes:
         return output, loss
 
 
-def _capturing(device: torch.device) -> bool:
+def is_capturing(device: torch.device) -> bool:
     """Whether what is done now becomes part of a CUDA graph."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    return device.type == "cuda" and torch.cuda.is_current_streamis_capturing()
 
 
 def _coarsest(device: str, dtypes: Iterable[torch.dtype]) -> float:

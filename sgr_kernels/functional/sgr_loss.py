@@ -47,10 +47,7 @@ def sgr_loss(
         TypeError: an argument is not a floating-point tensor of a supported dtype, or the dtypes differ.
         ValueError: shapes or devices differ, a scalar was given, or an option is out of range.
     """
-    options = Options(normalize, reduction, floor, eps)
-    check_pair(delta, target, options)
-    loss, _ = loss_operator(*as_rows(delta, target), *options.arguments(delta))
-    return loss
+    return loss(delta, target, Options(normalize, reduction, floor, eps))
 
 
 def sgr_residual(
@@ -72,12 +69,18 @@ def sgr_residual(
     return residual(delta, target, Options(normalize, reduction, floor, eps))
 
 
+def loss(delta: Tensor, target: Tensor, options: Options) -> Tensor:
+    """:func:`sgr_loss` with its options in one value."""
+    check_pair(delta, target, options)
+    return loss_operator(*as_rows(delta, target), *options.arguments(delta))[0]
+
+
 def residual(delta: Tensor, target: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     """:func:`sgr_residual` with its options in one value."""
     check_pair(delta, target, options)
     rows, target_rows = as_rows(delta.detach(), target.detach())
-    loss, v = residual_operator(rows, target_rows, *options.arguments(delta))
-    return loss, from_rows(v, delta)
+    value, v = residual_operator(rows, target_rows, *options.arguments(delta))
+    return value, from_rows(v, delta)
 
 
 def check_pair(delta: Tensor, target: Tensor, options: Options) -> None:

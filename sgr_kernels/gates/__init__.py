@@ -1,12 +1,13 @@
 """Frozen gates: two passes over a network that take the same side of every kink.
 
-:mod:`.tape` records and replays, :mod:`.smooth` lists what needs no gate, :mod:`.rules` holds the functions with kinks,
-:mod:`.relu` and :mod:`.pooling` those of them that need care; :mod:`.table` says which is which in torch.
-:mod:`.functions` looks for custom autograd Functions, :mod:`.checkpointing` serves recomputation.
+:mod:`.tape` records and replays; :mod:`.checkpointing` does so where a backward pass computes again.
+:mod:`.lists` names the functions of torch that need no gate, :mod:`.rules` has a rule for each function with kinks,
+:mod:`.relu` and :mod:`.pooling` the longer ones, and :mod:`.table` registers them.
+:mod:`.declarations` is how a network declares operations of its own, :mod:`.functions` refuses undeclared ones.
 """
 
-from . import table  # noqa: F401  (fills the table of the tape)
-from .smooth import smooth
+from . import table  # noqa: F401  (registers the rules)
+from .declarations import gate, smooth
 from .tape import Record, Replay
 
-__all__ = ["Record", "Replay", "smooth"]
+__all__ = ["Record", "Replay", "gate", "smooth"]

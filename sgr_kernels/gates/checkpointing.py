@@ -6,10 +6,8 @@ import contextlib
 import functools
 import threading
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 
-import torch.utils.checkpoint
-
+from .. import torch_internals
 from .tape import Record, Replay
 
 
@@ -22,8 +20,8 @@ _CURRENT = _Current()
 
 @contextlib.contextmanager
 def recomputing_along(gates: Record | Replay) -> Iterator[None]:
-    """Regions that ``torch.utils.checkpoint`` opens here meanwhile (``use_reentrant=False``) follow the tape."""
-    _take_part()
+    """Regions of ``torch.utils.checkpoint`` (``use_reentrant=False``) entered inside are recomputed along the tape."""
+    _intercept_once()
     before, _CURRENT.gates = _CURRENT.gates, gates
     try:
         yield
@@ -32,39 +30,31 @@ def recomputing_along(gates: Record | Replay) -> Iterator[None]:
 
 
 @functools.cache
-def _take_part() -> None:
-    """Once and for all threads; it changes nothing where no gates are current.
-
-    torch lets the caller give contexts for the recomputation, but here the network is the caller. What torch makes at
-    the start of a region, a frame with the function that computes it again, is the one place to put them in.
-    """
-    checkpoint = torch.utils.checkpoint
-    checkpoint._CheckpointFrame = functools.partial(_make_frame, checkpoint._CheckpointFrame)
-    if hasattr(checkpoint, "_NoopSaveInputs"):  # older versions keep the inputs of a region in an autograd Function
-        checkpoint._NoopSaveInputs = SimpleNamespace(apply=_unseen(checkpoint._NoopSaveInputs.apply))
+def _intercept_once() -> None:
+    """For all threads; nothing changes where no gates are current."""
+    torch_internals.intercept_checkpoints(_along_the_tape, _hidden_from_gates)
 
 
-def _make_frame(make: Callable, recompute: Callable, *args, **kwargs):
+def _along_the_tape(recompute: Callable) -> Callable:
     gates = _CURRENT.gates
     if gates is None:
-        return make(recompute, *args, **kwargs)
+        return recompute
     start = gates.position
 
     def recompute_along(*inputs):
         with Replay(gates.tape, start) as replay, recomputing_along(replay):
             recompute(*inputs)
 
-    frame = make(recompute_along, *args, **kwargs)
-    if hasattr(frame, "save_inputs"):
-        frame.save_inputs = _unseen(frame.save_inputs)
-    return frame
+    return recompute_along
 
 
-def _unseen(function: Callable) -> Callable:
-    """What checkpointing does with its own tensors is no part of the network."""
+def _hidden_from_gates(keep_inputs: Callable) -> Callable:
+    """Checkpointing keeps the inputs of a region by functions of torch that are no part of the network."""
 
+    @functools.wraps(keep_inputs)
     def call(*args):
-        with torch._C.DisableTorchFunction() if _CURRENT.gates is not None else contextlib.nullcontext():
-            return function(*args)
+        hidden = _CURRENT.gates is not None
+        with torch_internals.outside_of_all_modes() if hidden else contextlib.nullcontext():
+            return keep_inputs(*args)
 
     return call

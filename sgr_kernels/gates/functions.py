@@ -6,16 +6,11 @@ import torch
 from torch import Tensor
 
 from ..graph import nodes_behind
+from ..torch_internals import OWN_AUTOGRAD_FUNCTIONS, autograd_function_of
 
-# Known by the beginnings of their names: those of this package; that with which recomputation keeps inputs; graphs of
-# torch.compile, which were traced with their gates.
-_KNOWN = (
-    "sgr_kernels.",
-    "torch.utils.checkpoint.",
-    "torch._functorch.",
-    "torch._dynamo.",
-    "torch._inductor.",
-)
+# Modules whose Functions need no declaration: those of this package; those with which torch recomputes, and those of
+# compiled graphs, which were traced with their gates.
+_KNOWN_MODULES = ("sgr_kernels.", *OWN_AUTOGRAD_FUNCTIONS)
 DECLARED: set[type[torch.autograd.Function]] = set()
 
 
@@ -26,13 +21,12 @@ def refuse_undeclared(loss: Tensor) -> None:
         ValueError: names an autograd Function that is not known to be smooth.
     """
     for node in nodes_behind([loss]):
-        function = getattr(node, "_forward_cls", None)
-        if function is not None and function not in DECLARED and not _name(function).startswith(_KNOWN):
+        function = autograd_function_of(node)
+        if function is None or function in DECLARED:
+            continue
+        name = f"{function.__module__}.{function.__qualname__}"
+        if not name.startswith(_KNOWN_MODULES):
             raise ValueError(
-                f"the autograd Function {_name(function)} may have kinks: declare it with "
-                "sgr_kernels.smooth() if it has none, or use engine='autograd'"
+                f"the autograd Function {name} may have kinks: declare it with sgr_kernels.smooth() if it has none, "
+                "call what sgr_kernels.gate() makes of it if it has, or use engine='autograd'"
             )
-
-
-def _name(function: type[torch.autograd.Function]) -> str:
-    return f"{function.__module__}.{function.__qualname__}"

@@ -20,7 +20,7 @@ def gated_relu(gates: Gates, x: Tensor, slope: float, inplace: bool) -> Tensor:
     return _Relu.apply(x, gates, slope, inplace)
 
 
-class _Bits(NamedTuple):
+class _ReluBits(NamedTuple):
     """One bit an element in the order of a memory format."""
 
     bits: Tensor
@@ -35,7 +35,7 @@ class _Relu(torch.autograd.Function):
         dense = x.contiguous(memory_format=layout)
         y, bits = _gated(dense, None if recorded is None else recorded.bits, slope, inplace and dense is x)
         if recorded is None:
-            gates.keep(_Bits(bits, layout))
+            gates.keep(_ReluBits(bits, layout))
         if inplace:
             ctx.mark_dirty(x)
             y = x if dense is x else x.copy_(y)

@@ -1,7 +1,7 @@
 """The functions with kinks, each once, with the decisions that choose among its smooth branches.
 
-Record and replay share the definition: ``gates.decide`` decides in the one and remembers in the other. Branches and the
-comparisons at the kinks are those of torch's derivatives, and ask such that NaN passes, and shows.
+Recording and replaying share the definition: ``gates.decide`` decides in the one and remembers in the other. At a kink
+each takes the branch that torch's derivative takes; a NaN falls into a branch that keeps it.
 """
 
 from __future__ import annotations

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import mixed_precision
 from ..functional import conv2d_relu, cross_entropy, linear_relu
 from ..operators import conv2d_relu as conv2d_relu_operators
 from ..operators import cross_entropy as cross_entropy_operators
 from ..operators import linear_relu as linear_relu_operators
-from . import mixed_precision, pooling, rules
-from .smooth import SMOOTH, functions_called
-from .tape import GATED, Gates
+from . import pooling, rules
+from .declarations import gate, smooth
+from .lists import functions_called
+from .tape import Gates
 
-# By name: functions, methods, and forms that work in place
+# Functions, methods and in-place forms with these names have the rules with these names.
 _NAMES = """
     relu relu6 leaky_relu prelu hardtanh hardsigmoid hardswish elu celu selu threshold abs clamp clamp_min clamp_max
     maximum minimum max min amax amin sort topk div
@@ -48,7 +50,7 @@ def _conv2d_relu(gates: Gates, x: Tensor, weight: Tensor, bias: Tensor | None = 
 
 
 def _converted(function: Callable) -> Callable:
-    """Conversions to integers are steps."""
+    """Of a conversion, which is a step where it gives integers."""
 
     def gated(gates: Gates, *args, **kwargs) -> Tensor:
         y = function(*args, **kwargs)
@@ -58,7 +60,7 @@ def _converted(function: Callable) -> Callable:
 
 
 def _euclidean(function: Callable) -> Callable:
-    """Norms of order 2. Others have kinks."""
+    """Of a norm: that of order 2 is smooth, others have kinks."""
 
     def gated(gates: Gates, *args, **kwargs) -> Tensor:
         order = kwargs.get("ord", kwargs.get("p", args[1] if len(args) > 1 else None))
@@ -74,18 +76,25 @@ def _fill() -> None:
     for name in pooling.__all__:
         forms |= {name: getattr(pooling, name), f"{name}_with_indices": _with_indices(getattr(pooling, name))}
     for name, rule in forms.items():
-        for form in (name, f"__{name}__"):
-            GATED.update(dict.fromkeys(functions_called(form, _SPACES), rule))
-        for form in (f"{name}_", f"__i{name}__"):
-            GATED.update(dict.fromkeys(functions_called(form, _SPACES), _inplace(rule)))
-    for name in ("to", "type"):
-        GATED.update({function: _converted(function) for function in functions_called(name, (Tensor,))})
+        _gate_all((name, f"__{name}__"), rule)
+        _gate_all((f"{name}_", f"__i{name}__"), _inplace(rule))
+    for function in functions_called("to", (Tensor,)) | functions_called("type", (Tensor,)):
+        gate(function)(_converted(function))
     for name in ("norm", "vector_norm", "normalize"):
-        GATED.update({function: _euclidean(function) for function in functions_called(name)})
-    # Eager code announces the functions of this package, compiled code calls their operators.
-    GATED.update(dict.fromkeys((linear_relu, *linear_relu_operators.linear_relu.overloads()), _linear_relu))
-    GATED.update(dict.fromkeys((conv2d_relu, *conv2d_relu_operators.conv2d_relu.overloads()), _conv2d_relu))
-    SMOOTH.update((cross_entropy, *cross_entropy_operators.cross_entropy.overloads()))
+        for function in functions_called(name):
+            gate(function)(_euclidean(function))
+    for function in (linear_relu, *linear_relu_operators.linear_relu.overloads()):
+        gate(function)(_linear_relu)
+    for function in (conv2d_relu, *conv2d_relu_operators.conv2d_relu.overloads()):
+        gate(function)(_conv2d_relu)
+    for function in (cross_entropy, *cross_entropy_operators.cross_entropy.overloads()):
+        smooth(function)
+
+
+def _gate_all(names: Iterable[str], rule: Callable) -> None:
+    for name in names:
+        for function in functions_called(name, _SPACES):
+            gate(function)(rule)
 
 
 _fill()

@@ -7,21 +7,20 @@ function modes, so that torch.compile traces them with the network.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
-from torch.utils._pytree import tree_leaves, tree_map
 
 from ..graph import nodes_behind
+from ..mixed_precision import PRODUCTS
 from ..operators.gate_bits.reference import pack_bits, unpack_bits
-from .mixed_precision import PRODUCTS
-from .smooth import NOT_SMOOTH_PROPERTIES, SHAPE_ONLY, SMOOTH, functions_named
+from ..torch_internals import in_compiled_graph, tree_leaves, tree_map
+from .lists import NOT_SMOOTH_PROPERTIES, SHAPE_ONLY, SMOOTH, functions_named
 
-# Functions with kinks, and their form with frozen gates: called as gated(gates, *args, **kwargs); .table fills it.
+# Functions with kinks, each with its rule: called as rule(gates, *args, **kwargs); see sgr_kernels.gate()
 GATED: dict[Callable, Callable] = {}
 
 # Algorithm 1 takes the results of these for constants.
@@ -42,7 +41,7 @@ class _Constant(NamedTuple):
     written: bool
 
 
-class _Bits(NamedTuple):
+class _PackedBools(NamedTuple):
     """A tensor of bool, one bit an element."""
 
     bits: Tensor
@@ -51,7 +50,7 @@ class _Bits(NamedTuple):
 
 
 class Gates(TorchFunctionMode):
-    """What the two modes share: which function is treated how."""
+    """What the two modes share: which function is treated how. Rules get one, and of it use :meth:`decide`."""
 
     recording: bool
 
@@ -61,7 +60,7 @@ class Gates(TorchFunctionMode):
             return self.other(func, args, kwargs)
         if func in SHAPE_ONLY:
             return func(*args, **kwargs)
-        if _in_compiled_graph():
+        if in_compiled_graph():  # it was traced with its gates; what it calls is its own affair
             return func(*args, **kwargs)
         if func in CONSTANT or not torch.is_grad_enabled():
             return self.constant(func, args, kwargs)
@@ -73,11 +72,21 @@ class Gates(TorchFunctionMode):
         return self.other(func, args, kwargs)
 
     def decide(self, choose: Callable[..., Tensor], *args: Any) -> Tensor:
-        """``choose(*args)``, a tensor of bool or of indices, as it was at the time of recording."""
+        """``choose(*args)``, a tensor of bool or of indices: computed when recorded, remembered when replayed.
+
+        Raises:
+            TypeError: ``choose`` gives something else than a tensor.
+            RuntimeError: the rule decides more often than it did when recorded.
+        """
         if not self.recording:
-            return self.recall()
+            decision = self.recall()
+            if not isinstance(decision, Tensor):
+                raise RuntimeError("the network is not the same in two passes: a rule makes more decisions than before")
+            return decision
         with torch.no_grad():
             decision = choose(*args)
+        if not isinstance(decision, Tensor):
+            raise TypeError(f"gates.decide() expects a function that gives a tensor, got {type(decision).__name__}")
         self.keep(decision)
         return decision
 
@@ -126,8 +135,8 @@ class Record(Gates):
         if not _is_smooth(func) and self._depends((args, kwargs)):
             raise ValueError(
                 f"{_name(func)} is on no list of smooth functions, and its gates are not known: engine='directional' "
-                "cannot differentiate along it; declare it with sgr_kernels.smooth() if it has no kinks, or use "
-                "engine='autograd'"
+                "cannot differentiate along it; declare it with sgr_kernels.smooth() if it has no kinks, with "
+                "sgr_kernels.gate() if it has, or use engine='autograd'"
             )
         return func(*args, **kwargs)
 
@@ -189,19 +198,6 @@ class Replay(Gates):
             raise RuntimeError("the network is not the same in two passes: the second one makes fewer decisions")
 
 
-def _in_compiled_graph() -> bool:
-    """Whether a compiled part of the network is running. It was traced with its gates; what it calls is its own affair.
-
-    Such graphs run without gradients, which makes asking cheap.
-    """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return False
-    frame = sys._getframe(2)
-    while frame is not None and "_aot_autograd" not in frame.f_code.co_filename:
-        frame = frame.f_back
-    return frame is not None
-
-
 def _is_smooth(func: Callable) -> bool:
     if func.__name__ == "__get__":  # the compiler cannot look up properties; it makes a call of detach of .data
         return torch.compiler.is_compiling() or func not in NOT_SMOOTH_PROPERTIES
@@ -216,11 +212,11 @@ def _packed(decision: Any) -> Any:
     if not isinstance(decision, Tensor) or decision.dtype != torch.bool:
         return _copied(decision)
     layout = memory_format(decision) or torch.contiguous_format
-    return _Bits(pack_bits(decision), decision.shape, layout)
+    return _PackedBools(pack_bits(decision), decision.shape, layout)
 
 
 def _unpacked(entry: Any) -> Any:
-    if not isinstance(entry, _Bits):
+    if not isinstance(entry, _PackedBools):
         return _copied(entry)
     return unpack_bits(entry.bits, entry.shape).contiguous(memory_format=entry.format)
 
@@ -241,6 +237,8 @@ def _copied(value: Any) -> Any:
 def _name(func: Any) -> str:
     if func is None:
         return "nothing"
+    if not callable(func):
+        return "a decision"
     if torch.compiler.is_compiling():  # which cannot look further
         return func.__name__
     return resolve_name(func) or getattr(func, "__qualname__", repr(func))

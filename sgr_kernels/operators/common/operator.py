@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from ...backends import select
+from ...torch_internals import below_autograd, in_function_transform, writes_into_arguments
 from .cases import Cases
 
 NAMESPACES = {"reference": "sgr_reference", "cpu": "sgr", "triton": "sgr_triton", "cuda": "sgr"}
@@ -65,7 +66,7 @@ class Operator:
         self.name, _, arguments = schema.partition("(")
         self.fake, self.derivative, self.cases, self.reference = fake, derivative, cases, reference
         self._schema = f"({arguments}"
-        self._overloads: dict[str, torch._ops.OpOverload] = {}
+        self._overloads: dict[str, Callable[..., Any]] = {}
         self._calls: dict[str, Callable[..., Any]] = {}
         if compiled or composed is not None:
             self._define("sgr", composed)
@@ -91,7 +92,7 @@ class Operator:
         self._require(backend)
         return self._calls[NAMESPACES[backend]]
 
-    def overload(self, backend: str) -> torch._ops.OpOverload:
+    def overload(self, backend: str) -> Callable[..., Any]:
         """As :meth:`on`, but what torch knows the operator as: for graphs, and for torch's checks."""
         self._require(backend)
         return self._overloads[NAMESPACES[backend]]
@@ -100,7 +101,7 @@ class Operator:
         """Whether a backend implements the operator."""
         return NAMESPACES[backend] in self._calls
 
-    def overloads(self) -> list[torch._ops.OpOverload]:
+    def overloads(self) -> list[Callable[..., Any]]:
         """Those of all backends, each once."""
         return list(dict.fromkeys(self._overloads.values()))
 
@@ -118,13 +119,13 @@ class Operator:
         self._overloads[namespace] = self._calls[namespace] = overload
         if self.derivative is not None:
             self._calls[namespace] = self._differentiable(namespace, overload, self.derivative)
-        elif not overload._schema.is_mutable:  # torch takes no derivative for those, and warns by itself
+        elif not writes_into_arguments(overload):  # torch takes no derivative for those, and warns by itself
             torch.library.register_autograd(qualified, self._refuse)
 
-    def _differentiable(self, namespace: str, overload: torch._ops.OpOverload, derivative: Derivative) -> Callable:
+    def _differentiable(self, namespace: str, overload: Callable[..., Any], derivative: Derivative) -> Callable:
         """The derivative, for the dispatcher and, faster, for eager code: see :class:`_Eager`."""
 
-        def alike(operator: Operator) -> torch._ops.OpOverload | Callable[..., Any]:
+        def alike(operator: Operator) -> Callable[..., Any]:
             return operator._calls[namespace]
 
         def backward(ctx: Any, *grads: Any) -> tuple:
@@ -135,7 +136,7 @@ class Operator:
         def call(*args: Any) -> Any:
             if torch.compiler.is_compiling():
                 return overload(*args)
-            function = _Transformed if torch._C._are_functorch_transforms_active() else _Eager
+            function = _Transformed if in_function_transform() else _Eager
             return function.apply(*args, overload, derivative.save, backward)
 
         return call
@@ -152,7 +153,7 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:
         *inputs, overload, save, ctx.derivative = args
-        output = below_autograd(overload, *inputs)
+        output = without_derivative(overload, *inputs)
         save(ctx, inputs, output)
         return output
 
@@ -167,7 +168,7 @@ class _Transformed(torch.autograd.Function):
     @staticmethod
     def forward(*args: Any) -> Any:
         *inputs, overload, _, _ = args
-        return below_autograd(overload, *inputs)
+        return without_derivative(overload, *inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
@@ -177,9 +178,9 @@ class _Transformed(torch.autograd.Function):
     backward = _Eager.backward
 
 
-def below_autograd(operator: Callable, *args: Any) -> Any:
+def without_derivative(operator: Callable, *args: Any) -> Any:
     """Call an operator from a derivative, which takes care of differentiation itself."""
-    with torch._C._AutoDispatchBelowAutograd():
+    with below_autograd():
         return operator(*args)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...affine import AffineMap
+from ...torch_internals import will_be_executed
 from ..relu_backward import through_relu
 from .operator import Derivative, Operator
 
@@ -75,7 +76,7 @@ def derivative_by(backward_operator: Operator) -> Derivative:
 
     def derivative(ctx: Any, alike, grad: Tensor) -> tuple:
         x, weight, output = ctx.saved_tensors
-        wanted = [ctx.needs_input_grad[i] and _executed(ctx, i) for i in range(3)]
+        wanted = [_executed(ctx, i) for i in range(3)]
         grads = alike(backward_operator)(grad, output, x, weight, wanted, *ctx.geometry)
         return *(g if want else None for g, want in zip(grads, wanted, strict=True)), *(None for _ in ctx.geometry)
 
@@ -105,9 +106,4 @@ def _executed(ctx: Any, index: int) -> bool:
 
     Algorithm 1 first asks for that of x alone; torch tells a Python function only which arguments require one at all.
     """
-    if not ctx.needs_input_grad[index]:
-        return False
-    try:
-        return torch._C._will_engine_execute_node(ctx.next_functions[index][0])
-    except RuntimeError:  # a leaf that torch.autograd.grad was asked for
-        return True
+    return ctx.needs_input_grad[index] and will_be_executed(ctx.next_functions[index][0])

@@ -13,7 +13,7 @@ import torch
 
 from ..common import options as opt
 from ..common.dtypes import loss_dtype
-from ..common.operator import Derivative, Operator, below_autograd
+from ..common.operator import Derivative, Operator, without_derivative
 from . import cases, reference
 
 
@@ -55,7 +55,7 @@ def _backward(ctx, alike, grad_loss, _grad_coef):
         grads = _differentiable_backward(ctx, grad_loss, delta, target, options)
     else:
         alpha, beta, alpha_target = coef.unbind(0)
-        kernel = partial(below_autograd, alike(sgr_loss_backward), grad_loss)
+        kernel = partial(without_derivative, alike(sgr_loss_backward), grad_loss)
         grads = (
             kernel(delta, target, alpha, beta) if need_delta else None,
             kernel(target, delta, alpha_target, beta) if need_target else None,

@@ -15,7 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_LARGEST_COPIES = 2**24  # elements that a convolution may copy to float32 at a time
+from .torch_internals import in_function_transform
+
+LARGEST_COPIES = 2**24  # elements that a convolution may copy to float32 at a time
 _backward = torch.ops.aten.convolution_backward
 
 
@@ -42,7 +44,7 @@ def _convolution(function: Callable[..., Tensor], dims: int) -> Callable[..., Te
 
 conv2d = _convolution(F.conv2d, 2)
 
-# What autocast does itself: transposed convolutions, padding by name, products without a layer, attention as a whole.
+# Left to autocast: transposed convolutions, padding by name, products without a layer, attention as a whole.
 PRODUCTS = {
     F.linear: linear,
     F.conv1d: _convolution(F.conv1d, 1),
@@ -67,8 +69,8 @@ def _applies(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 
 def _in_ordinary_code(device: str) -> bool:
-    """Where autocast may be asked for and autograd Functions may be called; the compiler need not, and cannot, ask."""
-    return torch.amp.is_autocast_available(device) and not torch._C._are_functorch_transforms_active()
+    """Whether the device has autocast, and autograd Functions may be called: the compiler cannot trace that."""
+    return torch.amp.is_autocast_available(device) and not in_function_transform()
 
 
 def _as_autocast(input: Tensor) -> Tensor:
@@ -129,7 +131,7 @@ class _Convolution(torch.autograd.Function):
 
 def _weight_gradient(grad_output: Tensor, input: Tensor, weight: Tensor, options: tuple) -> Tensor:
     """In float32, summed over parts of the batch: of all of it, the copies in float32 would be the peak of a step."""
-    images = max(1, _LARGEST_COPIES // max(1, input[:1].numel() + grad_output[:1].numel()))
+    images = max(1, LARGEST_COPIES // max(1, input[:1].numel() + grad_output[:1].numel()))
     parts = zip(grad_output.split(images), input.split(images), strict=True)
     only_weight = [False, True, False]
     gradients = (_backward(g.float(), x.float(), weight, None, *options, only_weight)[1] for g, x in parts)

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..overrides import overridable
-from .functions import DECLARED
+from ..torch_internals import LAYER_FUNCTIONS, SET_GRAD_ENABLED
 
-_NAMESPACES = (torch, Tensor, torch.nn.functional, torch._C._nn, torch.special, torch.linalg, torch.fft)
+_NAMESPACES = (torch, Tensor, torch.nn.functional, LAYER_FUNCTIONS, torch.special, torch.linalg, torch.fft)
 
 _ARITHMETIC = """
     add sub subtract rsub mul multiply true_divide rdiv rtruediv neg negative positive pow float_power square sqrt
@@ -70,25 +69,7 @@ def functions_called(name: str, spaces: Iterable[Any] = _NAMESPACES) -> set[Call
     return {getattr(space, name) for space in spaces if callable(getattr(space, name, None))}
 
 
-SHAPE_ONLY = functions_named(_SHAPE_ONLY) | {torch._C._set_grad_enabled}
+SHAPE_ONLY = functions_named(_SHAPE_ONLY) | {SET_GRAD_ENABLED}
 SMOOTH = functions_named(_ARITHMETIC + _PRODUCTS + _LAYERS + _SHAPES) | SHAPE_ONLY
 # Properties of tensors, as functions see them: all but these are smooth or about shape, dtype, device, graph.
-NOT_SMOOTH_PROPERTIES = {getattr(Tensor, name).__get__ for name in ("data", "grad", "_grad")}
-_OF_TORCH = {function for functions in torch.overrides.get_overridable_functions().values() for function in functions}
-
-
-def smooth(function: Callable) -> Callable:
-    """Declare that the result of an operation is a smooth function of its tensors (``engine="directional"``).
-
-    What goes on inside is not looked at. Operators (``torch.ops.name.op``) and functions of torch are returned as they
-    are. For another function, or a subclass of ``torch.autograd.Function`` (for its ``apply``), a function comes back
-    that does the same: it is what a network must call. Usable as a decorator.
-    """
-    if isinstance(function, type) and issubclass(function, torch.autograd.Function):
-        DECLARED.add(function)
-        function = function.apply
-    seen_by_modes = isinstance(function, torch._ops.OpOverload | torch._ops.OpOverloadPacket)
-    if not seen_by_modes and function not in _OF_TORCH:
-        function = overridable(function)
-    SMOOTH.add(function)
-    return function
+NOT_SMOOTH_PROPERTIES = {Tensor.data.__get__, Tensor.grad.__get__}

@@ -1,0 +1,120 @@
+"""What a network's own operations declare to ``engine="directional"``: that they are smooth, or how they decide."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from types import BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType
+
+import torch
+
+from ..overrides import overridable
+from ..torch_internals import announce_when_compiled
+from .functions import DECLARED
+from .lists import SHAPE_ONLY, SMOOTH, functions_called
+from .tape import CONSTANT, GATED
+
+_OPERATORS = (type(torch.ops.aten.relu), type(torch.ops.aten.relu.default))
+_OF_TORCH = {function for functions in torch.overrides.get_overridable_functions().values() for function in functions}
+
+
+def smooth(function: Callable) -> Callable:
+    """Declare that the result of an operation is a smooth function of its tensors (``engine="directional"``).
+
+    What goes on inside is not looked at. Usable as a decorator.
+
+    Args:
+        function: of torch, an operator (``torch.ops.name.op``), another function, or a subclass of
+            ``torch.autograd.Function`` (for its ``apply``).
+
+    Returns:
+        What a network must call: functions of torch and operators as they are; for others, which the engine would not
+        see, a function that does the same and announces itself.
+
+    Raises:
+        TypeError: ``function`` is not a function.
+    """
+    announced = _announced(function, "smooth")
+    if _is_autograd_function(function):
+        DECLARED.add(function)
+    SMOOTH.add(announced)
+    return announced
+
+
+def gate(function: Callable) -> Callable[[Callable], Callable]:
+    """Declare how an operation with kinks is computed along frozen gates (``engine="directional"``). A decorator.
+
+    The function below the decorator is the rule of ``function``: called in its place, with the same arguments after an
+    object ``gates``, wherever the engine runs the network. Whatever the rule decides, it decides by
+    ``gates.decide(choose, *args)``: ``choose(*args)``, a tensor of bool or of indices, in the first pass, and what that
+    was in every other. The rest must be smooth and must agree with ``function``, in its derivative too::
+
+        @sk.gate(F.softshrink)
+        def softshrink(gates, input, lambd=0.5):
+            above, below = gates.decide(torch.gt, input, lambd), gates.decide(torch.lt, input, -lambd)
+            return torch.where(above, input - lambd, torch.where(below, input + lambd, 0.0 * input))
+
+    A rule makes the same decisions in the same order in every pass. Nothing in it is looked at: a comparison without
+    ``gates.decide`` is not frozen, and other rules do not apply inside. It holds for that one function: methods
+    (``torch.Tensor.relu``), overloads of an operator and forms that work in place (``torch.relu_``) need rules of their
+    own. One that works in place decides first, then returns ``input.copy_(result)``; where ``function`` has an argument
+    ``inplace``, so must the rule. A rule goes before :func:`smooth` and before the lists of torch's functions that the
+    engine comes with, and replaces an earlier rule. Declare it before the network is compiled.
+
+    Args:
+        function: as for :func:`smooth`.
+
+    Returns:
+        A decorator of rules. It gives, in place of the rule, what a network must call: functions of torch and operators
+        as they are; for others, which the engine would not see, a function that does what ``function`` does and
+        announces itself.
+
+    Raises:
+        TypeError: ``function`` or the rule is not a function.
+        ValueError: the rule is itself a function with a rule: each of several functions needs a call of its own.
+    """
+    announced = _announced(function, "gate")
+
+    def register(rule: Callable) -> Callable:
+        if not callable(rule):
+            raise TypeError(f"the rule of {_named(function)} must be a function of (gates, ...), got {_named(rule)}")
+        if rule in GATED:
+            raise ValueError(f"the rule of {_named(function)} must be a rule, got {_named(rule)}, which has one itself")
+        SHAPE_ONLY.discard(announced)
+        CONSTANT.discard(announced)
+        GATED[announced] = rule
+        if announced is function and not isinstance(function, _OPERATORS) and function not in _OF_TORCH:
+            announce_when_compiled(function)
+        return announced
+
+    return register
+
+
+def _announced(function: Callable, declaration: str) -> Callable:
+    """The function itself where function modes see its calls, else one that does the same and is seen."""
+    if _is_autograd_function(function):
+        apply = function.apply
+        return overridable(functools.wraps(function, updated=())(lambda *args: apply(*args)))
+    if isinstance(function, type) or not callable(function):
+        raise TypeError(
+            f"sgr_kernels.{declaration}() expects a function, an operator or a subclass of torch.autograd.Function, "
+            f"got {_named(function)}"
+        )
+    return function if _is_seen(function) else overridable(function)
+
+
+def _is_autograd_function(function: Callable) -> bool:
+    return isinstance(function, type) and issubclass(function, torch.autograd.Function)
+
+
+def _is_seen(function: Callable) -> bool:
+    if isinstance(function, _OPERATORS) or function in _OF_TORCH:
+        return True
+    if isinstance(function, BuiltinFunctionType | MethodDescriptorType | WrapperDescriptorType):
+        return function in functions_called(function.__name__)
+    code = getattr(function, "__code__", None)
+    return code is not None and "handle_torch_function" in code.co_names
+
+
+def _named(value: object) -> str:
+    return getattr(value, "__qualname__", type(value).__name__)
