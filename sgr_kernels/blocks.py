@@ -56,7 +56,7 @@ class Block:
         return y
 
     def backward(self, grad: Tensor, add_bias: bool = True) -> None:
-        """A from dL/dy, and its sum into ``grad_bias``."""
+        """A from dL/dy; its sum over samples and positions into ``grad_bias``."""
         add_bias = add_bias and self.bias is not None and self.bias.requires_grad
         self.grad_z, total = self._gate(grad.to(self.y.dtype), add_bias)
         if add_bias:
@@ -70,12 +70,13 @@ class Block:
         return self._gate(self.affine.forward(change, self.matrix), False)[0]
 
     def add_product(self, x: Tensor) -> None:
-        """A^T x into ``grad_weight``, for an x of the shape of the input. A is let go."""
+        """A^T x into ``grad_weight``, for an x of the shape of the input; A is let go."""
         if self.weight.requires_grad:
             self.grad_weight = self.affine.weight_grad(self.grad_z, self.matrix, x, self.grad_weight)
         del self.grad_z
 
     def _gate(self, grad: Tensor, sum_features: bool) -> tuple[Tensor, Tensor | None]:
+        """``grad`` where the gates are open, shape of y, and its sums (m,) if wanted."""
         if self.relu:
             return through_relu(grad, self.y, self.affine.features_last, sum_features)
         return grad, _sum_but_features(grad, self.affine.features_last) if sum_features else None
@@ -85,8 +86,8 @@ class Block:
 class Chain:
     """Blocks one after the other.
 
-    ``forward`` comes first. Then ``add_gradients`` gives the gradients of L; or ``backward`` delta, ``add_along`` all
-    terms with A, and ``add_gradients`` those with C.
+    ``forward`` comes first. For L alone, ``add_gradients`` does the rest. With its SGR loss, ``backward`` gives delta,
+    ``add_along`` adds all terms with A, and ``add_gradients`` those with C.
 
     Attributes:
         sgr_only: leave out the gradients of L itself.
@@ -108,10 +109,10 @@ class Chain:
         return grad
 
     def add_along(self, v: Tensor, to_output: bool) -> Tensor | None:
-        """Adds A^T (X + U) of every block, and returns the tangent of y if that is wanted.
+        """Adds A^T (X + U) of every block; the tangent of y, if it is wanted.
 
         Args:
-            v: U of the first block, as :func:`sgr_kernels.sgr_residual` gives it; it is overwritten.
+            v: V, shape of x, as :func:`sgr_kernels.sgr_residual` gives it; its memory is used for X + U.
         """
         if self.blocks[0].x.dtype == torch.float16:  # which v may overflow
             self._to_float32()
