@@ -1,11 +1,11 @@
-"""Build of the compiled part: hands everything to CMake. All other facts are in pyproject.toml."""
+"""The list of packages, and the build of the compiled part, by CMake. All other facts are in pyproject.toml."""
 
 import os
 import pathlib
 import shutil
 import sys
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = pathlib.Path(__file__).parent
@@ -53,7 +53,14 @@ def jobs() -> int:
     return max(1, min(len(os.sched_getaffinity(0)), memory))
 
 
+def packages() -> list[str]:
+    """Every folder with Python in it; pyproject.toml says which folder is which package."""
+    bench = ["sgr_bench", *(f"sgr_bench.{name}" for name in find_packages("bench"))]
+    return [*find_packages(include=["sgr_kernels*"]), *find_packages("python"), *bench]
+
+
 setup(
+    packages=packages(),
     ext_modules=[Extension("sgr_kernels._C", sources=[])] if wants_build() else [],
     cmdclass={"build_ext": CMakeBuild},
 )

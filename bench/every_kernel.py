@@ -1,7 +1,7 @@
 """Every operator of a backend on small inputs that reach each of its kernels, against float64.
 
-For a first look at a new device, and for memory checkers, which are too slow for the tests. The inputs are the cases of
-the operators (sgr_kernels/operators/<operator>/cases.py). The exit status is 1 where a result is wrong.
+For a first look at a new device, and for memory checkers, which are too slow for the tests. The inputs are those
+of sgr_bench.cases. The exit status is 1 where a result is wrong.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import torch
 
 import sgr_kernels as sk
 from sgr_kernels.operators import Operator, registered
-from sgr_kernels.operators.common.cases import Compared
 
+from . import cases
+from .cases.case import Compared
 from .checks import WrongResult, relative_error
 
 BACKENDS = {"cpu": ("reference", "cpu"), "cuda": ("reference", "cuda", "triton")}
@@ -63,7 +64,7 @@ def _check_operator(
         torch.manual_seed(0)
         name, errors = f"{backend} {operator.name} {dtype}", []
         try:
-            for compared in operator.cases.check(operator.on(backend), getattr(torch, dtype), device, **options):
+            for compared in cases.of(operator).check(operator.on(backend), getattr(torch, dtype), device, **options):
                 errors.append(_error(compared))
                 if not errors[-1] < LIMITS.get(compared.rounded, EXACT):  # NaN is wrong
                     problems.append(f"{name}, {compared.what}: relative error {errors[-1]:.1e}")

@@ -93,7 +93,7 @@ measure() {
 
 part_profile() {
   local names backend
-  names=$(grep -hoE '\w+_kernel\b' csrc/include/sgr/cuda/* sgr_kernels/triton/*.py | sort -u | paste -sd '|')
+  names=$(grep -hoE '\w+_kernel\b' csrc/*/*.cuh sgr_kernels/operators/*/triton*.py | sort -u | paste -sd '|')
   for backend in cuda triton; do
     ncu --clock-control none --set basic --section MemoryWorkloadAnalysis --kernel-name "regex:^($names)$" \
       --filter-mode per-launch-config --launch-count 1 \

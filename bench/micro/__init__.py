@@ -35,7 +35,7 @@ from typing import Any
 
 import torch
 
-from .. import roofline
+from .. import cases, roofline
 from . import closed_form, cross_entropy, gate_bits, layers, others, residual, step
 from .case import Case, Op
 from .grid import Shape, parse, text, timed
@@ -95,7 +95,7 @@ def line(row: Row) -> str:
 def _cases(args: argparse.Namespace) -> Iterator[tuple[str, str, Shape, str, Case]]:
     for name in args.ops:
         op = OPS[name]
-        for size, dtype in timed(op.operators[0].cases.sizes, args.device, args.quick):
+        for size, dtype in timed(cases.of(op.operators[0]).sizes, args.device, args.quick):
             if dtype not in args.dtypes or (args.shapes is not None and size.shape not in args.shapes):
                 continue
             forget_compiled()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sgr_kernels.operators.common.cases import Size
+from ..cases.case import Size
 
 Shape = tuple[int, ...]
 

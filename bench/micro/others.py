@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from sgr_kernels.operators import Operator, registered
-from sgr_kernels.operators.common.cases import Inputs, Size, exact
 
+from .. import cases
+from ..cases.case import Inputs, Size, exact
 from .case import Case, Op, Results, Run, Way, nbytes
 from .providers import backends, compiled
 
@@ -18,13 +19,13 @@ from .providers import backends, compiled
 def all_but(measured: Iterable[Operator]) -> dict[str, Op]:
     """Operators with timed sizes, but for those that are measured elsewhere."""
     elsewhere = set(measured)
-    timed = (each for each in registered() if any(size.timed for size in each.cases.sizes))
+    timed = (each for each in registered() if any(size.timed for size in cases.of(each).sizes))
     return {each.name: _op(each) for each in timed if each not in elsewhere}
 
 
 def _op(operator: Operator) -> Op:
     def inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> tuple:
-        return next(iter(operator.cases.arguments(Size(shape), Inputs(dtype, device))))
+        return next(iter(cases.of(operator).arguments(Size(shape), Inputs(dtype, device))))
 
     def case(mode: str, arguments: tuple) -> Case:
         return _case(operator, arguments)

@@ -10,7 +10,8 @@ from functools import partial
 
 import pytest
 import torch
-from sgr_bench import cli, micro, timing
+from sgr_bench import cases, cli, micro, timing
+from sgr_bench.cases.case import Size
 from sgr_bench.checks import WrongResult, relative_error
 from sgr_bench.micro import OPS, closed_form, cross_entropy, layers, measurement, residual
 from sgr_bench.micro.derivatives import MODES, Point, run_of
@@ -22,7 +23,6 @@ import sgr_kernels as sk
 from sgr_kernels import blocks
 from sgr_kernels.functional.direction import Direction
 from sgr_kernels.operators.common import relu_layer
-from sgr_kernels.operators.common.cases import Size
 from sgr_kernels.operators.cross_entropy import cross_entropy_hvp
 from sgr_kernels.operators.gate_bits import record_relu, replay_relu
 from sgr_kernels.operators.linear_relu import linear_relu
@@ -58,7 +58,8 @@ pytestmark = pytest.mark.skipif(sk.backends()["cpu"] != "ok", reason="needs the 
 def make_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(micro.roofline, "limits", lambda device, quick: LIMITS)
     for operator in {op.operators[0] for op in OPS.values()}:
-        patch.setattr(operator, "cases", dataclasses.replace(operator.cases, sizes=TINY[operator.name]))
+        small = dataclasses.replace(cases.of(operator), sizes=TINY[operator.name])
+        patch.setitem(cases.all_of_them(), operator, small)
     patch.setattr(timing, "repeats_for", lambda seconds, budget: 3)
 
 
@@ -183,7 +184,7 @@ def test_the_command_of_a_row_repeats_it_alone(rows, tmp_path):
 def test_the_quick_grid_is_a_part_of_the_full_one_and_that_of_the_grid_of_a_gpu(monkeypatch):
     monkeypatch.undo()
     for op in OPS:
-        sizes = OPS[op].operators[0].cases.sizes
+        sizes = cases.of(OPS[op].operators[0]).sizes
         quick, full, gpu = (set(timed(sizes, *where)) for where in (("cpu", True), ("cpu", False), ("cuda", False)))
         assert quick < full < gpu
         assert all(size.timed for size in sizes if size.halves or size.once)

@@ -59,7 +59,7 @@ def test_on_the_cpu(tmp_path):
     assert process.returncode == 0, output + errors
     out = tmp_path / "out"
     assert summary(out) == {"kernels": 0, "roofline": 0}
-    assert "cpu residual float64" in (out / "kernels.log").read_text()
+    assert "cpu sgr_residual float64" in (out / "kernels.log").read_text()
     result = json.loads((out / "roofline-cpu.json").read_text())
     assert result["rows"] and "--quick" in result["command"]
 

@@ -15,7 +15,6 @@ import torch
 
 from ...backends import select
 from ...torch_internals import below_autograd, in_function_transform, writes_into_arguments
-from .cases import Cases
 
 NAMESPACES = {"reference": "sgr_reference", "cpu": "sgr", "triton": "sgr_triton", "cuda": "sgr"}
 
@@ -42,7 +41,6 @@ class Operator:
     Args:
         schema: name, arguments and results.
         fake: shapes, dtypes and strides of the results, from the arguments.
-        cases: what it is checked, compiled and timed on.
         reference: implementation in plain torch; None: the reference backend has none.
         triton: implementation in Triton. It must import the kernels when it is called, because importing Triton takes
             a second, and Triton may be absent.
@@ -56,7 +54,6 @@ class Operator:
         schema: str,
         *,
         fake: Callable[..., Any],
-        cases: Cases,
         reference: Callable[..., Any] | None = None,
         triton: Callable[..., Any] | None = None,
         compiled: bool = True,
@@ -64,7 +61,7 @@ class Operator:
         derivative: Derivative | None = None,
     ) -> None:
         self.name, _, arguments = schema.partition("(")
-        self.fake, self.derivative, self.cases, self.reference = fake, derivative, cases, reference
+        self.fake, self.derivative, self.reference = fake, derivative, reference
         self._schema = f"({arguments}"
         self._overloads: dict[str, Callable[..., Any]] = {}
         self._calls: dict[str, Callable[..., Any]] = {}

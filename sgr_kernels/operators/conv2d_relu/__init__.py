@@ -5,7 +5,6 @@ from __future__ import annotations
 from ...affine import Conv2d
 from ..common import relu_layer
 from ..common.operator import Operator
-from . import cases
 
 _GEOMETRY = "int[] stride, int[] padding, int[] dilation, int groups"  # the arguments of Conv2d, always the last
 
@@ -27,14 +26,12 @@ conv2d_relu_double_backward = Operator(
     f" Tensor weight, bool[] wanted, {_GEOMETRY}) -> (Tensor, Tensor, Tensor)",
     fake=_double_backward,
     composed=_double_backward,
-    cases=cases.DOUBLE_BACKWARD,
 )
 conv2d_relu_backward = Operator(
     f"conv2d_relu_backward(Tensor grad, Tensor output, Tensor x, Tensor weight, bool[] wanted, {_GEOMETRY})"
     " -> (Tensor, Tensor, Tensor)",
     fake=_backward,
     composed=_backward,
-    cases=cases.BACKWARD,
     derivative=relu_layer.second_derivative_by(conv2d_relu_double_backward),
 )
 # x (B, C, H, W), weight (m, C / groups, kH, kW), bias (m,) -> (B, m, H', W')
@@ -42,6 +39,5 @@ conv2d_relu = Operator(
     f"conv2d_relu(Tensor x, Tensor weight, Tensor? bias, {_GEOMETRY}) -> Tensor",
     fake=_forward,
     composed=_forward,
-    cases=cases.FORWARD,
     derivative=relu_layer.derivative_by(conv2d_relu_backward),
 )

@@ -11,7 +11,7 @@ import torch
 
 from ..common.dtypes import loss_dtype
 from ..common.operator import Derivative, Operator
-from . import cases, reference
+from . import reference
 
 
 def _triton(*args):
@@ -60,7 +60,6 @@ cross_entropy = Operator(
     fake=_fake,
     reference=reference.cross_entropy_with_gradient,
     triton=_triton,
-    cases=cases.LOSS,
     derivative=Derivative(_save, _backward),
 )
 # Hessian of that loss for the logits, applied to tangent (B, K), in the dtype of the gradient
@@ -69,5 +68,4 @@ cross_entropy_hvp = Operator(
     fake=_fake_hvp,
     reference=reference.cross_entropy_hvp_of_rows,
     triton=_triton_hvp,
-    cases=cases.HVP,
 )

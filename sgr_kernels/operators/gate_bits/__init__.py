@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from ..common.operator import Operator
-from . import cases, reference
+from . import reference
 
 
 def _triton_record(*args):
@@ -49,14 +49,12 @@ record_relu = Operator(
     fake=lambda x, slope: (x.new_empty(x.shape), _fake_bits(x)),
     reference=reference.record_relu,
     triton=_triton_record,
-    cases=cases.RECORD,
 )
 record_relu_ = Operator(
     "record_relu_(Tensor(a!) x, float slope) -> Tensor",
     fake=lambda x, slope: _fake_bits(x),
     reference=reference.record_relu_,
     triton=_triton_record_,
-    cases=cases.RECORD_IN_PLACE,
 )
 # the same with gates given; also its backward, with the gradient for x
 replay_relu = Operator(
@@ -64,12 +62,10 @@ replay_relu = Operator(
     fake=lambda x, bits, slope: x.new_empty(x.shape),
     reference=reference.replay_relu,
     triton=_triton_replay,
-    cases=cases.REPLAY,
 )
 replay_relu_ = Operator(
     "replay_relu_(Tensor(a!) x, Tensor bits, float slope) -> ()",
     fake=lambda x, bits, slope: None,
     reference=reference.replay_relu_,
     triton=_triton_replay_,
-    cases=cases.REPLAY_IN_PLACE,
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from ...affine import Linear
 from ..common import relu_layer
 from ..common.operator import Operator
-from . import cases
 
 
 def _forward(*args):
@@ -26,14 +25,12 @@ linear_relu_double_backward = Operator(
     " Tensor weight, bool[] wanted) -> (Tensor, Tensor, Tensor)",
     fake=_double_backward,
     composed=_double_backward,
-    cases=cases.DOUBLE_BACKWARD,
 )
 linear_relu_backward = Operator(
     "linear_relu_backward(Tensor grad, Tensor output, Tensor x, Tensor weight, bool[] wanted)"
     " -> (Tensor, Tensor, Tensor)",
     fake=_backward,
     composed=_backward,
-    cases=cases.BACKWARD,
     derivative=relu_layer.second_derivative_by(linear_relu_double_backward),
 )
 # x (..., n), weight (m, n), bias (m,) -> (..., m)
@@ -41,6 +38,5 @@ linear_relu = Operator(
     "linear_relu(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
     fake=_forward,
     composed=_forward,
-    cases=cases.FORWARD,
     derivative=relu_layer.derivative_by(linear_relu_backward),
 )

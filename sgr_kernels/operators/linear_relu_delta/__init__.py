@@ -10,7 +10,6 @@ import torch
 from ..common import options as opt
 from ..common.dtypes import loss_dtype
 from ..common.operator import Operator
-from . import cases
 
 
 def _triton(*args):
@@ -37,5 +36,4 @@ linear_relu_delta = Operator(
     fake=_fake,
     triton=_triton,
     compiled=False,
-    cases=cases.DELTA,
 )

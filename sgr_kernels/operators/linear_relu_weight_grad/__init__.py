@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from ..common.dtypes import loss_dtype
 from ..common.operator import Operator
-from . import cases
 
 
 def _triton(*args):
@@ -30,5 +29,4 @@ linear_relu_weight_grad = Operator(
     fake=_fake,
     triton=_triton,
     compiled=False,
-    cases=cases.WEIGHT_GRAD,
 )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..common.dtypes import loss_dtype
 from ..common.operator import Operator
-from . import cases, reference
+from . import reference
 
 
 def _triton(*args):
@@ -36,7 +36,6 @@ relu_backward = Operator(
     fake=_fake,
     reference=reference.relu_backward,
     triton=_triton,
-    cases=cases.BACKWARD,
 )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from ..common.operator import Operator
-from . import cases, reference
+from . import reference
 
 
 def _triton(*args):
@@ -28,5 +28,4 @@ row_norms = Operator(
     fake=_fake,
     reference=reference.row_norms,
     triton=_triton,
-    cases=cases.NORMS,
 )

@@ -14,7 +14,7 @@ import torch
 from ..common import options as opt
 from ..common.dtypes import loss_dtype
 from ..common.operator import Derivative, Operator, without_derivative
-from . import cases, reference
+from . import reference
 
 
 def _triton_loss(*args):
@@ -78,7 +78,6 @@ sgr_loss_backward = Operator(
     fake=_fake_backward,
     reference=reference.sgr_loss_backward,
     triton=_triton_backward,
-    cases=cases.BACKWARD,
 )
 # coef: alpha, beta and alpha_target, (3, B) float64
 sgr_loss = Operator(
@@ -86,6 +85,5 @@ sgr_loss = Operator(
     fake=_fake_loss,
     reference=reference.sgr_loss_with_coefficients,
     triton=_triton_loss,
-    cases=cases.LOSS,
     derivative=Derivative(_save, _backward),
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from ..common import options as opt
 from ..common.dtypes import loss_dtype
 from ..common.operator import Operator
-from . import cases, reference
+from . import reference
 
 
 def _triton(*args):
@@ -28,5 +28,4 @@ sgr_residual = Operator(
     fake=_fake,
     reference=reference.sgr_residual_of_rows,
     triton=_triton,
-    cases=cases.RESIDUAL,
 )

@@ -6,7 +6,7 @@ Kernels: csrc/sgr_shift/cpu.cpp and cuda.cu, :mod:`.triton`, :mod:`.reference`.
 from __future__ import annotations
 
 from ..common.operator import Operator
-from . import cases, reference
+from . import reference
 
 
 def _triton(*args):
@@ -25,5 +25,4 @@ sgr_shift = Operator(
     fake=_fake,
     reference=reference.sgr_shift,
     triton=_triton,
-    cases=cases.SHIFT,
 )

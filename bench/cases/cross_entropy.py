@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..common.cases import Cases, Inputs, Size, against
-from ..common.dtypes import loss_dtype
-from . import reference
+from sgr_kernels import reference
+from sgr_kernels.operators.common.dtypes import loss_dtype
+from sgr_kernels.operators.cross_entropy import cross_entropy, cross_entropy_hvp
+
+from .case import Cases, Inputs, Size, against
 
 # (B, K)
 SIZES = (
@@ -34,5 +36,7 @@ def _hvp_arguments(size: Size, inputs: Inputs) -> Iterator[tuple]:
         yield logits, labels, inputs.normal(size.shape, dtype=loss_dtype(logits))
 
 
-LOSS = Cases(SIZES, _arguments, against(reference.cross_entropy_gradient, "loss", "gradient"))
-HVP = Cases(SIZES, _hvp_arguments, against(reference.cross_entropy_hvp, "hvp"))
+CASES = {
+    cross_entropy: Cases(SIZES, _arguments, against(reference.cross_entropy_gradient, "loss", "gradient")),
+    cross_entropy_hvp: Cases(SIZES, _hvp_arguments, against(reference.cross_entropy_hvp, "hvp")),
+}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..common.cases import Cases, Inputs, Size, against
-from ..sgr_loss.cases import ROWS
-from . import reference
+from sgr_kernels.operators.row_norms import reference, row_norms
+
+from .case import Cases, Inputs, Size, against
+from .sgr_loss import ROWS
 
 
 def _arguments(size: Size, inputs: Inputs) -> Iterator[tuple]:
     yield (inputs.normal(size.of(inputs.dtype), late=size.late, apart=size.apart),)
 
 
-NORMS = Cases(ROWS, _arguments, against(reference.row_norms, "norms"))
+CASES = {row_norms: Cases(ROWS, _arguments, against(reference.row_norms, "norms"))}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from .cases import Cases, Compared, Inputs, Size
+from .case import Cases, Compared, Inputs, Size
 
 Tensors = tuple[Tensor, Tensor, Tensor]  # x, weight, bias
 ALL = [True, True, True]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from .cases import Inputs, Size
+from .case import Inputs, Size
 
 # (B, m, n)
 SIZES = (

@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..common.cases import Inputs, Size
-from ..common.relu_layer_cases import layer_cases
+from sgr_kernels.operators.conv2d_relu import conv2d_relu, conv2d_relu_backward, conv2d_relu_double_backward
+
+from .case import Inputs, Size
+from .relu_layer import layer_cases
 
 GEOMETRY = [2, 1], [1, 1], [1, 1], 1  # stride, padding, dilation, groups
 # (B, C, H, W), for C filters of 3 x 3: the feature maps of a ResNet-32 on CIFAR, and the first ones of a ResNet-50 on
@@ -31,4 +33,5 @@ def _tensors(size: Size, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
     return x, inputs.normal((channels, channels, 3, 3)), inputs.normal((channels,))
 
 
-FORWARD, BACKWARD, DOUBLE_BACKWARD = layer_cases(SIZES, _tensors, F.conv2d, GEOMETRY)
+_OPERATORS = conv2d_relu, conv2d_relu_backward, conv2d_relu_double_backward
+CASES = dict(zip(_OPERATORS, layer_cases(SIZES, _tensors, F.conv2d, GEOMETRY), strict=True))

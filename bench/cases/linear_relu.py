@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..common.cases import Inputs, Size
-from ..common.relu_layer_cases import layer_cases
+from sgr_kernels.operators.linear_relu import linear_relu, linear_relu_backward, linear_relu_double_backward
+
+from .case import Inputs, Size
+from .relu_layer import layer_cases
 
 # (B, n, m)
 SIZES = (
@@ -27,4 +29,5 @@ def _tensors(size: Size, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor]:
     return inputs.normal((batch, n)), inputs.normal((m, n)), inputs.normal((m,))
 
 
-FORWARD, BACKWARD, DOUBLE_BACKWARD = layer_cases(SIZES, _tensors, F.linear)
+_OPERATORS = linear_relu, linear_relu_backward, linear_relu_double_backward
+CASES = dict(zip(_OPERATORS, layer_cases(SIZES, _tensors, F.linear), strict=True))

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 import torch
 
-from ..common.cases import Cases, Compared, Inputs, Size
-from ..common.product_cases import SIZES, in_every_precision
-from ..sgr_loss.cases import coefficients, combined
+from sgr_kernels.operators.linear_relu_weight_grad import linear_relu_weight_grad
+
+from .case import Cases, Compared, Inputs, Size
+from .products import SIZES, in_every_precision
+from .sgr_loss import coefficients, combined
 
 
 def _arguments(size: Size, inputs: Inputs) -> Iterator[tuple]:
@@ -27,4 +29,4 @@ def _compare(results, grad, output, x, delta, target, alpha, beta, factor, need_
     yield Compared("bias", results[1], a.sum(0) if need_bias else a.new_empty(0))
 
 
-WEIGHT_GRAD = Cases(SIZES, _arguments, _compare)
+CASES = {linear_relu_weight_grad: Cases(SIZES, _arguments, _compare)}

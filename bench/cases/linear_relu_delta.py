@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 import torch
 
-from ..common.cases import Cases, Compared, Inputs, Size
-from ..common.options import Options
-from ..common.product_cases import SIZES, in_every_precision
-from ..sgr_loss.cases import combined, truth
+from sgr_kernels.operators.common.options import Options
+from sgr_kernels.operators.linear_relu_delta import linear_relu_delta
+
+from .case import Cases, Compared, Inputs, Size
+from .products import SIZES, in_every_precision
+from .sgr_loss import combined, truth
 
 
 def _arguments(size: Size, inputs: Inputs) -> Iterator[tuple]:
@@ -30,4 +32,4 @@ def _compare(results, grad, output, weight, target, *arguments) -> Iterator[Comp
     yield Compared("alpha and beta", combined(alpha, rounded.detach(), beta, target.detach()), v, loss.dtype)
 
 
-DELTA = Cases(SIZES, _arguments, _compare)
+CASES = {linear_relu_delta: Cases(SIZES, _arguments, _compare)}

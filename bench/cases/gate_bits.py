@@ -8,8 +8,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..common.cases import Cases, Inputs, Size, against
-from . import reference
+from sgr_kernels import reference
+from sgr_kernels.operators.gate_bits import record_relu, record_relu_, replay_relu, replay_relu_
+
+from .case import Cases, Inputs, Size, against
 
 SLOPES = (0.0, 0.01)
 # Activations as memory; the timed ones are (B, C, H, W) of a ResNet-32 on CIFAR and a ResNet-50 on ImageNet.
@@ -48,7 +50,9 @@ def _replay(x: Tensor, bits: Tensor, slope: float) -> Tensor:
     return torch.where(reference.unpack_bits(bits, x.shape), x, slope * x)
 
 
-RECORD = Cases(SIZES, _record_arguments, against(_record, "y", "bits"))
-RECORD_IN_PLACE = Cases(SIZES, _record_arguments, against(_record, "y", "bits"), in_place=True)
-REPLAY = Cases(SIZES, _replay_arguments, against(_replay, "y"))
-REPLAY_IN_PLACE = Cases(SIZES, _replay_arguments, against(_replay, "y"), in_place=True)
+CASES = {
+    record_relu: Cases(SIZES, _record_arguments, against(_record, "y", "bits")),
+    record_relu_: Cases(SIZES, _record_arguments, against(_record, "y", "bits"), in_place=True),
+    replay_relu: Cases(SIZES, _replay_arguments, against(_replay, "y")),
+    replay_relu_: Cases(SIZES, _replay_arguments, against(_replay, "y"), in_place=True),
+}

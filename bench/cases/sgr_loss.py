@@ -8,10 +8,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..common.cases import Cases, Compared, Inputs, Size
-from ..common.dtypes import loss_dtype
-from ..common.options import DEFAULT, Options
-from . import reference
+from sgr_kernels import reference
+from sgr_kernels.operators.common.dtypes import loss_dtype
+from sgr_kernels.operators.common.options import DEFAULT, Options
+from sgr_kernels.operators.sgr_loss import sgr_loss, sgr_loss_backward
+
+from .case import Cases, Compared, Inputs, Size
 
 # (B, n). What a row takes decides how many processors of a GPU keep it on chip: one, or a cluster (of those that have
 # 228 KiB). n = 4096, 8192 and 16384 are the feature maps of a ResNet-32 on CIFAR, 200704 and 802816 those of a
@@ -103,5 +105,7 @@ def _compare_backward(results, grad_loss, delta, target, alpha, beta) -> Iterato
     yield Compared("gradient", results[0], grad_loss * combined(alpha, delta, beta, target))
 
 
-LOSS = Cases(ROWS, loss_arguments, _compare_loss)
-BACKWARD = Cases(ROWS, _backward_arguments, _compare_backward)
+CASES = {
+    sgr_loss: Cases(ROWS, loss_arguments, _compare_loss),
+    sgr_loss_backward: Cases(ROWS, _backward_arguments, _compare_backward),
+}

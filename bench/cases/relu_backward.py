@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..common.cases import Cases, Inputs, Size, against
-from . import reference
+from sgr_kernels.operators.relu_backward import reference, relu_backward
+
+from .case import Cases, Inputs, Size, against
 
 # (R, C, S)
 SIZES = (
@@ -36,4 +37,4 @@ def _arguments(size: Size, inputs: Inputs) -> Iterator[tuple]:
     yield grad, output, False
 
 
-BACKWARD = Cases(SIZES, _arguments, against(reference.relu_backward, "masked", "sums"))
+CASES = {relu_backward: Cases(SIZES, _arguments, against(reference.relu_backward, "masked", "sums"))}

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from ..common.cases import Cases, Compared
-from ..common.options import Options
-from ..sgr_loss.cases import ROWS, loss_arguments, truth
+from sgr_kernels.operators.common.options import Options
+from sgr_kernels.operators.sgr_residual import sgr_residual
+
+from .case import Cases, Compared
+from .sgr_loss import ROWS, loss_arguments, truth
 
 
 def _compare(results: tuple[Tensor, ...], delta: Tensor, target: Tensor, *arguments) -> Iterator[Compared]:
@@ -17,4 +19,4 @@ def _compare(results: tuple[Tensor, ...], delta: Tensor, target: Tensor, *argume
     yield Compared("v", results[1], v)
 
 
-RESIDUAL = Cases(ROWS, loss_arguments, _compare)
+CASES = {sgr_residual: Cases(ROWS, loss_arguments, _compare)}

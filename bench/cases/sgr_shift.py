@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..common.cases import Cases, Compared, Inputs, Size
-from ..sgr_loss.cases import ROWS, coefficients, combined, pair
+from sgr_kernels.operators.sgr_shift import sgr_shift
+
+from .case import Cases, Compared, Inputs, Size
+from .sgr_loss import ROWS, coefficients, combined, pair
 
 
 def _arguments(size: Size, inputs: Inputs) -> Iterator[tuple]:
@@ -17,4 +19,4 @@ def _compare(results, x, delta, target, alpha, beta, factor) -> Iterator[Compare
     yield Compared("sum", results[0], x + factor * combined(alpha, delta, beta, target))
 
 
-SHIFT = Cases(ROWS, _arguments, _compare)
+CASES = {sgr_shift: Cases(ROWS, _arguments, _compare)}
