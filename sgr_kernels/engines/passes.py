@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..gates import Record, Replay
 from ..gates.checkpointing import recomputing_along
-from ..gates.functions import refuse_undeclared
+from ..gates.declarations import refuse_undeclared
 from ..torch_internals import is_fake
 from .common import StepInputs, check_scalar, trainable
 from .pass_state import PassState
