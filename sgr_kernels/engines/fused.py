@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from ..affine import Conv2d, Linear
+from ..affine import AffineMap, Conv2d, Linear
 from ..blocks import Block, Chain
 from ..functional.direction import sgr_direction
 from ..functional.relu_layers import cast_for_autocast
@@ -43,8 +43,8 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
             sgr, of_head = _reconcile(chain, grad, target, options, local if exact else None)
             gradients += of_head
     for block in chain.blocks:
-        pairs = ((block.weight, block.grad_weight), (block.bias, block.grad_bias))
-        gradients += [(p, gradient) for p, gradient in pairs if p is not None and p.requires_grad]
+        gradients += [(block.weight, block.grad_weight)] if block.wants_weight else []
+        gradients += [(block.bias, block.grad_bias)] if block.wants_bias else []
     add_gradients(*_one_each(gradients))
     return LocalStep(local.loss, sgr, output, unscale(grad, options.grad_scale) if options.need_delta_out else None)
 
@@ -113,15 +113,20 @@ def chain_of(body: nn.Module | Callable) -> tuple[bool, Chain]:
         elif kind is nn.ReLU and blocks and not blocks[-1].relu:
             blocks[-1].relu = True
         elif kind in (nn.Linear, LinearReLU):
-            blocks.append(Block(Linear(), module.weight, module.bias, relu=kind is LinearReLU))
+            blocks.append(_block(Linear(), module, relu=kind is LinearReLU))
         elif kind is Conv2dReLU or (kind is nn.Conv2d and _is_zero_padded(module)):
             affine = Conv2d(module.stride, module.padding, module.dilation, module.groups)
-            blocks.append(Block(affine, module.weight, module.bias, relu=kind is Conv2dReLU))
+            blocks.append(_block(affine, module, relu=kind is Conv2dReLU))
         elif kind is not nn.Identity:
             raise _refusal(f"{name} ({module})")
     if not blocks:
         raise _refusal("a body without layers")
     return flatten, Chain(blocks)
+
+
+def _block(affine: AffineMap, layer: nn.Linear | nn.Conv2d, relu: bool) -> Block:
+    wants_bias = layer.bias is not None and layer.bias.requires_grad
+    return Block(affine, layer.weight, layer.bias, relu, layer.weight.requires_grad, wants_bias)
 
 
 def _is_zero_padded(layer: nn.Conv2d) -> bool:

@@ -62,7 +62,7 @@ def functions_named(names: str) -> set[Callable]:
 
 
 def functions_called(name: str, spaces: Iterable[Any] = _NAMESPACES) -> set[Callable]:
-    """Every function or method of torch with exactly this name; ``__add__`` and the like are looked up on Tensor only."""
+    """Every function or method of torch with exactly this name; ``__add__`` and the like only as methods of tensors."""
     if name.startswith("__"):
         spaces = (Tensor,)
     return {getattr(space, name) for space in spaces if callable(getattr(space, name, None))}
