@@ -127,7 +127,7 @@ class Passes:
 
 def is_capturing(device: torch.device) -> bool:
     """Whether a CUDA graph is being captured."""
-    return device.type == "cuda" and torch.cuda.is_current_streamis_capturing()
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _coarsest(device: str, dtypes: Iterable[torch.dtype]) -> float:
