@@ -64,14 +64,10 @@ def _applies(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and input.is_floating_point()
         and input.dtype != torch.float64
         and (bias is None or bias.shape == weight.shape[:1])
-        and (torch.compiler.is_compiling() or _in_ordinary_code(device))
+        # The compiler can trace neither question.
+        and (torch.compiler.is_compiling() or (torch.amp.is_autocast_available(device) and not in_function_transform()))
         and torch.is_autocast_enabled(device)
     )
-
-
-def _in_ordinary_code(device: str) -> bool:
-    """Whether the device has autocast, and autograd Functions may be called: a question the compiler cannot trace."""
-    return torch.amp.is_autocast_available(device) and not in_function_transform()
 
 
 def _as_autocast(input: Tensor) -> Tensor:

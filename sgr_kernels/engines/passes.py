@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import random
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..gates import Record, Replay
 from ..gates.checkpointing import recomputing_along
 from ..gates.declarations import refuse_undeclared
-from ..torch_internals import is_fake
+from ..torch_internals import foreach_copy_, is_fake
 from .common import StepInputs, check_scalar, trainable
-from .pass_state import PassState
 
 # Pairs of body and head that gave the same in two passes; value: whether they draw random numbers
 _VERIFIED: weakref.WeakKeyDictionary[Callable, weakref.WeakKeyDictionary[Callable, bool]] = weakref.WeakKeyDictionary()
@@ -46,7 +47,7 @@ class Passes:
         captured = is_capturing(device)
         if captured:
             self._check_capture()
-        self.state = PassState((inputs.body, inputs.head), device, rewind_device=not captured)
+        self.state = _State((inputs.body, inputs.head), device, rewind_device=not captured)
         self.start = self.state.save()
         self.tape: list = []
         self.parameters: list[Tensor] = []
@@ -123,6 +124,52 @@ class Passes:
         loss = self.inputs.head(output, self.inputs.y)
         check_scalar(loss)
         return output, loss
+
+
+class _Snapshot(NamedTuple):
+    buffers: list[Tensor]
+    streams: list
+
+
+class _State:
+    """What a pass changes: the buffers of the modules among ``parts``, and the random streams of Python, NumPy, torch.
+
+    Args:
+        rewind_device: whether the random stream of a GPU is among them.
+    """
+
+    def __init__(self, parts: Iterable[nn.Module | Callable], device: torch.device, rewind_device: bool) -> None:
+        modules = [part for part in parts if isinstance(part, nn.Module)]
+        self.buffers = list(dict.fromkeys(buffer for module in modules for buffer in module.buffers()))
+        self.streams = [(random.getstate, random.setstate), (torch.get_rng_state, torch.set_rng_state)]
+        if "numpy" in sys.modules:
+            numpy_random = sys.modules["numpy"].random
+            self.streams.append((numpy_random.get_state, numpy_random.set_state))
+        if device.type == "cuda" and rewind_device:
+            self.streams.append(
+                (lambda: torch.cuda.get_rng_state(device), lambda state: torch.cuda.set_rng_state(state, device))
+            )
+
+    def save(self) -> _Snapshot:
+        return _Snapshot([buffer.detach().clone() for buffer in self.buffers], [get() for get, _ in self.streams])
+
+    def load(self, snapshot: _Snapshot) -> None:
+        if self.buffers:
+            with torch.no_grad():
+                foreach_copy_(self.buffers, snapshot.buffers)
+        for (_, put), state in zip(self.streams, snapshot.streams, strict=True):
+            put(state)
+
+    def drew_numbers(self, before: _Snapshot, after: _Snapshot) -> bool:
+        """Whether random numbers were drawn between two snapshots."""
+        return any(not _same(a, b) for a, b in zip(before.streams, after.streams, strict=True))
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Whether two states of a stream are equal: tensors, arrays, numbers, names or tuples of those."""
+    if isinstance(a, tuple):
+        return all(_same(x, y) for x, y in zip(a, b, strict=True))
+    return bool((a == b).all()) if hasattr(a, "all") else a == b
 
 
 def is_capturing(device: torch.device) -> bool:

@@ -2,7 +2,7 @@
 
 :mod:`.tape` records and replays; :mod:`.checkpointing` does so where a backward pass computes again.
 :mod:`.lists` names the functions of torch that need no gate, :mod:`.rules` has a rule for each function with kinks,
-:mod:`.relu` and :mod:`.pooling` have the longer ones, and :mod:`.table` registers them.
+:mod:`.pooling` those of max pooling, and :mod:`.table` registers them.
 :mod:`.declarations` is how a network declares operations of its own.
 """
 

@@ -7,20 +7,74 @@ branch that gives NaN.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from .relu import gated_relu
-from .tape import Gates
+from ..operators.common.dtypes import FLOATING
+from ..operators.gate_bits import record_relu, record_relu_, replay_relu, replay_relu_
+from .tape import Gates, memory_format
 
 
 def relu(gates: Gates, input: Tensor, inplace: bool = False) -> Tensor:
-    return gated_relu(gates, input, 0.0, inplace)
+    return leaky_relu(gates, input, 0.0, inplace)
 
 
 def leaky_relu(gates: Gates, input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
-    return gated_relu(gates, input, negative_slope, inplace)
+    if not torch.compiler.is_compiling() and input.dtype in FLOATING:
+        return _LeakyReLU.apply(input, gates, negative_slope, inplace)
+    below = negative_slope * input if negative_slope else 0.0
+    return _put(input, torch.where(gates.decide(torch.le, input, 0), below, input), inplace)
+
+
+class _ReluBits(NamedTuple):
+    """Gates of a ReLU, one bit an element."""
+
+    bits: Tensor  # (ceil(n / 8),) uint8
+    format: torch.memory_format  # in whose order of elements
+
+
+class _LeakyReLU(torch.autograd.Function):
+    """One bit an element is all that the first pass, its backward and every later pass keep."""
+
+    @staticmethod
+    def forward(ctx, x, gates, slope, inplace):
+        recorded = None if gates.recording else gates.recall()
+        layout = (memory_format(x) or torch.contiguous_format) if recorded is None else recorded.format
+        dense = x.contiguous(memory_format=layout)
+        y, bits = _gated(dense, None if recorded is None else recorded.bits, slope, inplace and dense is x)
+        if recorded is None:
+            gates.keep(_ReluBits(bits, layout))
+        if inplace:
+            ctx.mark_dirty(x)
+            y = x if dense is x else x.copy_(y)
+        ctx.save_for_backward(bits)
+        ctx.slope, ctx.layout = slope, layout
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (bits,) = ctx.saved_tensors
+        return _gated(grad.contiguous(memory_format=ctx.layout), bits, ctx.slope, False)[0], None, None, None
+
+
+def _gated(x: Tensor, bits: Tensor | None, slope: float, inplace: bool) -> tuple[Tensor, Tensor]:
+    """Leaky ReLU of a tensor without gaps in memory, and its gates: ``bits``, or those of x if that is None."""
+    memory = x.as_strided((x.numel(),), (1,))
+    if inplace:
+        if bits is None:
+            bits = record_relu_(memory, slope)
+        else:
+            replay_relu_(memory, bits, slope)
+        return x, bits
+    if bits is None:
+        y, bits = record_relu(memory, slope)
+    else:
+        y = replay_relu(memory, bits, slope)
+    return y.as_strided(x.shape, x.stride()), bits
 
 
 def relu6(gates: Gates, input: Tensor, inplace: bool = False) -> Tensor:
