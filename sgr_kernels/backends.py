@@ -63,6 +63,11 @@ def select(tensor: Tensor) -> str:
 
 @constant_when_compiled  # compiled code is guarded by its arguments
 def _choose(requested: str | None, device: str) -> str:
+    return _chosen(requested, device)
+
+
+@functools.cache
+def _chosen(requested: str | None, device: str) -> str:
     if requested is not None:
         _check_device(requested, device)
         return requested
