@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..common.dtypes import loss_dtype
 from ..common.options import Options
-from ..common.triton_rows import combine, new_losses, row_stride, terms, total_loss
-from ..sgr_loss.triton import combined, finish_row, row_options, sgr_loss
+from ..common.triton_rows import combine, combined, new_losses, row_stride, terms, total_loss
+from ..sgr_loss.triton import finish_row, row_options, sgr_loss
 
 _RESIDENT = {torch.float32: 16384, torch.float64: 4096}  # longest row, by dtype of v, that 16 warps keep in registers
 
@@ -54,7 +54,7 @@ def sgr_residual(delta: Tensor, target: Tensor, *arguments) -> tuple[Tensor, Ten
     v = delta.new_empty(delta.shape, dtype=loss_dtype(delta))
     if delta.numel() == 0 or n > _RESIDENT[v.dtype]:
         loss, coef = sgr_loss(delta, target, *arguments)
-        return loss, combined(v, None, delta, target, coef[0], coef[1])
+        return loss, combined(v, delta, target, coef[0], coef[1])
     losses = new_losses(delta, batch)
     block = max(triton.next_power_of_2(n), 256)
     with torch.cuda.device_of(delta):
