@@ -97,7 +97,10 @@ def _partial_sums_kernel(
     partials, delta, target, delta_stride, target_stride, n, splits, chunk,
     DISTANCE: tl.constexpr, BLOCK: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
-    """First sweep: partials[:, row, split] = the three sums over one chunk of one row. partials is (3, B, splits)."""
+    """First sweep: partials[:, row, split] = the three sums over one chunk of one row.
+
+    partials (3, B, splits) float64; delta, target (B, n).
+    """
     program = tl.program_id(0)
     row = (program // splits).to(tl.int64)
     start = (program % splits).to(tl.int64) * chunk
@@ -115,7 +118,7 @@ def _partial_distances_kernel(
     partials, delta, target, delta_stride, target_stride, n, splits, chunk,
     SPLITS: tl.constexpr, BLOCK: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
-    """Second sweep: replaces the third sum by that of (delta / |delta| - target / |target|)^2."""
+    """Second sweep: replaces the third sum by that of (delta / |delta| - target / |target|)^2. Arguments as above."""
     program = tl.program_id(0)
     row = (program // splits).to(tl.int64)
     start = (program % splits).to(tl.int64) * chunk
@@ -136,7 +139,10 @@ def coefficients_kernel(
     scale: tl.float64, floor: tl.float64, floor_pointer, eps: tl.float64,
     NORMALIZE: tl.constexpr, EXACT: tl.constexpr, ROWS: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """Sums up the splits of ROWS rows; writes their columns of coef (3, B) and the sum of their losses."""
+    """Sums up the splits of ROWS rows; writes their columns of coef, and the sum of their losses.
+
+    losses (programs,), coef (3, B), partials (3, B, splits): float64; floor_pointer: one float64 number, or None.
+    """
     program = tl.program_id(0)
     batch = batch.to(tl.int64)
     rows = program.to(tl.int64) * ROWS + tl.arange(0, ROWS)

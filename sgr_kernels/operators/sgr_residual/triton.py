@@ -24,7 +24,10 @@ def _residual_kernel(
     scale: tl.float64, floor: tl.float64, floor_pointer, eps: tl.float64,
     NORMALIZE: tl.constexpr, EXACT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Loss and v of one row that stays in registers: both arguments are read once."""
+    """Loss and v of one row that stays in registers: both arguments are read once.
+
+    v (B, n) contiguous, losses (B,), delta, target (B, n); floor_pointer: one float64 number, or None.
+    """
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < n
