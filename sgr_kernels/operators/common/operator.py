@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ...backends import select
-from ...torch_internals import below_autograd, in_function_transform, writes_into_arguments
+from ...torch_internals import below_autograd, in_function_mode, in_function_transform, writes_into_arguments
 
 NAMESPACES = {"reference": "sgr_reference", "cpu": "sgr", "triton": "sgr_triton", "cuda": "sgr"}
 
@@ -131,7 +131,7 @@ class Operator:
         torch.library.register_autograd(overload.name(), backward, setup_context=derivative.save)
 
         def call(*args: Any) -> Any:
-            if torch.compiler.is_compiling():
+            if torch.compiler.is_compiling() or in_function_mode():  # which see the overload, and no autograd Function
                 return overload(*args)
             function = _Transformed if in_function_transform() else _Eager
             return function.apply(*args, overload, derivative.save, backward)
