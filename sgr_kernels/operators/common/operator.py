@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...backends import select
-from ...torch_internals import below_autograd, in_function_transform, writes_into_arguments
+from ...torch_internals import below_autograd, in_function_mode, in_function_transform, writes_into_arguments
 
 NAMESPACES = {"reference": "sgr_reference", "cpu": "sgr", "triton": "sgr_triton", "cuda": "sgr"}
 
@@ -132,7 +132,7 @@ class Operator:
         parts = overload, derivative.save, backward
 
         def call(*args: Any) -> Any:
-            if torch.compiler.is_compiling():
+            if torch.compiler.is_compiling() or in_function_mode():  # which see the overload, and no autograd Function
                 return overload(*args)
             if in_function_transform():
                 return _Transformed.apply(*args, parts)
