@@ -1,5 +1,6 @@
-"""The affine map z = W x + b of a linear layer, and that of a convolution, by the libraries torch uses (oneDNN, MKL,
-cuBLAS, cuDNN). Both have the same methods, each of which is one matrix product; grad_z is dL/dz.
+"""The affine map z = W x + b of a linear layer, and that of a convolution, by the libraries of torch.
+
+Both classes have the same methods. Each method but ``output_shape`` is one matrix product; grad_z is dL/dz.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ class Linear:
     """x (..., n), weight (m, n), bias (m,), z (..., m)."""
 
     features_last = True
+
+    def output_shape(self, x: Tensor, weight: Tensor) -> tuple[int, ...]:
+        return *x.shape[:-1], len(weight)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, weight, bias)
@@ -39,6 +43,11 @@ class Conv2d:
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     features_last = False
+
+    def output_shape(self, x: Tensor, weight: Tensor) -> tuple[int, ...]:
+        sizes = zip(x.shape[2:], weight.shape[2:], self.stride, self.padding, self.dilation, strict=True)
+        positions = ((n + 2 * pad - dilation * (k - 1) - 1) // stride + 1 for n, k, stride, pad, dilation in sizes)
+        return len(x), len(weight), *positions
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)

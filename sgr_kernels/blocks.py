@@ -1,13 +1,13 @@
-"""Chains of affine layers with or without a ReLU: their gradients for a loss L and its SGR loss, in closed form.
+"""Chains of affine layers with or without a ReLU: the gradients of a loss L and of its SGR loss in closed form.
 
 With A_l = dL/dz_l of layer l, its gates D_l and its input X_l, and V = dL_SGR/d delta for delta = A_1 W_1,
 
     dW_l = A_l^T (X_l + U_l)  +  (C_l D_l)^T X_l,        U_1 = V,           U_{l+1} = (U_l W_l^T) D_l,
     db_l = sum of A_l  +  sum of C_l D_l,                C_L = H U_{L+1},   C_{l-1} = (C_l D_l) W_l,
 
-where U is the tangent of the activations along V, with frozen gates, and H the Hessian of L with respect to the output
-of layer L. A^T X belongs to L. A^T U is Eq. 35, which takes dL/dy for a constant; C is the curvature that it leaves
-out. Algorithm 1 computes all of them. A weight of the SGR loss is a factor of V.
+where U_l is the change of X_l along V with frozen gates, and H the Hessian of L for the output of the last layer.
+A^T X belongs to L. The other terms belong to the SGR loss, and Algorithm 1 computes all of them: A^T U is Eq. 35, which
+treats dL/dy as constant, and the terms with C are the curvature that it leaves out. To weight the SGR loss, scale V.
 """
 
 from __future__ import annotations
@@ -25,20 +25,22 @@ from .operators.relu_backward import through_relu
 
 @dataclass(eq=False)
 class Block:
-    """y = relu(z) or y = z of z = W x + b, and what a step knows of it.
+    """y = relu(z) or y = z, for z = W x + b. It keeps what the methods need from each other.
 
     Attributes:
-        weight, bias: parameters; their gradients are computed if they require one.
+        wants_weight, wants_bias: whether their gradients are computed.
         matrix: the weight as autocast casts it.
         x, y: input and output.
-        grad_z: A = dL/dz, from the backward pass to the product with it.
-        grad_weight, grad_bias: the terms that are added up so far; None: none yet.
+        grad_z: A = dL/dz, or C D in its place; kept by ``backward`` until ``add_product``.
+        grad_weight, grad_bias: the sums of the terms so far; None: no term yet.
     """
 
     affine: AffineMap
     weight: Tensor
     bias: Tensor | None
     relu: bool
+    wants_weight: bool = True
+    wants_bias: bool = True
     matrix: Tensor = field(init=False)
     x: Tensor = field(init=False)
     y: Tensor = field(init=False)
@@ -47,7 +49,7 @@ class Block:
     grad_bias: Tensor | None = None
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """y, which is computed unless it is given."""
+        """y, which is computed if it is None."""
         self.matrix, bias = cast_for_autocast(self.weight, self.bias)
         if y is None:
             y = self.affine.forward(x, self.matrix, bias)
@@ -55,46 +57,52 @@ class Block:
         self.x, self.y = x, y
         return y
 
-    def backward(self, grad: Tensor, add_bias: bool = True) -> None:
-        """A from dL/dy; its sum over samples and positions into ``grad_bias``."""
-        add_bias = add_bias and self.bias is not None and self.bias.requires_grad
-        self.grad_z, total = self._gate(grad.to(self.y.dtype), add_bias)
-        if add_bias:
+    def backward(self, grad: Tensor, sum_bias: bool = True) -> None:
+        """A from ``grad`` = dL/dy. ``sum_bias``: add its sum over samples and positions to the gradient of the bias."""
+        sum_bias = sum_bias and self.wants_bias
+        self.grad_z, total = self._through_gates(grad.to(self.y.dtype), sum_bias)
+        if sum_bias:
             self.grad_bias = total if self.grad_bias is None else self.grad_bias + total
 
     def input_grad(self) -> Tensor:
+        """A W."""
         return self.affine.input_grad(self.grad_z, self.matrix, self.x)
 
     def tangent(self, change: Tensor) -> Tensor:
         """The change of y for a change of x, with frozen gates."""
-        return self._gate(self.affine.forward(change, self.matrix), False)[0]
+        return self._through_gates(self.affine.forward(change, self.matrix), False)[0]
 
     def add_product(self, x: Tensor) -> None:
-        """A^T x into ``grad_weight``, for an x of the shape of the input; A is let go."""
-        if self.weight.requires_grad:
+        """Adds A^T x to the gradient of the weight, for an x of the shape of the input, and frees A."""
+        if self.wants_weight:
             self.grad_weight = self.affine.weight_grad(self.grad_z, self.matrix, x, self.grad_weight)
         del self.grad_z
 
-    def _gate(self, grad: Tensor, sum_features: bool) -> tuple[Tensor, Tensor | None]:
-        """``grad`` where the gates are open, shape of y, and its sums (m,) if wanted."""
+    def to_float32(self) -> None:
+        """Converts everything kept but the gradients."""
+        self.x, self.y = self.x.float(), self.y.float()
+        self.matrix, self.grad_z = self.matrix.float(), self.grad_z.float()
+
+    def _through_gates(self, grad: Tensor, sum_features: bool) -> tuple[Tensor, Tensor | None]:
+        """``grad`` of the shape of y, 0 where a gate is closed, and if wanted its sums (m,), float32 at least."""
+        features_last = self.affine.features_last
         if self.relu:
-            return through_relu(grad, self.y, self.affine.features_last, sum_features)
-        return grad, _sum_but_features(grad, self.affine.features_last) if sum_features else None
+            return through_relu(grad, self.y, features_last, sum_features)
+        if not sum_features:
+            return grad, None
+        features = grad.movedim(-1 if features_last else 1, 0)
+        return grad, features.reshape(len(features), -1).sum(1, dtype=loss_dtype(grad))
 
 
 @dataclass(eq=False)
 class Chain:
     """Blocks one after the other.
 
-    ``forward`` comes first. For L alone, ``add_gradients`` does the rest. With its SGR loss, ``backward`` gives delta,
-    ``add_along`` adds all terms with A, and ``add_gradients`` those with C.
-
-    Attributes:
-        sgr_only: leave out the gradients of L itself.
+    ``forward`` comes first. For L alone, ``add_gradients`` does the rest. For L and its SGR loss, ``backward`` gives
+    delta, ``add_along`` adds all terms with A, and ``add_gradients`` those with C.
     """
 
     blocks: list[Block]
-    sgr_only: bool = False
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.blocks:
@@ -102,45 +110,35 @@ class Chain:
         return x
 
     def backward(self, grad: Tensor) -> Tensor:
-        """delta = dL/dx from dL/dy. Every block keeps its A."""
+        """delta = dL/dx from ``grad`` = dL/dy of the last block."""
         for block in reversed(self.blocks):
-            block.backward(grad, add_bias=not self.sgr_only)
+            block.backward(grad)
             grad = block.input_grad()
         return grad
 
     def add_along(self, v: Tensor, to_output: bool) -> Tensor | None:
-        """Adds A^T (X + U) of every block; the tangent of y, if it is wanted.
+        """Adds A^T (X + U) of every block. Returns the change of the output along V, if ``to_output``.
 
         Args:
-            v: V, shape of x, as :func:`sgr_kernels.sgr_residual` gives it; its memory is used for X + U.
+            v: V, shape of x, float32 (float64 for float64); overwritten.
         """
-        if self.blocks[0].x.dtype == torch.float16:  # which v may overflow
-            self._to_float32()
+        if self.blocks[0].x.dtype == torch.float16:  # the range of which V may exceed
+            for block in self.blocks:
+                block.to_float32()
         tangent = v.to(self.blocks[0].x.dtype)
         for block in self.blocks:
-            # Every tensor is let go as soon as it has served: they are as large as the activations.
+            # Names are reused to free each tensor after its last use: they are as large as the activations.
             change = tangent
             tangent = block.tangent(change) if to_output or block is not self.blocks[-1] else None
-            block.add_product(change if self.sgr_only else change.add_(block.x))
+            block.add_product(change.add_(block.x))
         return tangent
 
     def add_gradients(self, grad: Tensor) -> None:
-        """Adds A^T X and the sums of A of every block for ``grad`` = dL/dy, or those of C D for ``grad`` = C."""
+        """For ``grad`` = dL/dy of the last block, adds A^T X and the sums of A of every block; for ``grad`` = C_L,
+        those of C D.
+        """
         for block in reversed(self.blocks):
             block.backward(grad)
             if block is not self.blocks[0]:
                 grad = block.input_grad()
             block.add_product(block.x)
-
-    def _to_float32(self) -> None:
-        x = self.blocks[0].x.float()
-        for block in self.blocks:
-            block.x, block.y = x, block.y.float()
-            block.matrix, block.grad_z = block.matrix.float(), block.grad_z.float()
-            x = block.y
-
-
-def _sum_but_features(tensor: Tensor, features_last: bool) -> Tensor:
-    """(..., m) or (B, m, ...) -> (m,), accumulated in float32 at least."""
-    features = tensor.movedim(-1 if features_last else 1, 0)
-    return features.reshape(len(features), -1).sum(1, dtype=loss_dtype(tensor))

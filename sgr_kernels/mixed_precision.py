@@ -1,8 +1,8 @@
 """Linear layers and convolutions under autocast, with the gradients of their parameters in float32.
 
-Autocast rounds the gradient of a weight to half precision before the float32 parameter gets it. An optimizer can live
-with that; a difference of two such gradients is mostly rounding. Here they are summed and kept in float32, as the
-hardware computes them anyway. Outputs and the gradients of inputs are those of autocast.
+Autocast rounds the gradient of a weight to half precision before the float32 parameter gets it. An optimizer can bear
+that, but a difference of two such gradients is mostly rounding. Here the hardware's float32 sums are kept as they are.
+Outputs and the gradients of inputs are those of autocast.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from .torch_internals import in_function_transform
 
-LARGEST_COPIES = 2**24  # elements that a convolution may copy to float32 at a time
+LARGEST_COPIES = 2**24  # elements of input and output that a convolution copies to float32 at a time
 _backward = torch.ops.aten.convolution_backward
 
 
@@ -44,8 +44,9 @@ def _convolution(function: Callable[..., Tensor], dims: int) -> Callable[..., Te
 
 conv2d = _convolution(F.conv2d, 2)
 
-# Left to autocast: transposed convolutions, padding by name, products without a layer, attention as a whole.
-PRODUCTS = {
+# Functions of torch in float32 as above. Transposed convolutions, padding by name, matrix products without a layer and
+# attention are left to autocast.
+LAYERS = {
     F.linear: linear,
     F.conv1d: _convolution(F.conv1d, 1),
     F.conv2d: conv2d,
@@ -54,7 +55,7 @@ PRODUCTS = {
 
 
 def _applies(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether autocast would round input and weight, and the weight has a gradient to keep. It leaves float64 alone."""
+    """Whether autocast would round input and weight, and the weight wants a gradient. Autocast leaves float64 alone."""
     device = input.device.type
     return (
         weight.requires_grad
@@ -69,7 +70,7 @@ def _applies(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 
 def _in_ordinary_code(device: str) -> bool:
-    """Whether the device has autocast, and autograd Functions may be called: the compiler cannot trace that."""
+    """Whether the device has autocast, and autograd Functions may be called: a question the compiler cannot trace."""
     return torch.amp.is_autocast_available(device) and not in_function_transform()
 
 
@@ -78,7 +79,7 @@ def _as_autocast(input: Tensor) -> Tensor:
 
 
 class _Linear(torch.autograd.Function):
-    """Of matrices: an output of more dimensions would be a view, which a network could not write into."""
+    """F.linear of a matrix: with more dimensions the output would be a view, which a network could not write into."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -130,7 +131,7 @@ class _Convolution(torch.autograd.Function):
 
 
 def _weight_gradient(grad_output: Tensor, input: Tensor, weight: Tensor, options: tuple) -> Tensor:
-    """In float32, summed over parts of the batch: of all of it, the copies in float32 would be the peak of a step."""
+    """dL/dW in float32, summed over parts of the batch: float32 copies of all of it would be the peak of a step."""
     images = max(1, LARGEST_COPIES // max(1, input[:1].numel() + grad_output[:1].numel()))
     parts = zip(grad_output.split(images), input.split(images), strict=True)
     only_weight = [False, True, False]

@@ -114,9 +114,7 @@ def storage_key(tensor: Tensor) -> int:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether a call of the module runs hooks of its own: publicly hooks can be added and removed, not listed."""
-    return any(
-        (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    )
+    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
 def intercept_checkpoints(recomputed_by: _Replacement, inputs_kept_by: _Replacement) -> None:

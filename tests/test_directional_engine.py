@@ -333,6 +333,13 @@ def test_random_numbers_are_drawn_once(draw):
     assert after == (random.random(), np.random.rand())
 
 
+@pytest.mark.parametrize("answer", [True, False])
+def test_torch_is_asked_whether_a_gpu_captures(answer, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: answer)
+    assert passes.is_capturing(torch.device("cuda")) is answer
+    assert not passes.is_capturing(torch.device("cpu"))
+
+
 def test_capture_needs_a_step_before_and_no_random_numbers(monkeypatch):
     """As far as it goes without a GPU: what is refused, and that nothing else is."""
     capturing = []

@@ -1,4 +1,7 @@
-"""Engines: ways to compute the parameter gradient of L_k + weight * L_k^SGR (Eq. 5) for one module."""
+"""Engines: ways to compute the parameter gradients of L_k + weight * L_k^SGR (Eq. 5) for one module.
+
+Each engine is a module with one function, ``run(inputs, options) -> LocalStep``.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,11 @@ from torch import Tensor, nn
 from ..functional.relu_sgr import check_curvature
 from ..operators.common.options import Options
 from . import autograd, directional, fused
-from .common import LocalStep, Settings
+from .common import LocalStep, StepInputs, StepOptions
 
 __all__ = ["LocalStep", "local_step"]
 
-ENGINES = ("autograd", "fused", "directional")
+ENGINES = {"autograd": autograd, "fused": fused, "directional": directional}
 
 
 def local_step(
@@ -74,7 +77,7 @@ def local_step(
             at the first step of a body and a head, and wherever it takes another way).
     """
     if engine not in ("auto", *ENGINES):
-        raise ValueError(f"engine must be one of auto, {', '.join(ENGINES)} in this version, got {engine!r}")
+        raise ValueError(f"engine must be one of auto, {', '.join(ENGINES)}, got {engine!r}")
     if order not in (1, 2):
         raise ValueError(f"order must be 1 or 2, got {order}")
     if radius is not None and not radius > 0:
@@ -87,22 +90,21 @@ def local_step(
         raise ValueError(f"grad_scale must be > 0, got {grad_scale}")
     if delta_pre is not None and delta_pre.shape != x.shape:
         raise ValueError(f"delta_pre must have the shape of x {tuple(x.shape)}, got {tuple(delta_pre.shape)}")
-    settings = Settings(weight, normalize, reduction, relative_floor, grad_scale, need_delta_out)
     if engine == "auto":
         engine = automatic(body)
     if engine != "directional" and (radius is not None or order != 1):
         raise ValueError(f"radius and order belong to engine='directional', got engine={engine!r}")
-    if engine == "fused":
-        return fused.run(body, head, x, y, delta_pre, settings, curvature)
-    if curvature != "exact":
+    if engine != "fused" and curvature != "exact":
         raise ValueError(f"engine={engine!r} always includes the curvature, got curvature={curvature!r}")
-    if engine == "directional":
-        return directional.local_step(body, head, x, y, delta_pre, settings, radius, order)
-    return autograd.local_step(body, head, x, y, delta_pre, settings)
+    inputs = StepInputs(body, head, x, y, target=delta_pre)
+    options = StepOptions(
+        weight, normalize, reduction, relative_floor, grad_scale, radius, order, curvature, need_delta_out
+    )
+    return ENGINES[engine].run(inputs, options)
 
 
 def automatic(body: nn.Module | Callable) -> str:
-    """The engine that "auto" takes."""
+    """The name of the engine that "auto" stands for."""
     try:
         fused.chain_of(body)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What every engine needs: the result type, the parameters it serves, and writing their gradients."""
+"""What the engines share: the types of what a step gets and gives, and how gradients reach the parameters."""
 
 from __future__ import annotations
 
@@ -30,18 +30,35 @@ class LocalStep(NamedTuple):
     delta_out: Tensor | None
 
 
-class Settings(NamedTuple):
-    """What every engine is told; see :func:`sgr_kernels.local_step`, which checks it."""
+class StepInputs(NamedTuple):
+    """The module and the batch of one step, as :func:`sgr_kernels.local_step` documents and checks them.
 
-    weight: float
+    Attributes:
+        target: ``delta_pre``, shape of ``x``; None: no SGR term.
+    """
+
+    body: nn.Module | Callable[[Tensor], Tensor]
+    head: nn.Module | Callable[[Tensor, Tensor], Tensor]
+    x: Tensor
+    y: Tensor
+    target: Tensor | None
+
+
+class StepOptions(NamedTuple):
+    """The options of one step, as :func:`sgr_kernels.local_step` documents and checks them."""
+
+    sgr_weight: float
     normalize: bool
     reduction: str
     relative_floor: float
     grad_scale: float
+    radius: float | None
+    order: int
+    curvature: str
     need_delta_out: bool
 
-    def options(self, delta: Tensor) -> Options:
-        """How ``delta``, unscaled, is compared. The floor is a constant of the step."""
+    def comparison(self, delta: Tensor) -> Options:
+        """How ``delta`` (B, ...), without the gradient scale, is compared with the target; the floor is a constant."""
         floor: float | Tensor = 0.0
         if self.relative_floor > 0 and delta.numel() > 0:
             floor = self.relative_floor * row_norms(delta.detach()).square().mean().sqrt()
@@ -53,30 +70,28 @@ def check_scalar(loss: Tensor) -> None:
         raise ValueError(f"head must return a scalar loss, got shape {tuple(loss.shape)}")
 
 
-def in_one_precision(delta_now: Tensor, delta_pre: Tensor) -> tuple[Tensor, Tensor]:
-    """Two modules may have run in different precisions (autocast, unscaled float16): they meet in the wider one."""
-    dtype = torch.promote_types(delta_now.dtype, delta_pre.dtype)
-    return delta_now.to(dtype), delta_pre.detach().to(dtype)
+def in_wider_dtype(delta: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in the wider of their dtypes: the two modules may have run in different precisions."""
+    dtype = torch.promote_types(delta.dtype, target.dtype)
+    return delta.to(dtype), target.detach().to(dtype)
 
 
 def trainable(parts: Iterable[nn.Module | Callable], loss: Tensor) -> list[Tensor]:
-    """Leaf parameters of the modules among ``parts``; for other callables, the leaves that ``loss`` reaches."""
-    found: dict[Tensor, None] = {}
+    """The parameters to train, each once: those of the modules among ``parts``, and for a part that is another
+    callable those in the graph of ``loss``.
+    """
+    found: list[Tensor] = []
     for part in parts:
         if isinstance(part, nn.Module):
-            found.update((p, None) for p in part.parameters() if p.requires_grad)
+            found += [parameter for parameter in part.parameters() if parameter.requires_grad]
         else:
-            found.update((leaf, None) for leaf in _parameters_behind(loss))
-    return list(found)
-
-
-def _parameters_behind(loss: Tensor) -> list[Tensor]:
-    variables = (getattr(node, "variable", None) for node in nodes_behind([loss]))
-    return [variable for variable in variables if isinstance(variable, nn.Parameter)]
+            leaves = (getattr(node, "variable", None) for node in nodes_behind([loss]))
+            found += [leaf for leaf in leaves if isinstance(leaf, nn.Parameter)]
+    return list(dict.fromkeys(found))
 
 
 def add_gradients(parameters: list[Tensor], gradients: Iterable[Tensor | None]) -> None:
-    """Add into ``.grad`` without running hooks, as ``backward`` would: a missing gradient leaves ``.grad`` alone."""
+    """Add into ``.grad`` as ``backward`` would, but without running hooks. None leaves ``.grad`` as it is."""
     old, new, taken = [], [], set()
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is None:
@@ -91,7 +106,11 @@ def add_gradients(parameters: list[Tensor], gradients: Iterable[Tensor | None]) 
 
 
 def memory_of_its_own(gradient: Tensor, taken: set[int]) -> Tensor:
-    """The gradient, or a copy where it overlaps with itself (an expanded sum) or with one handed out before."""
+    """The gradient, or a copy of it where it shares memory with itself (an expanded sum) or with an earlier one.
+
+    Args:
+        taken: keys of the storages of the earlier gradients; that of the result is added.
+    """
     storage = storage_key(gradient)
     if storage in taken or 0 in gradient.stride():
         return gradient.clone(memory_format=torch.contiguous_format)
@@ -100,7 +119,7 @@ def memory_of_its_own(gradient: Tensor, taken: set[int]) -> Tensor:
 
 
 def unscale(gradient: Tensor | None, scale: float) -> Tensor | None:
-    """Undo the gradient scale; in float32 where the unscaled gradient may underflow float16."""
+    """``gradient / scale``, in float32 for a float16 gradient, which may underflow."""
     if gradient is None or scale == 1.0:
         return gradient
     if gradient.dtype == torch.float16:

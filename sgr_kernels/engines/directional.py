@@ -2,70 +2,66 @@
 
 v = dL_SGR / d delta is a constant, so what Algorithm 1 adds to the gradient G(x) of the local loss is
 
-    weight * d/d theta <v, dL/dx>  =  weight * d/dh G(x + h v)  ~  weight / h * (G(x + h v) - G(x)),
+    sgr_weight * d/d theta <v, dL/dx>  =  sgr_weight * d/dh G(x + h v)  ~  sgr_weight / h * (G(x + h v) - G(x)),
 
-or, of second order, weight / 2h * (G(x + h v) - G(x - h v)). Algorithm 1 takes gates for constants, and so do the
-further passes: see :mod:`sgr_kernels.gates`. How far they go, h, is the matter of :mod:`.step_length`.
+or, of second order, sgr_weight / 2h * (G(x + h v) - G(x - h v)). Algorithm 1 treats gates as constants, and so do the
+passes at x + h v and x - h v: see :mod:`sgr_kernels.gates`. :mod:`.step_length` chooses h.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..functional.direction import sgr_direction
 from ..torch_internals import foreach_add_, foreach_mul_, foreach_sub_
 from . import autograd
-from .common import LocalStep, Settings, add_gradients, in_one_precision, memory_of_its_own, unscale
+from .common import LocalStep, StepInputs, StepOptions, add_gradients, in_wider_dtype, memory_of_its_own, unscale
 from .passes import Passes
-from .step_length import step_along
+from .step_length import length_along
 
 
-def local_step(
-    body: nn.Module | Callable[[Tensor], Tensor],
-    head: nn.Module | Callable[[Tensor, Tensor], Tensor],
-    x: Tensor,
-    y: Tensor,
-    delta_pre: Tensor | None,
-    settings: Settings,
-    radius: float | None,
-    order: int,
-) -> LocalStep:
-    """See :func:`sgr_kernels.local_step`; arguments are checked there."""
-    if delta_pre is None:
-        return autograd.local_step(body, head, x, y, None, settings)
-    passes = Passes(body, head, y, settings.grad_scale, x.device)
-    loss, output, gradients, delta_now, delta_out = passes.record(x.detach())
-    delta_now, delta_out = (unscale(delta, settings.grad_scale) for delta in (delta_now, delta_out))
-    pair = in_one_precision(delta_now, delta_pre)
-    sgr, direction = sgr_direction(*pair, settings.options(delta_now))
+def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
+    """The step of :func:`sgr_kernels.local_step`."""
+    if inputs.target is None:
+        return autograd.run(inputs, options)
+    x = inputs.x.detach()
+    passes = Passes(inputs, options.grad_scale)
+    loss, output, gradients, *deltas = passes.record()
+    delta, delta_out = (unscale(scaled, options.grad_scale) for scaled in deltas)
+    pair = in_wider_dtype(delta, inputs.target)
+    sgr, direction = sgr_direction(*pair, options.comparison(delta))
     if gradients and x.numel() > 0:
-        ends = (x.detach(), delta_now), (output, delta_out)
-        step = step_along(direction, *ends, passes.eps, radius, order)
-        source = x.detach().to(direction.delta.dtype)
-        points = [direction.shift(source, sign * step.length).to(x.dtype) for sign in (1, -1)[:order]]
-        delta_out = delta_out if settings.need_delta_out else None
-        del ends, delta_now, pair, direction, source  # the passes need the memory
-        gradients = _reconciled(passes, gradients, points, settings.weight * step.rate)
+        ends = (x, delta), (output, delta_out)
+        length = length_along(direction, *ends, passes.eps, options.radius, options.order)
+        source = x.to(direction.delta.dtype)
+        points = [direction.shift(source, sign * length.h).to(x.dtype) for sign in (1, -1)[: options.order]]
+        delta_out = delta_out if options.need_delta_out else None
+        del ends, deltas, delta, pair, direction, source  # the passes need the memory
+        gradients = reconciled(passes, gradients, points, options.sgr_weight * length.inverse)
     add_gradients(passes.parameters, gradients)
-    return LocalStep(loss, sgr, output, delta_out if settings.need_delta_out else None)
+    return LocalStep(loss, sgr, output, delta_out if options.need_delta_out else None)
 
 
-def _reconciled(passes: Passes, first: list[Tensor | None], points: list[Tensor], factor: Tensor):
-    """``first``, of x, plus ``factor`` times its change from x to x + h v, or half of that from x - h v: the points."""
+def reconciled(passes: Passes, at_x: list[Tensor | None], points: list[Tensor], factor: Tensor) -> list[Tensor | None]:
+    """``at_x`` plus the SGR gradients, one a parameter.
+
+    Args:
+        at_x: gradients at x.
+        points: [x + h v], or [x + h v, x - h v] for second order; emptied, to free each after its pass.
+        factor: sgr_weight / h, 0-d.
+    """
     order = len(points)
-    far = passes.gradients(points.pop(0))
-    near = passes.gradients(points.pop(0)) if points else first
-    used = [i for i, three in enumerate(zip(far, near, first, strict=True)) if all(g is not None for g in three)]
+    ahead = passes.gradients(points.pop(0))
+    behind = passes.gradients(points.pop(0)) if points else at_x
+    used = [i for i, three in enumerate(zip(ahead, behind, at_x, strict=True)) if all(g is not None for g in three)]
     if not used:
-        return first
+        return at_x
     taken: set[int] = set()
-    change = [memory_of_its_own(far[i], taken) for i in used]
-    foreach_sub_(change, [near[i] for i in used])
+    change = [memory_of_its_own(ahead[i], taken) for i in used]
+    foreach_sub_(change, [behind[i] for i in used])
     foreach_mul_(change, factor / order)
-    foreach_add_(change, [first[i] for i in used])
-    result = list(first)
+    foreach_add_(change, [at_x[i] for i in used])
+    result = list(at_x)
     for i, gradient in zip(used, change, strict=True):
         result[i] = gradient
     return result

@@ -1,5 +1,6 @@
-"""The closed form of a local step: a chain of linear layers and convolutions with ReLU (:mod:`sgr_kernels.blocks`) and
-the local loss at its end (:mod:`.local_loss`). No graph of the body is built.
+"""A local step in closed form, for a chain of linear layers and convolutions with ReLU. No graph of the body is built.
+
+:mod:`sgr_kernels.blocks` has the gradients of the chain, :mod:`.local_loss` those of the loss at its end.
 """
 
 from __future__ import annotations
@@ -9,74 +10,67 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
-from ..affine import Conv2d, Linear
+from ..affine import AffineMap, Conv2d, Linear
 from ..blocks import Block, Chain
 from ..functional.direction import sgr_direction
 from ..functional.relu_layers import cast_for_autocast
 from ..functional.sgr_loss import residual
 from ..modules import Conv2dReLU, LinearReLU
 from . import fused_products
-from .common import LocalStep, Settings, add_gradients, in_one_precision, unscale
+from .common import LocalStep, StepInputs, StepOptions, add_gradients, in_wider_dtype, unscale
 from .local_loss import Gradients, LocalLoss, local_loss, runs_as_written
 
 
 @torch.no_grad()
-def run(
-    body: nn.Module,
-    head: nn.Module | Callable[[Tensor, Tensor], Tensor],
-    x: Tensor,
-    y: Tensor,
-    target: Tensor | None,
-    settings: Settings,
-    curvature: str,
-) -> LocalStep:
-    """See :func:`sgr_kernels.local_step`; arguments are checked there."""
+def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
+    """The step of :func:`sgr_kernels.local_step`."""
+    body, head, x, y, target = inputs
     flatten, chain = chain_of(body)
     if flatten:
         x, target = x.flatten(1), None if target is None else target.flatten(1)
     [x] = cast_for_autocast(x.detach())
     output = chain.forward(x)
-    exact = target is not None and curvature == "exact"
-    local = local_loss(head, output, y, settings.grad_scale, second_order=exact)
-    with torch.autocast(x.device.type, enabled=False):  # what it casts has been cast
+    exact = target is not None and options.curvature == "exact"
+    local = local_loss(head, output, y, options.grad_scale, second_order=exact)
+    with torch.autocast(x.device.type, enabled=False):  # the operands are cast already
         grad, gradients = local.gradient()
         if target is None:
             sgr = None
             chain.add_gradients(grad)
-        elif not exact and fused_products.available(chain, target, settings):
-            sgr = fused_products.reconcile(chain, grad, target, settings)
+        elif not exact and fused_products.available(chain, target, options):
+            sgr = fused_products.reconcile(chain, grad, target, options)
         else:
-            sgr, of_head = _reconcile(chain, grad, target, settings, local if exact else None)
+            sgr, of_head = _reconcile(chain, grad, target, options, local if exact else None)
             gradients += of_head
     for block in chain.blocks:
-        pairs = ((block.weight, block.grad_weight), (block.bias, block.grad_bias))
-        gradients += [(p, gradient) for p, gradient in pairs if p is not None and p.requires_grad]
+        gradients += [(block.weight, block.grad_weight)] if block.wants_weight else []
+        gradients += [(block.bias, block.grad_bias)] if block.wants_bias else []
     add_gradients(*_one_each(gradients))
-    return LocalStep(local.loss, sgr, output, unscale(grad, settings.grad_scale) if settings.need_delta_out else None)
+    return LocalStep(local.loss, sgr, output, unscale(grad, options.grad_scale) if options.need_delta_out else None)
 
 
 def _reconcile(
-    chain: Chain, grad: Tensor, target: Tensor, settings: Settings, local: LocalLoss | None
+    chain: Chain, grad: Tensor, target: Tensor, options: StepOptions, local: LocalLoss | None
 ) -> tuple[Tensor, Gradients]:
-    """SGR loss, and the gradients of sgr_weight times it for the head; the chain keeps its own, with those of L.
+    """The SGR loss, and the gradients of sgr_weight times it for the head. The chain keeps its own, with those of L.
 
     Args:
         grad: dL/dy, shape of the output of the chain.
         target: shape of the input of the chain.
-        local: L; None: Eq. 35, which needs no second derivative of it.
+        local: L; None: Eq. 35, which needs no second derivative of L.
     """
-    x, sgr_weight = chain.blocks[0].x, settings.weight
-    may_overflow = x.dtype == torch.float16  # the gradient of a normalised residual does
-    delta = unscale(chain.backward(grad), settings.grad_scale)
-    options = settings.options(delta)
+    x = chain.blocks[0].x
+    may_overflow = x.dtype == torch.float16  # v is proportional to 1 / |delta|
+    delta = unscale(chain.backward(grad), options.grad_scale)
+    comparison = options.comparison(delta)
     if len(chain.blocks) == 1 and local is None and x.dtype == target.dtype and not may_overflow:
-        # v itself is not needed
-        sgr, direction = sgr_direction(delta, target, options)
-        chain.blocks[0].add_product(direction.shift(x, sgr_weight))
+        # Only x + sgr_weight v is needed, which a kernel computes without v in memory.
+        sgr, direction = sgr_direction(delta, target, comparison)
+        chain.blocks[0].add_product(direction.shift(x, options.sgr_weight))
         return sgr, []
-    sgr, v = residual(*in_one_precision(delta, target), options)
+    sgr, v = residual(*in_wider_dtype(delta, target), comparison)
     del delta
-    tangent = chain.add_along(v.mul_(sgr_weight), to_output=local is not None)
+    tangent = chain.add_along(v.mul_(options.sgr_weight), to_output=local is not None)
     del v
     if local is None:
         return sgr, []
@@ -88,14 +82,16 @@ def _reconcile(
 
 
 def _hvp_in_float16(local: LocalLoss, tangent: Tensor) -> tuple[Tensor, Gradients]:
-    """:meth:`LocalLoss.hvp` in float32, by a head that works in float16: it gets a tangent of size 1."""
+    """:meth:`LocalLoss.hvp` for a tangent beyond the range of float16, in which the head works: it gets one of size 1,
+    and the result, which is linear in it, is multiplied in float32.
+    """
     size = tangent.abs().amax().clamp_min(torch.finfo(tangent.dtype).tiny)
     hvp, of_head = local.hvp(tangent / size)
     return size * hvp.float(), [(parameter, size * gradient) for parameter, gradient in of_head]
 
 
 def _one_each(gradients: Gradients) -> tuple[list[Tensor], list[Tensor]]:
-    """The parameters, and the sum of the gradients of each in its dtype."""
+    """The parameters, each once, and for each the sum of its gradients, in its dtype."""
     sums: dict[Tensor, Tensor] = {}
     for parameter, gradient in gradients:
         sums[parameter] = sums[parameter] + gradient if parameter in sums else gradient
@@ -110,22 +106,27 @@ def chain_of(body: nn.Module | Callable) -> tuple[bool, Chain]:
     """
     flatten = False
     blocks: list[Block] = []
-    for name, module in _leaves(body, ""):
+    for name, module in _layers(body, "body"):
         kind = type(module)
         if kind is nn.Flatten and not blocks and (module.start_dim, module.end_dim) == (1, -1):
             flatten = True
         elif kind is nn.ReLU and blocks and not blocks[-1].relu:
             blocks[-1].relu = True
         elif kind in (nn.Linear, LinearReLU):
-            blocks.append(Block(Linear(), module.weight, module.bias, relu=kind is LinearReLU))
+            blocks.append(_block(Linear(), module, relu=kind is LinearReLU))
         elif kind is Conv2dReLU or (kind is nn.Conv2d and _is_zero_padded(module)):
             affine = Conv2d(module.stride, module.padding, module.dilation, module.groups)
-            blocks.append(Block(affine, module.weight, module.bias, relu=kind is Conv2dReLU))
+            blocks.append(_block(affine, module, relu=kind is Conv2dReLU))
         elif kind is not nn.Identity:
-            raise _refusal(f"{name or 'body'} ({module})")
+            raise _refusal(f"{name} ({module})")
     if not blocks:
         raise _refusal("a body without layers")
     return flatten, Chain(blocks)
+
+
+def _block(affine: AffineMap, layer: nn.Linear | nn.Conv2d, relu: bool) -> Block:
+    wants_bias = layer.bias is not None and layer.bias.requires_grad
+    return Block(affine, layer.weight, layer.bias, relu, layer.weight.requires_grad, wants_bias)
 
 
 def _is_zero_padded(layer: nn.Conv2d) -> bool:
@@ -139,19 +140,14 @@ def _refusal(what: str) -> ValueError:
     )
 
 
-def _leaves(module: nn.Module | Callable, name: str) -> Iterator[tuple[str, nn.Module]]:
+def _layers(module: nn.Module | Callable, name: str) -> Iterator[tuple[str, nn.Module]]:
+    """The layers in the order they run in, each with its name: body.0.1 is the second layer of the first child."""
     if not isinstance(module, nn.Module):
         raise _refusal(f"a body that is no nn.Module ({module!r})")
     if not runs_as_written(module):
-        raise _refusal(f"{name or 'body'} ({module}) with hooks or a forward of its own")
-    if type(module).forward is nn.Sequential.forward:
-        for child_name, child in _children(module):
-            yield from _leaves(child, f"{name}.{child_name}" if name else child_name)
+        raise _refusal(f"{name} ({module}) with hooks or a forward of its own")
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        for index, child in enumerate(module):
+            yield from _layers(child, f"{name}.{index}")
     else:
         yield name, module
-
-
-def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """As ``named_children``, which leaves out a second use of a module."""
-    named = module.named_modules(remove_duplicate=False)
-    return ((name, child) for name, child in named if name and "." not in name)

@@ -1,4 +1,4 @@
-"""Buffers and random streams, which a pass over a network changes: saved, so that the next starts from the same."""
+"""What a pass over a network changes, buffers and random streams: saved, and put back for another pass."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ class _Snapshot(NamedTuple):
 
 
 class PassState:
-    """Buffers of the modules among ``parts``, and the global random streams of Python, NumPy and torch.
+    """The buffers of the modules among ``parts``, and the global random streams of Python, NumPy and torch.
 
-    ``rewind_device``: with the stream of a GPU.
+    Args:
+        rewind_device: whether the random stream of a GPU is among them.
     """
 
     def __init__(self, parts: Iterable[nn.Module | Callable], device: torch.device, rewind_device: bool) -> None:
@@ -46,13 +47,13 @@ class PassState:
         for (_, put), state in zip(self.streams, snapshot.streams, strict=True):
             put(state)
 
-    def moved(self, before: _Snapshot, after: _Snapshot) -> bool:
-        """Whether a stream gave random numbers."""
+    def drew_numbers(self, before: _Snapshot, after: _Snapshot) -> bool:
+        """Whether random numbers were drawn between two snapshots."""
         return any(not _same(a, b) for a, b in zip(before.streams, after.streams, strict=True))
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Of states, which are tensors, arrays, numbers, names or tuples of those."""
+    """Whether two states of a stream are equal: tensors, arrays, numbers, names or tuples of those."""
     if isinstance(a, tuple):
         return all(_same(x, y) for x, y in zip(a, b, strict=True))
     return bool((a == b).all()) if hasattr(a, "all") else a == b

@@ -1,4 +1,4 @@
-"""Passes over one module that differ in nothing but the input: same decisions, same random numbers, same buffers."""
+"""Passes over one module that differ in x only: same decisions, same random numbers, same buffers."""
 
 from __future__ import annotations
 
@@ -12,70 +12,77 @@ from torch import Tensor
 
 from ..gates import Record, Replay
 from ..gates.checkpointing import recomputing_along
-from ..gates.functions import refuse_undeclared
+from ..gates.declarations import refuse_undeclared
 from ..torch_internals import is_fake
-from .common import check_scalar, trainable
+from .common import StepInputs, check_scalar, trainable
 from .pass_state import PassState
 
-# Verified deterministic (body, head) pairs; value: whether they draw random numbers
+# Pairs of body and head that gave the same in two passes; value: whether they draw random numbers
 _VERIFIED: weakref.WeakKeyDictionary[Callable, weakref.WeakKeyDictionary[Callable, bool]] = weakref.WeakKeyDictionary()
 
 
-class _First(NamedTuple):
-    """Results of the recorded pass. Gradients are those of the scaled loss."""
+class _Recorded(NamedTuple):
+    """Results of the recorded pass, detached. Gradients are those of the scaled loss."""
 
-    loss: Tensor
+    loss: Tensor  # 0-d
     output: Tensor
-    gradients: list[Tensor | None]  # of the parameters
-    delta_now: Tensor  # of x
-    delta_out: Tensor | None  # of the output; None where x goes around it
+    gradients: list[Tensor | None]  # for the parameters
+    delta: Tensor  # for x
+    delta_out: Tensor | None  # for the output; None where the loss does not depend on it
 
 
 class Passes:
-    """Passes over one module that start from the same state. The first records decisions, the others replay them."""
+    """Passes over the module of a step, from the same state. The first records decisions, the others replay them.
 
-    def __init__(self, body: Callable, head: Callable, y: Tensor, grad_scale: float, device: torch.device) -> None:
-        self.body, self.head, self.y, self.grad_scale = body, head, y, grad_scale
-        self.verified = head in _VERIFIED.get(body, ())
+    Attributes:
+        parameters: those that the step trains; known after :meth:`record`, as is ``eps``.
+        eps: relative spacing of numbers in the lowest precision that takes part.
+    """
+
+    def __init__(self, inputs: StepInputs, grad_scale: float) -> None:
+        self.inputs, self.grad_scale = inputs, grad_scale
+        device = inputs.x.device
+        self.verified = inputs.head in _VERIFIED.get(inputs.body, ())
         captured = is_capturing(device)
         if captured:
             self._check_capture()
-        self.state = PassState((body, head), device, rewind_device=not captured)
+        self.state = PassState((inputs.body, inputs.head), device, rewind_device=not captured)
         self.start = self.state.save()
         self.tape: list = []
         self.parameters: list[Tensor] = []
-        self.eps = 0.0  # relative spacing of numbers in the lowest precision that takes part
+        self.eps = 0.0
 
-    def record(self, x: Tensor) -> _First:
-        x.requires_grad_()
+    def record(self) -> _Recorded:
+        """The pass at the x of the step."""
+        x = self.inputs.x.detach().requires_grad_()
         gates = Record(x)
         with torch.enable_grad(), recomputing_along(gates):
             with gates:
                 output, loss = self._forward(x)
             if not self.verified:
                 refuse_undeclared(loss)
-            self.tape, self.parameters = gates.tape, trainable((self.body, self.head), loss)
+            self.tape, self.parameters = gates.tape, trainable((self.inputs.body, self.inputs.head), loss)
             _check_precision(self.parameters)
             self.eps = _coarsest(x.device.type, [*gates.dtypes, *(p.dtype for p in self.parameters)])
             wanted = [*self.parameters, x, *([output] if output.requires_grad else [])]
             gradients = list(torch.autograd.grad(self.grad_scale * loss, wanted, allow_unused=True))
         delta_out = gradients.pop() if output.requires_grad else None
-        delta_now = gradients.pop()
-        if delta_now is None:
+        delta = gradients.pop()
+        if delta is None:
             raise ValueError("the local loss does not depend on x: there is no gradient to reconcile")
         self.end = self.state.save()
         if not self.verified and not is_fake(x):  # a fake tensor has no numbers to compare
             self._verify(x.detach(), output.detach(), loss.detach())
-        return _First(loss.detach(), output.detach(), gradients, delta_now, delta_out)
+        return _Recorded(loss.detach(), output.detach(), gradients, delta, delta_out)
 
     def gradients(self, x: Tensor) -> list[Tensor | None]:
-        """Of the scaled loss at another x, with the recorded decisions."""
+        """Those of the scaled loss for the parameters, at another x with the recorded decisions."""
         with self._replayed(x) as (_, loss):
             return list(torch.autograd.grad(self.grad_scale * loss, self.parameters, allow_unused=True))
 
     @contextlib.contextmanager
     def _replayed(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Output and loss at another x, with the recorded decisions and, afterwards, the state of one pass."""
+        """Output and loss at another x with the recorded decisions. On leaving, the state is that after one pass."""
         self.state.load(self.start)
         gates = Replay(self.tape)
         try:
@@ -87,40 +94,40 @@ class Passes:
         finally:
             self.state.load(self.end)
 
-    def _verify(self, x: Tensor, *first: Tensor) -> None:
-        """Check, once for each body and head, that a second pass over the same x gives the same output and loss.
+    def _verify(self, x: Tensor, *recorded: Tensor) -> None:
+        """Check, once for each body and head, that a second pass over the same x gives the output and loss recorded.
 
-        Otherwise what hidden state or an unknown random stream changes would be taken for a derivative.
+        Otherwise a change by hidden state or an unknown random stream would pass for a derivative.
         """
-        if not all(tensor.isfinite().all() for tensor in first):
+        if not all(tensor.isfinite().all() for tensor in recorded):
             return
-        with self._replayed(x) as second:
-            for name, before, now in zip(("output", "loss"), first, second, strict=True):
+        with self._replayed(x) as repeated:
+            for name, before, now in zip(("output", "loss"), recorded, repeated, strict=True):
                 change, size = (now.detach() - before).double().norm(), before.double().norm()
                 if not change <= size * self.eps**0.5:
                     raise RuntimeError(
                         f"two passes over the same input differ by {float(change / size):.0e} in their {name}: the "
                         "module is not deterministic, or keeps state outside of its buffers; use engine='autograd'"
                     )
-        draws = self.state.moved(self.start, self.end)
-        _VERIFIED.setdefault(self.body, weakref.WeakKeyDictionary())[self.head] = draws
+        draws = self.state.drew_numbers(self.start, self.end)
+        _VERIFIED.setdefault(self.inputs.body, weakref.WeakKeyDictionary())[self.inputs.head] = draws
 
     def _check_capture(self) -> None:
         if not self.verified:
             raise RuntimeError("a first step outside of the capture is needed: it checks that two passes do the same")
-        if _VERIFIED[self.body][self.head]:
+        if _VERIFIED[self.inputs.body][self.inputs.head]:
             raise RuntimeError("random layers cannot be captured in a CUDA graph: its random stream cannot be rewound")
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        output = self.body(x)
-        loss = self.head(output, self.y)
+        output = self.inputs.body(x)
+        loss = self.inputs.head(output, self.inputs.y)
         check_scalar(loss)
         return output, loss
 
 
 def is_capturing(device: torch.device) -> bool:
-    """Whether what is done now becomes part of a CUDA graph."""
-    return device.type == "cuda" and torch.cuda.is_current_streamis_capturing()
+    """Whether a CUDA graph is being captured."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def _coarsest(device: str, dtypes: Iterable[torch.dtype]) -> float:

@@ -1,16 +1,19 @@
-"""How far the directional engine goes along v: far enough for what rounding does to a difference, near enough to x.
+"""How far along v the directional engine takes its difference.
 
-With rho_b = |v_b| / |x_b|, h rho_b is the relative step of sample b, and rho_b |delta_b|, up to a factor, is what it
-adds to the SGR gradient. Rounding errors are some eps sum_b |delta_b| / h, the next term of the Taylor series is some
-h sum_b rho_b^2 |delta_b|: they balance where h times the root of the mean of rho^2, with weights |delta|, is sqrt(eps).
-A deep module makes more of the step, by a factor called gain here. The next term of the series grows with its square,
-which would ask for a step shorter by as much; but where rounding happens before the gain, it grows too, and asks for
-the square root. The power between them serves both.
+The difference of two gradients has a rounding error, which is divided by h, and a truncation error from the curvature
+of the gradient, which grows with h. With rho_b = |v_b| / |x_b|, sample b moves by the fraction h rho_b of its norm, and
 
-As v_b is as long as delta_b is short, confident samples go much further than others; but none goes beyond the largest
-step, where it would be no derivative any more. In half precision rounding leaves no choice but that one: with the
-spreads that float16 can bear a smaller one serves better there, in bfloat16 it would drown, and in float32 a spread of
-1e4 needs a larger one.
+    rounding error    ~  eps sum_b |delta_b| / h,
+    truncation error  ~  h sum_b rho_b^2 |delta_b|.
+
+They are equal where h times the root mean square of rho_b, weighted by |delta_b|, is sqrt(eps). A deep module
+multiplies a change of x by its gain. The truncation error then asks for an h shorter by the gain, and rounding before
+the layers with the gain for one shorter by its square root only; the power 0.75 in between was best in measurements.
+
+v_b grows as delta_b shrinks, so confident samples move much further than the others. The largest step bounds h for
+them, since far from x the difference is no derivative. In half precision h is always that bound, for rounding errors
+are too large for any smaller one. In float16, which cannot hold gradient norms of very different sizes, a smaller bound
+was better in measurements; in float32 spreads of 1e4 need the larger one.
 """
 
 from __future__ import annotations
@@ -22,50 +25,52 @@ from torch import Tensor
 
 from ..functional.direction import Direction, row_norms
 
-TYPICAL = {1: 3.0, 2: 6.0}  # by order, in units of sqrt(eps), measured; the second order leaves out the even terms
+TYPICAL = {1: 3.0, 2: 6.0}  # weighted rms of h rho_b in units of sqrt(eps), by order; measured
 GAIN_POWER = 0.75
-LARGEST, LARGEST_IN_FLOAT16 = 0.05, 0.02
+LARGEST, LARGEST_IN_FLOAT16 = 0.05, 0.02  # of h rho_b
 
 
-class Step(NamedTuple):
-    length: Tensor  # h, 0-d float64
-    rate: Tensor  # 1 / h; 0 where there is nowhere to go
+class StepLength(NamedTuple):
+    h: Tensor  # 0-d float64; 0 where v = 0
+    inverse: Tensor  # 1 / h; 0 where v = 0
 
 
-def step_along(
+def length_along(
     direction: Direction,
     start: tuple[Tensor, Tensor],
     end: tuple[Tensor, Tensor | None],
     eps: float,
     radius: float | None,
     order: int,
-) -> Step:
+) -> StepLength:
     """h for steps along v.
 
     Args:
-        start: x and the gradient of the loss there.
-        end: likewise the output of the module.
+        start: x and dL/dx, both (B, ...).
+        end: output of the module and dL/d output, both of the shape of the output; a gradient of None: gain 1.
         eps: relative spacing of numbers in the lowest precision that takes part.
-        radius: largest step of a sample with |x_b| > 0. None: by precision, spread and gain.
+        radius: largest step of a sample relative to its norm |x_b| > 0. None: from precision, spread and gain.
+        order: 1 or 2.
     """
     x, delta = start
     x_norms = row_norms(x)
-    ratios = torch.where(x_norms == 0, 0.0, direction.norms() / x_norms)
+    ratios = torch.where(x_norms == 0, 0.0, direction.norms() / x_norms)  # rho
     half = torch.finfo(torch.float16).eps
     largest = LARGEST_IN_FLOAT16 if eps == half else LARGEST
-    rate = ratios.amax() / (largest if radius is None else radius)
+    inverse = ratios.amax() / (largest if radius is None else radius)
     if radius is None and eps < half:
         sizes = row_norms(delta)
         typical = ((sizes * ratios.square()).sum() / sizes.sum().clamp(min=torch.finfo(sizes.dtype).tiny)).sqrt()
-        rate = torch.maximum(rate, typical * gain_of_module(*start, *end) ** GAIN_POWER / (TYPICAL[order] * eps**0.5))
-    return Step(torch.where(rate == 0, 0.0, 1 / rate), rate)
+        wanted = typical * gain_of_module(*start, *end) ** GAIN_POWER / (TYPICAL[order] * eps**0.5)
+        inverse = torch.maximum(inverse, wanted)
+    return StepLength(torch.where(inverse == 0, 0.0, 1 / inverse), inverse)
 
 
 def gain_of_module(x: Tensor, delta: Tensor, output: Tensor, delta_out: Tensor | None) -> Tensor:
-    """By what factor a small change, relative to what it changes, grows from x to the output; 1 where it does not.
+    """By what factor, at least 1, the module multiplies the relative size of a small change of x; 0-d float64.
 
-    A change without a preferred direction, of relative size r, changes the loss by about r |dL/dt| rms(t) where it is
-    made: the sensitivity of t. What x is more sensitive than the output is what the module makes of a change.
+    A random change of a tensor t by the fraction r of its size changes the loss by about r |dL/dt| rms(t). The gain is
+    |dL/dt| rms(t) of x over that of the output.
     """
     if delta_out is None or output.numel() == 0 or output.is_complex():
         return x.new_ones((), dtype=torch.float64)
@@ -74,7 +79,7 @@ def gain_of_module(x: Tensor, delta: Tensor, output: Tensor, delta_out: Tensor |
 
 
 def _sensitivity(values: Tensor, gradient: Tensor) -> Tensor:
-    """|gradient| rms(values), 0-d float64."""
+    """|gradient| rms(values), 0-d float64, of two tensors of one shape."""
     rows = (tensor if tensor.dim() > 0 else tensor[None] for tensor in (values, gradient))
-    norms = (row_norms(tensor).square().sum().sqrt() for tensor in rows)
-    return next(norms) * next(norms) / values.numel() ** 0.5
+    norm_of_values, norm_of_gradient = (row_norms(tensor).square().sum().sqrt() for tensor in rows)
+    return norm_of_gradient * norm_of_values / values.numel() ** 0.5

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..affine import AffineMap, Conv2d, Linear
-from ..blocks import Block, Chain
+from ..blocks import Block
 from ..operators.common.options import Options
 from .checks import check_like, check_shape
 from .relu_layers import check_linear, conv_geometry
@@ -125,19 +125,24 @@ def _relu_sgr(affine: AffineMap, x, weight, bias, grad_output, target, output, c
     check_like("grad_output", grad_output, "x", x)
     check_like("target", target, "x", x)
     check_shape("target", target, x.shape)
+    shape = affine.output_shape(x, weight)
+    check_shape("grad_output", grad_output, shape)
     if output is not None:
         check_like("output", output, "x", x)
-        check_shape("output", output, affine.forward(x.to("meta"), weight.to("meta")).shape)
-    weight, bias = (None if tensor is None else tensor.detach().requires_grad_() for tensor in (weight, bias))
-    block = Block(affine, weight, bias, relu=True)
-    chain = Chain([block], sgr_only=True)
-    output = block.forward(x, output)
-    check_shape("grad_output", grad_output, output.shape)
-    delta = chain.backward(grad_output)
+        check_shape("output", output, shape)
+    block = Block(affine, weight, bias, relu=True, wants_bias=bias is not None)
+    block.forward(x, output)
+    block.backward(grad_output, sum_bias=False)
+    delta = block.input_grad()
     loss, v = residual(delta, target, options)
-    tangent = chain.add_along(v, to_output=hvp is not None)
+    if x.dtype == torch.float16:  # the range of which v may exceed
+        block.to_float32()
+    v = v.to(block.x.dtype)
+    tangent = block.tangent(v) if hvp is not None else None
+    block.add_product(v)
     if hvp is not None:
-        chain.add_gradients(hvp(tangent))
+        block.backward(hvp(tangent))
+        block.add_product(block.x)
     elif bias is not None:
         block.grad_bias = torch.zeros_like(bias)
     return loss, delta, block.grad_weight, None if bias is None else block.grad_bias.to(block.grad_weight.dtype)

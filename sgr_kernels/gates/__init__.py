@@ -1,9 +1,9 @@
-"""Frozen gates: two passes over a network that take the same side of every kink.
+"""Frozen gates: several passes over a network take the same side of every kink.
 
 :mod:`.tape` records and replays; :mod:`.checkpointing` does so where a backward pass computes again.
 :mod:`.lists` names the functions of torch that need no gate, :mod:`.rules` has a rule for each function with kinks,
-:mod:`.relu` and :mod:`.pooling` the longer ones, and :mod:`.table` registers them.
-:mod:`.declarations` is how a network declares operations of its own, :mod:`.functions` refuses undeclared ones.
+:mod:`.relu` and :mod:`.pooling` have the longer ones, and :mod:`.table` registers them.
+:mod:`.declarations` is how a network declares operations of its own.
 """
 
 from . import table  # noqa: F401  (registers the rules)

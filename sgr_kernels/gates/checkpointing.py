@@ -1,4 +1,4 @@
-"""Activation checkpointing: what a backward pass computes again takes the decisions that were taken before."""
+"""Activation checkpointing: a region that a backward pass computes again takes the decisions of the first time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ _CURRENT = _Current()
 
 @contextlib.contextmanager
 def recomputing_along(gates: Record | Replay) -> Iterator[None]:
-    """Regions of ``torch.utils.checkpoint`` (``use_reentrant=False``) entered inside are recomputed along the tape."""
+    """Inside, regions of ``torch.utils.checkpoint`` (``use_reentrant=False``) are recomputed with the decisions on the
+    tape of ``gates``.
+    """
     _intercept_once()
     before, _CURRENT.gates = _CURRENT.gates, gates
     try:
@@ -31,11 +33,12 @@ def recomputing_along(gates: Record | Replay) -> Iterator[None]:
 
 @functools.cache
 def _intercept_once() -> None:
-    """For all threads; nothing changes where no gates are current."""
+    """The interception holds for all threads and all time; without current gates it changes nothing."""
     torch_internals.intercept_checkpoints(_along_the_tape, _hidden_from_gates)
 
 
 def _along_the_tape(recompute: Callable) -> Callable:
+    """``recompute`` of a region that is being entered, with the decisions from here on."""
     gates = _CURRENT.gates
     if gates is None:
         return recompute
@@ -49,7 +52,9 @@ def _along_the_tape(recompute: Callable) -> Callable:
 
 
 def _hidden_from_gates(keep_inputs: Callable) -> Callable:
-    """Checkpointing keeps the inputs of a region by functions of torch that are no part of the network."""
+    """Keeping the inputs of a region calls functions of torch that are no part of the network: gates must not see
+    them.
+    """
 
     @functools.wraps(keep_inputs)
     def call(*args):

@@ -1,4 +1,4 @@
-"""What a network's own operations declare to ``engine="directional"``: that they are smooth, or how they decide."""
+"""Declarations of a network's own operations for ``engine="directional"``: smooth, or with a rule of its own."""
 
 from __future__ import annotations
 
@@ -7,67 +7,71 @@ from collections.abc import Callable
 from types import BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType
 
 import torch
+from torch import Tensor
 
+from ..graph import nodes_behind
 from ..overrides import overridable
-from ..torch_internals import announce_when_compiled
-from .functions import DECLARED
+from ..torch_internals import OWN_AUTOGRAD_FUNCTIONS, announce_when_compiled, autograd_function_of
 from .lists import SHAPE_ONLY, SMOOTH, functions_called
 from .tape import CONSTANT, GATED
 
 _OPERATORS = (type(torch.ops.aten.relu), type(torch.ops.aten.relu.default))
 _OF_TORCH = {function for functions in torch.overrides.get_overridable_functions().values() for function in functions}
 
+# Autograd Functions in these modules need no declaration: this package's own, torch's for recomputing, and those of
+# compiled graphs, which were traced with their gates.
+_KNOWN_MODULES = ("sgr_kernels.", *OWN_AUTOGRAD_FUNCTIONS)
+_SMOOTH_FUNCTIONS: set[type[torch.autograd.Function]] = set()
+
 
 def smooth(function: Callable) -> Callable:
     """Declare that the result of an operation is a smooth function of its tensors (``engine="directional"``).
 
-    What goes on inside is not looked at. Usable as a decorator.
+    The engine does not look inside. Usable as a decorator.
 
     Args:
         function: of torch, an operator (``torch.ops.name.op``), another function, or a subclass of
             ``torch.autograd.Function`` (for its ``apply``).
 
     Returns:
-        What a network must call: functions of torch and operators as they are; for others, which the engine would not
-        see, a function that does the same and announces itself.
+        What a network must call: a function of torch or an operator as it is; for any other, whose calls the engine
+        would not see, a function that does the same and announces its calls.
 
     Raises:
         TypeError: ``function`` is not a function.
     """
     announced = _announced(function, "smooth")
     if _is_autograd_function(function):
-        DECLARED.add(function)
+        _SMOOTH_FUNCTIONS.add(function)
     SMOOTH.add(announced)
     return announced
 
 
 def gate(function: Callable) -> Callable[[Callable], Callable]:
-    """Declare how an operation with kinks is computed along frozen gates (``engine="directional"``). A decorator.
+    """Declare how an operation with kinks is computed with frozen gates (``engine="directional"``). A decorator.
 
     The function below the decorator is the rule of ``function``: called in its place, with the same arguments after an
-    object ``gates``, wherever the engine runs the network. Whatever the rule decides, it decides by
-    ``gates.decide(choose, *args)``: ``choose(*args)``, a tensor of bool or of indices, in the first pass, and what that
-    was in every other. The rest must be smooth and must agree with ``function``, in its derivative too::
+    object ``gates``, wherever the engine runs the network. It takes every decision by ``gates.decide(choose, *args)``,
+    which gives ``choose(*args)``, a tensor of bool or of indices, in the first pass, and the same tensor again in every
+    other. The rest must be smooth and must agree with ``function``, in its derivative too::
 
         @sk.gate(F.softshrink)
         def softshrink(gates, input, lambd=0.5):
             above, below = gates.decide(torch.gt, input, lambd), gates.decide(torch.lt, input, -lambd)
             return torch.where(above, input - lambd, torch.where(below, input + lambd, 0.0 * input))
 
-    A rule makes the same decisions in the same order in every pass. Nothing in it is looked at: a comparison without
-    ``gates.decide`` is not frozen, and other rules do not apply inside. It holds for that one function: methods
+    A rule makes the same decisions in the same order in every pass. The engine does not look inside: a comparison
+    without ``gates.decide`` is not frozen, and other rules do not apply. It holds for that one function: methods
     (``torch.Tensor.relu``), overloads of an operator and forms that work in place (``torch.relu_``) need rules of their
     own. One that works in place decides first, then returns ``input.copy_(result)``; where ``function`` has an argument
-    ``inplace``, so must the rule. A rule goes before :func:`smooth` and before the lists of torch's functions that the
-    engine comes with, and replaces an earlier rule. Declare it before the network is compiled.
+    ``inplace``, so must the rule. A rule takes precedence over :func:`smooth` and over the engine's own lists of
+    torch's functions, and replaces an earlier rule. Declare it before the network is compiled.
 
     Args:
         function: as for :func:`smooth`.
 
     Returns:
-        A decorator of rules. It gives, in place of the rule, what a network must call: functions of torch and operators
-        as they are; for others, which the engine would not see, a function that does what ``function`` does and
-        announces itself.
+        A decorator of rules. It gives, in place of the rule, what a network must call: as for :func:`smooth`.
 
     Raises:
         TypeError: ``function`` or the rule is not a function.
@@ -90,8 +94,26 @@ def gate(function: Callable) -> Callable[[Callable], Callable]:
     return register
 
 
+def refuse_undeclared(loss: Tensor) -> None:
+    """Look for autograd Functions in the graph of ``loss``: function modes do not see them.
+
+    Raises:
+        ValueError: names an autograd Function that is not known to be smooth.
+    """
+    for node in nodes_behind([loss]):
+        function = autograd_function_of(node)
+        if function is None or function in _SMOOTH_FUNCTIONS:
+            continue
+        name = f"{function.__module__}.{function.__qualname__}"
+        if not name.startswith(_KNOWN_MODULES):
+            raise ValueError(
+                f"the autograd Function {name} may have kinks: declare it with sgr_kernels.smooth() if it has none, "
+                "call what sgr_kernels.gate() makes of it if it has, or use engine='autograd'"
+            )
+
+
 def _announced(function: Callable, declaration: str) -> Callable:
-    """The function itself where function modes see its calls, else one that does the same and is seen."""
+    """The function itself if function modes see its calls, else one that does the same and announces its calls."""
     if _is_autograd_function(function):
         apply = function.apply
         return overridable(functools.wraps(function, updated=())(lambda *args: apply(*args)))

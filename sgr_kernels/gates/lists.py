@@ -1,7 +1,6 @@
-"""The closed list of what needs no gate: operations that are smooth in the tensors they are given.
+"""The functions of torch that need no gate: they are smooth in their tensors. Recording refuses what is on no list.
 
-Functions, methods and their in-place forms go by the names of torch; a name stands for every function that torch has
-under it. Recording refuses what is on no list.
+A name stands for every function and method that torch has under it, with the in-place forms and operators.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ _SHAPES = """
     fliplr flipud rot90 tril triu diag diagonal diag_embed diagflat as_strided unfold fold pad constant_pad_nd
     contiguous clone type_as float double half bfloat16 cpu cuda copy zero fill getitem setitem iter meshgrid
 """
-# Results that do not depend on the values
+# Functions whose results do not depend on the values in a tensor
 _SHAPE_ONLY = """
     size dim ndimension numel nelement stride storage_offset element_size get_device is_floating_point is_complex
     is_contiguous is_same_size is_shared is_pinned is_set_to is_signed result_type can_cast len hash requires_grad
@@ -57,13 +56,13 @@ _SHAPE_ONLY = """
 
 
 def functions_named(names: str) -> set[Callable]:
-    """Every function or method of torch with one of these names, in place or not, or as an operator (``__add__``)."""
+    """Every function or method of torch with one of these names, its in-place forms and operators (``__add__``)."""
     forms = ("{}", "{}_", "__{}__", "__r{}__", "__i{}__")
     return set().union(*(functions_called(form.format(name)) for form in forms for name in names.split()))
 
 
 def functions_called(name: str, spaces: Iterable[Any] = _NAMESPACES) -> set[Callable]:
-    """Every function or method of torch with exactly this name. Operators are those of tensors, not of modules."""
+    """Every function or method of torch with exactly this name; ``__add__`` and the like only as methods of tensors."""
     if name.startswith("__"):
         spaces = (Tensor,)
     return {getattr(space, name) for space in spaces if callable(getattr(space, name, None))}
@@ -71,5 +70,5 @@ def functions_called(name: str, spaces: Iterable[Any] = _NAMESPACES) -> set[Call
 
 SHAPE_ONLY = functions_named(_SHAPE_ONLY) | {SET_GRAD_ENABLED}
 SMOOTH = functions_named(_ARITHMETIC + _PRODUCTS + _LAYERS + _SHAPES) | SHAPE_ONLY
-# Properties of tensors, as functions see them: all but these are smooth or about shape, dtype, device, graph.
+# Properties of tensors, as function modes see them, that are neither smooth nor about shape, dtype, device or graph
 NOT_SMOOTH_PROPERTIES = {Tensor.data.__get__, Tensor.grad.__get__}

@@ -1,4 +1,4 @@
-"""ReLU and leaky ReLU with one bit an element: it serves the first pass, its backward, and every later pass."""
+"""ReLU and leaky ReLU: one bit an element is all that the first pass, its backward and every later pass keep."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .tape import Gates, memory_format
 
 
 def gated_relu(gates: Gates, x: Tensor, slope: float, inplace: bool) -> Tensor:
+    """x where the gate is open, ``slope`` x elsewhere."""
     if torch.compiler.is_compiling() or x.dtype not in FLOATING:
         y = torch.where(gates.decide(torch.le, x, 0), slope * x if slope else 0.0, x)
         return x.copy_(y) if inplace else y
@@ -21,10 +22,10 @@ def gated_relu(gates: Gates, x: Tensor, slope: float, inplace: bool) -> Tensor:
 
 
 class _ReluBits(NamedTuple):
-    """One bit an element in the order of a memory format."""
+    """Gates of a ReLU, one bit an element."""
 
-    bits: Tensor
-    format: torch.memory_format
+    bits: Tensor  # (ceil(n / 8),) uint8
+    format: torch.memory_format  # in whose order of elements
 
 
 class _Relu(torch.autograd.Function):
@@ -51,7 +52,7 @@ class _Relu(torch.autograd.Function):
 
 
 def _gated(x: Tensor, bits: Tensor | None, slope: float, inplace: bool) -> tuple[Tensor, Tensor]:
-    """Leaky ReLU of a dense tensor, and its gates: those of ``bits``, or of x where there are none."""
+    """Leaky ReLU of a tensor without gaps in memory, and its gates: ``bits``, or those of x if that is None."""
     memory = x.as_strided((x.numel(),), (1,))
     if inplace:
         if bits is None:

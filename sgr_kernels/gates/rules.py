@@ -1,7 +1,7 @@
-"""The functions with kinks, each once, with the decisions that choose among its smooth branches.
+"""The rules of torch's functions with kinks: what ``gates.decide`` decides is which smooth branch an element takes.
 
-Recording and replaying share the definition: ``gates.decide`` decides in the one and remembers in the other. At a kink
-each takes the branch that torch's derivative takes; a NaN falls into a branch that keeps it.
+The same rule serves recording and replaying. At a kink it takes the branch that torch's derivative takes; NaN goes to a
+branch that gives NaN.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def hardsigmoid(gates: Gates, input: Tensor, inplace: bool = False) -> Tensor:
 
 def hardswish(gates: Gates, input: Tensor, inplace: bool = False) -> Tensor:
     low, high = gates.decide(torch.lt, input, -3), gates.decide(torch.gt, input, 3)
-    x = input.clone() if inplace else input  # a factor of its own derivative
+    x = input.clone() if inplace else input  # its derivative needs the old values
     return _put(input, torch.where(low, 0.0, torch.where(high, x, x * (x + 3) / 6)), inplace)
 
 
@@ -103,7 +103,7 @@ def minimum(gates: Gates, input: Tensor, other: Tensor) -> Tensor:
 
 
 def _better(gates: Gates, is_worse: Callable, x: Tensor, other: Tensor) -> Tensor:
-    """The one of the two that wins; their mean where they are equal, as in torch's derivative. NaN wins."""
+    """Of two elements the better one, NaN before any number; their mean where equal, as in torch's derivative."""
     loses = gates.decide(lambda: is_worse(x, other) | other.isnan())
     equal = gates.decide(torch.eq, x, other)
     return torch.where(equal, (x + other) / 2, torch.where(loses, other, x))
@@ -118,7 +118,7 @@ def min(gates: Gates, input: Tensor, dim=None, keepdim: bool = False, **kwargs):
 
 
 def _max_or_min(gates: Gates, function: Callable, of_two: Callable, x: Tensor, dim, keepdim: bool):
-    """torch gives three functions this name: of all elements, along a dimension, of two tensors."""
+    """torch has three functions of this name: over all elements, along a dimension, of two tensors."""
     if isinstance(dim, Tensor):
         return of_two(gates, x, dim)
     if dim is None:
@@ -136,7 +136,7 @@ def amin(gates: Gates, input: Tensor, dim=(), keepdim: bool = False) -> Tensor:
 
 
 def _extreme(gates: Gates, function: Callable, x: Tensor, dim=(), keepdim: bool = False) -> Tensor:
-    """The mean of the elements that reach the extreme value, as in torch's derivative."""
+    """The mean of the elements equal to the extreme value, as in torch's derivative."""
     dims = tuple(range(x.dim())) if dim == () else dim
     reach = gates.decide(lambda: x == (function(x, dims, keepdim=True) if dim != () else function(x)))
     return torch.where(reach, x, 0.0).sum(dims, keepdim) / reach.sum(dims, keepdim)

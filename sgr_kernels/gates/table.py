@@ -1,8 +1,9 @@
-"""Which function of torch, and of this package, takes which form with frozen gates."""
+"""Which rule each function of torch and of this package has: importing this module registers them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import functools
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -24,21 +25,6 @@ _NAMES = """
     maximum minimum max min amax amin sort topk div
 """
 _SYNONYMS = {"absolute": rules.abs, "clip": rules.clamp, "divide": rules.div}
-_SPACES = (torch, Tensor, F)
-
-
-def _with_indices(pool: Callable) -> Callable:
-    def gated(gates: Gates, *args, **kwargs):
-        return pool(gates, *args[:6], **{**kwargs, "return_indices": True})
-
-    return gated
-
-
-def _inplace(rule: Callable) -> Callable:
-    def gated(gates: Gates, *args, **kwargs) -> Tensor:
-        return rule(gates, *args, inplace=True, **kwargs)
-
-    return gated
 
 
 def _linear_relu(gates: Gates, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -49,40 +35,43 @@ def _conv2d_relu(gates: Gates, x: Tensor, weight: Tensor, bias: Tensor | None = 
     return rules.relu(gates, mixed_precision.conv2d(x, weight, bias, *args, **kwargs), inplace=True)
 
 
-def _converted(function: Callable) -> Callable:
-    """Of a conversion, which is a step where it gives integers."""
+def _conversion(function: Callable) -> Callable:
+    """The rule of a conversion: to integers it rounds, which is a decision."""
 
-    def gated(gates: Gates, *args, **kwargs) -> Tensor:
+    def rule(gates: Gates, *args, **kwargs) -> Tensor:
         y = function(*args, **kwargs)
         return y if y.is_floating_point() else gates.decide(lambda: y)
 
-    return gated
+    return rule
 
 
-def _euclidean(function: Callable) -> Callable:
-    """Of a norm: that of order 2 is smooth, others have kinks."""
+def _norm(function: Callable) -> Callable:
+    """The rule of a norm: of order 2 it is smooth, otherwise it has kinks."""
 
-    def gated(gates: Gates, *args, **kwargs) -> Tensor:
+    def rule(gates: Gates, *args, **kwargs) -> Tensor:
         order = kwargs.get("ord", kwargs.get("p", args[1] if len(args) > 1 else None))
         if order in ("fro", 2, None):
             return function(*args, **kwargs)
         return gates.other(function, args, kwargs)
 
-    return gated
+    return rule
 
 
-def _fill() -> None:
-    forms = {name: getattr(rules, name) for name in _NAMES.split()} | _SYNONYMS
-    for name in pooling.__all__:
-        forms |= {name: getattr(pooling, name), f"{name}_with_indices": _with_indices(getattr(pooling, name))}
-    for name, rule in forms.items():
-        _gate_all((name, f"__{name}__"), rule)
-        _gate_all((f"{name}_", f"__i{name}__"), _inplace(rule))
+def _register() -> None:
+    for name, rule in ({name: getattr(rules, name) for name in _NAMES.split()} | _SYNONYMS).items():
+        for form in (name, f"__{name}__"):
+            _gate_all(form, rule)
+        for form in (f"{name}_", f"__i{name}__"):
+            _gate_all(form, functools.partial(rule, inplace=True))
+    for dims in (1, 2, 3):
+        for name, make in (("max_pool", pooling.max_pool), ("adaptive_max_pool", pooling.adaptive_max_pool)):
+            _gate_all(f"{name}{dims}d", make(dims, give_indices=False))
+            _gate_all(f"{name}{dims}d_with_indices", make(dims, give_indices=True))
     for function in functions_called("to", (Tensor,)) | functions_called("type", (Tensor,)):
-        gate(function)(_converted(function))
+        gate(function)(_conversion(function))
     for name in ("norm", "vector_norm", "normalize"):
         for function in functions_called(name):
-            gate(function)(_euclidean(function))
+            gate(function)(_norm(function))
     for function in (linear_relu, *linear_relu_operators.linear_relu.overloads()):
         gate(function)(_linear_relu)
     for function in (conv2d_relu, *conv2d_relu_operators.conv2d_relu.overloads()):
@@ -91,10 +80,9 @@ def _fill() -> None:
         smooth(function)
 
 
-def _gate_all(names: Iterable[str], rule: Callable) -> None:
-    for name in names:
-        for function in functions_called(name, _SPACES):
-            gate(function)(rule)
+def _gate_all(name: str, rule: Callable) -> None:
+    for function in functions_called(name, (torch, Tensor, F)):
+        gate(function)(rule)
 
 
-_fill()
+_register()

@@ -1,8 +1,8 @@
-"""Recording what Algorithm 1 takes for constants, and replaying it.
+"""Recording what Algorithm 1 treats as constant, and replaying it.
 
-Algorithm 1 differentiates along frozen gates: which ReLU is open, who won a max pool, what a comparison said. Passes
-over a network share these decisions through a list: :class:`Record` makes it, :class:`Replay` follows it. Both are
-function modes, so that torch.compile traces them with the network.
+Algorithm 1 differentiates with frozen gates: which ReLU is open, which element a max pool takes, what a comparison
+gives. Passes over a network share these decisions through a list, the tape: :class:`Record` writes it, :class:`Replay`
+reads it. Both are function modes, so that torch.compile traces them with the network.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from ..graph import nodes_behind
-from ..mixed_precision import PRODUCTS
+from ..mixed_precision import LAYERS
 from ..operators.gate_bits.reference import pack_bits, unpack_bits
 from ..torch_internals import in_compiled_graph, tree_leaves, tree_map
 from .lists import NOT_SMOOTH_PROPERTIES, SHAPE_ONLY, SMOOTH, functions_named
 
-# Functions with kinks, each with its rule: called as rule(gates, *args, **kwargs); see sgr_kernels.gate()
+# Functions with kinks and their rules, called as rule(gates, *args, **kwargs); see sgr_kernels.gate()
 GATED: dict[Callable, Callable] = {}
 
-# Algorithm 1 takes the results of these for constants.
+# Functions whose results Algorithm 1 treats as constant
 CONSTANT = functions_named(
     """
     eq ne lt le gt ge less less_equal greater greater_equal not_equal isnan isinf isfinite isclose allclose equal argmax
@@ -35,24 +35,30 @@ CONSTANT = functions_named(
 
 
 class _Constant(NamedTuple):
-    """Result of an operation; ``written`` if it went into the first argument."""
+    """Result of a function that is constant in later passes."""
 
     value: Any
-    written: bool
+    written: bool  # whether the function wrote it into its first argument
 
 
 class _PackedBools(NamedTuple):
     """A tensor of bool, one bit an element."""
 
-    bits: Tensor
-    shape: torch.Size
-    format: torch.memory_format  # of the unpacked tensor: layouts decide which kernels torch takes, and how it rounds
+    bits: Tensor  # (ceil(n / 8),) uint8
+    shape: torch.Size  # of the tensor of bool, n elements
+    format: torch.memory_format  # of the same: the layout decides which kernels torch takes, and how they round
 
 
 class Gates(TorchFunctionMode):
-    """What the two modes share: which function is treated how. Rules get one, and of it use :meth:`decide`."""
+    """What the two modes share: how each function is treated. Rules get one of them to call :meth:`decide`.
+
+    Attributes:
+        recording: whether this is the first pass.
+        dtypes: of the input and of every layer of the first pass: the precisions of the network.
+    """
 
     recording: bool
+    dtypes: list[torch.dtype]
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = {} if kwargs is None else kwargs
@@ -60,23 +66,26 @@ class Gates(TorchFunctionMode):
             return self.other(func, args, kwargs)
         if func in SHAPE_ONLY:
             return func(*args, **kwargs)
-        if in_compiled_graph():  # it was traced with its gates; what it calls is its own affair
+        if in_compiled_graph():  # traced with its gates, so its calls need none
             return func(*args, **kwargs)
         if func in CONSTANT or not torch.is_grad_enabled():
             return self.constant(func, args, kwargs)
         if func in GATED:
             self.enter(func)
             return GATED[func](self, *args, **kwargs)
-        if func in PRODUCTS:
-            return self.product(PRODUCTS[func](*args, **kwargs))
+        if func in LAYERS:
+            result = LAYERS[func](*args, **kwargs)
+            if self.recording:
+                self.dtypes.append(result.dtype)
+            return result
         return self.other(func, args, kwargs)
 
     def decide(self, choose: Callable[..., Tensor], *args: Any) -> Tensor:
-        """``choose(*args)``, a tensor of bool or of indices: computed when recorded, remembered when replayed.
+        """``choose(*args)``, a tensor of bool or of indices: computed in the first pass, read from the tape in others.
 
         Raises:
             TypeError: ``choose`` gives something else than a tensor.
-            RuntimeError: the rule decides more often than it did when recorded.
+            RuntimeError: the rule makes more decisions than in the first pass.
         """
         if not self.recording:
             decision = self.recall()
@@ -92,7 +101,7 @@ class Gates(TorchFunctionMode):
 
 
 class Record(Gates):
-    """Runs a network as it is and notes its decisions on ``tape``.
+    """Runs a network as it is and writes its decisions to ``tape``.
 
     Raises (inside the network):
         ValueError: an operation that depends on ``source`` is neither smooth nor has a gated form.
@@ -104,7 +113,7 @@ class Record(Gates):
         super().__init__()
         self.source = source
         self.tape: list[Any] = []
-        self.dtypes = [source.dtype]  # of the input, and of the products: the precisions of the network
+        self.dtypes = [source.dtype]
 
     @property
     def position(self) -> int:
@@ -127,10 +136,6 @@ class Record(Gates):
         self.keep(_Constant(tree_map(_copied, args[0] if written else result), written))
         return result
 
-    def product(self, result: Tensor) -> Tensor:
-        self.dtypes.append(result.dtype)
-        return result
-
     def other(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         if not _is_smooth(func) and self._depends((args, kwargs)):
             raise ValueError(
@@ -141,7 +146,7 @@ class Record(Gates):
         return func(*args, **kwargs)
 
     def _depends(self, arguments: Any) -> bool:
-        """Whether ``source`` was used to compute one of them."""
+        """Whether one of them was computed from ``source``; compiled code tells only whether a gradient is wanted."""
         if not _carries_gradient(arguments) or torch.compiler.is_compiling():
             return _carries_gradient(arguments)
         leaves = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
@@ -154,7 +159,7 @@ class Replay(Gates):
     """Runs a network with the decisions on ``tape``, from ``position`` on.
 
     Raises (inside the network):
-        RuntimeError: the network takes another way than at the time of recording.
+        RuntimeError: the network does not call the same functions as in the first pass.
     """
 
     recording = False
@@ -187,9 +192,6 @@ class Replay(Gates):
             return args[0].copy_(recorded.value)
         return tree_map(_copied, recorded.value)
 
-    def product(self, result: Tensor) -> Tensor:
-        return result
-
     def other(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         return func(*args, **kwargs)
 
@@ -199,7 +201,7 @@ class Replay(Gates):
 
 
 def _is_smooth(func: Callable) -> bool:
-    if func.__name__ == "__get__":  # the compiler cannot look up properties; it makes a call of detach of .data
+    if func.__name__ == "__get__":  # the compiler cannot look up properties; it turns .data into a call of detach
         return torch.compiler.is_compiling() or func not in NOT_SMOOTH_PROPERTIES
     return func in SMOOTH
 
@@ -222,7 +224,7 @@ def _unpacked(entry: Any) -> Any:
 
 
 def memory_format(x: Tensor) -> torch.memory_format | None:
-    """How x lies in memory, if it does so without gaps in an order that torch has a name for."""
+    """The format of x in memory; None if there are gaps or torch has no name for the order."""
     if x.is_contiguous():
         return torch.contiguous_format
     last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
@@ -230,7 +232,7 @@ def memory_format(x: Tensor) -> torch.memory_format | None:
 
 
 def _copied(value: Any) -> Any:
-    """The network may write into what it got."""
+    """A copy, since the network may write into a tensor it got."""
     return value.detach().clone() if isinstance(value, Tensor) else value
 
 
@@ -239,6 +241,6 @@ def _name(func: Any) -> str:
         return "nothing"
     if not callable(func):
         return "a decision"
-    if torch.compiler.is_compiling():  # which cannot look further
+    if torch.compiler.is_compiling():  # the compiler cannot trace the rest
         return func.__name__
     return resolve_name(func) or getattr(func, "__qualname__", repr(func))

@@ -46,10 +46,10 @@ def test_every_precision_is_compared_with_the_engine_and_with_float64(images, tm
 
 
 def test_a_wrong_engine_shows(images, tmp_path, monkeypatch):
-    right = sgr_kernels.engines.directional._reconciled
+    right = sgr_kernels.engines.directional.reconciled
 
     def wrong(passes, first, points, factor):
         return right(passes, first, points, -factor)
 
-    monkeypatch.setattr(sgr_kernels.engines.directional, "_reconciled", wrong)
+    monkeypatch.setattr(sgr_kernels.engines.directional, "reconciled", wrong)
     assert measured(images, tmp_path)["at init", "float32", "directional", 1, "autograd"]["cosine"] < -0.99

@@ -85,10 +85,10 @@ def test_command_compares_with_the_paper(tmp_path, monkeypatch, capsys):
 
 
 def test_wrong_engine_gives_no_number(monkeypatch, capsys):
-    right = sgr_kernels.engines.directional._reconciled
+    right = sgr_kernels.engines.directional.reconciled
     monkeypatch.setattr(
         sgr_kernels.engines.directional,
-        "_reconciled",
+        "reconciled",
         lambda passes, first, points, factor: right(passes, first, points, -factor),
     )
     assert cli.main(["memory", "--quick"]) == 1
