@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .checks import require_error_below
 from .methods import ALLOWED, WEIGHT, Inputs, Modules, gradient, local_step, module_inputs, zero_grad
-from .micro.residual import eager as published_residual
+from .micro.sgr_loss import eager as published_residual
 from .networks import LocalModule
 
 

@@ -63,6 +63,11 @@ def select(tensor: Tensor) -> str:
 
 @constant_when_compiled  # compiled code is guarded by its arguments
 def _choose(requested: str | None, device: str) -> str:
+    return _chosen(requested, device)
+
+
+@functools.cache
+def _chosen(requested: str | None, device: str) -> str:
     if requested is not None:
         _check_device(requested, device)
         return requested
@@ -72,7 +77,7 @@ def _choose(requested: str | None, device: str) -> str:
 
 @functools.cache
 def _status(name: str) -> str:
-    return {"reference": lambda: "ok", "cpu": lambda: _native("cpu"), "triton": _triton, "cuda": _cuda}[name]()
+    return {"reference": lambda: "ok", "cpu": lambda: _compiled("cpu"), "triton": _triton, "cuda": _cuda}[name]()
 
 
 def _check_request(name: str, source: str) -> None:
@@ -102,7 +107,7 @@ def _triton() -> str:
 
 
 def _cuda() -> str:
-    status = _native("cuda")
+    status = _compiled("cuda")
     return _on_gpu("cuda") if status == "ok" else status
 
 
@@ -114,7 +119,7 @@ def _on_gpu(name: str, no_gpu: str = "") -> str:
     return "ok"
 
 
-def _native(kind: str) -> str:
+def _compiled(kind: str) -> str:
     """Load libsgr_<kind>.so once; "ok" or why it is missing."""
     library = _HERE / f"libsgr_{kind}.so"
     info = _build_info()

@@ -35,6 +35,10 @@ SET_GRAD_ENABLED = torch._C._set_grad_enabled
 # Where torch keeps autograd Functions of its own: they are marked by nothing but the names of their modules.
 OWN_AUTOGRAD_FUNCTIONS = ("torch.utils.checkpoint.", "torch._functorch.", "torch._dynamo.", "torch._inductor.")
 
+# () -> bool: whether torch.func.vmap, grad or the like is active: public torch does not tell.
+in_function_transform = torch._C._are_functorch_transforms_active
+# A context in which operators skip their derivatives: under public torch.no_grad() they still go through them.
+below_autograd = torch._C._AutoDispatchBelowAutograd
 
 _Replacement = Callable[[Callable], Callable]
 
@@ -80,11 +84,6 @@ def outside_of_all_modes() -> contextlib.AbstractContextManager:
     return torch._C.DisableTorchFunction()
 
 
-def in_function_transform() -> bool:
-    """Whether torch.func.vmap, grad or the like is active: public torch does not tell."""
-    return torch._C._are_functorch_transforms_active()
-
-
 def autograd_function_of(node: Any) -> type[torch.autograd.Function] | None:
     """The autograd Function that made a node of a graph: publicly a node has a name only, which is not unique."""
     return getattr(node, "_forward_cls", None)
@@ -96,11 +95,6 @@ def will_be_executed(node: Any) -> bool:
         return torch._C._will_engine_execute_node(node)
     except RuntimeError:  # a leaf that torch.autograd.grad was asked for
         return True
-
-
-def below_autograd() -> contextlib.AbstractContextManager:
-    """Operators called inside skip their autograd formulas: under public torch.no_grad() they still go through them."""
-    return torch._C._AutoDispatchBelowAutograd()
 
 
 def writes_into_arguments(operator: torch._ops.OpOverload) -> bool:

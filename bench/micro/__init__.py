@@ -36,16 +36,16 @@ from typing import Any
 import torch
 
 from .. import cases, roofline
-from . import closed_form, cross_entropy, gate_bits, layers, others, residual, step
+from . import cross_entropy, gate_bits, others, relu_layers, relu_sgr, sgr_loss, step
 from .case import Case, Op
 from .grid import Shape, parse, text, timed
 from .measurement import Measurement, measure
 from .providers import NAMES, forget_compiled
 
 _WRITTEN: dict[str, Op] = {
-    **residual.OPS,
-    **layers.OPS,
-    **closed_form.OPS,
+    **sgr_loss.OPS,
+    **relu_layers.OPS,
+    **relu_sgr.OPS,
     **step.OPS,
     **cross_entropy.OPS,
     **gate_bits.OPS,

@@ -16,10 +16,10 @@ from torch.autograd import grad
 import sgr_kernels as sk
 from sgr_kernels import reference
 
-from . import closed_form, layers
+from . import relu_layers, relu_sgr
 from .case import Case, Op, Results, Run, Way, nbytes
-from .closed_form import MODES, PRODUCTS, Block
 from .providers import of_backends
+from .relu_sgr import MODES, PRODUCTS, Block
 
 WEIGHT = 0.3  # lambda under "batchmean"; Algorithm 1 averages over the elements of a sample as well
 
@@ -88,7 +88,7 @@ def case(mode: str, block: Block) -> Case:
     truth = exact if mode == "exact" else functools.cache(lambda: eq_35(block.double()))
     ways = {
         **of_backends(layer.device, lambda: fused(mode, block), truth),
-        layer.kind.library: layers.library(layer, PRODUCTS[mode]),
+        layer.kind.library: relu_layers.library(layer, PRODUCTS[mode]),
         "Algorithm 1": Way(lambda: algorithm1(block), exact),
     }
     if mode == "none":
@@ -98,4 +98,4 @@ def case(mode: str, block: Block) -> Case:
     return Case(ways, plain, read + written, layer.product_flops * len(PRODUCTS[mode]))
 
 
-OPS = {"linear_relu_step": Op(MODES, closed_form.linear, case, layers.OPS["linear_relu"].operators)}
+OPS = {"linear_relu_step": Op(MODES, relu_sgr.linear, case, relu_layers.OPS["linear_relu"].operators)}

@@ -13,7 +13,8 @@ import torch
 from sgr_bench import cases, cli, micro, timing
 from sgr_bench.cases.case import Size
 from sgr_bench.checks import WrongResult, relative_error
-from sgr_bench.micro import OPS, closed_form, cross_entropy, layers, measurement, residual
+from sgr_bench.micro import OPS, cross_entropy, measurement, relu_layers, relu_sgr
+from sgr_bench.micro import sgr_loss as losses
 from sgr_bench.micro.derivatives import MODES, Point, run_of
 from sgr_bench.micro.grid import text, timed
 from sgr_bench.roofline import Limits
@@ -102,7 +103,7 @@ def test_every_operator_is_measured_in_every_mode_by_every_provider(rows):
             "relu_backward": of_layer,
             "row_norms": of_layer,
         }.get(op, of_layer | {"eager"})
-        if mode in closed_form.MODES:
+        if mode in relu_sgr.MODES:
             expected = of_block | {bare} | ({"reference"} if mode == "none" else set())
         assert found == expected, (op, mode)
     assert len(set(map(identity, rows))) == len(rows)
@@ -158,14 +159,15 @@ def test_flops_are_those_of_the_bare_products(op):
         assert counter.get_total_flops() == case.flops == 2 * count[mode] * product
 
 
-@pytest.mark.parametrize("make", [partial(layers.linear, (4, 6, 11)), partial(layers.conv2d, (2, 9, 5, 5))])
+@pytest.mark.parametrize("make", [partial(relu_layers.linear, (4, 6, 11)), partial(relu_layers.conv2d, (2, 9, 5, 5))])
 def test_bare_products_are_the_derivatives_of_the_affine_map(make):
     layer = make(torch.float64, "cpu")
     linear = layer.kind.affine.forward
     _, gradients = torch.autograd.functional.vjp(linear, (layer.x, layer.weight), layer.cotangent)
     _, of_tangent = torch.autograd.functional.vjp(linear, (layer.tangent, layer.weight), layer.cotangent)
     expected = (linear(layer.x, layer.weight), *gradients, linear(layer.tangent, layer.weight), of_tangent[1])
-    bare = (layers.output, layers.input_grad, layers.weight_grad, layers.output_tangent, layers.weight_grad_of_tangent)
+    names = ("output", "input_grad", "weight_grad", "output_tangent", "weight_grad_of_tangent")
+    bare = [getattr(relu_layers, name) for name in names]
     for product, truth in zip(bare, expected, strict=True):
         assert relative_error(product(layer), truth) < 1e-12
 
@@ -235,7 +237,10 @@ def test_every_way_computes_the_same_in_float64(op):
                 assert result.shape == truth.shape and relative_error(result, truth) < limit, (mode, name)
 
 
-@pytest.mark.parametrize("make", [partial(layers.linear, (64, 300, 50)), partial(layers.conv2d, (8, 16, 9, 9))])
+LARGE_LAYERS = [partial(relu_layers.linear, (64, 300, 50)), partial(relu_layers.conv2d, (8, 16, 9, 9))]
+
+
+@pytest.mark.parametrize("make", LARGE_LAYERS)
 def test_no_rounding_opens_or_closes_a_gate(make):
     for dtype in (torch.float32, torch.bfloat16):
         layer = make(dtype, "cpu")
@@ -299,7 +304,7 @@ def faulty(operator, *fault):
     return operator._calls, "sgr", spoil(operator.on("cpu"), *fault)
 
 
-LOCAL_STEP, EAGER_LOSS = sk.local_step, residual.eager
+LOCAL_STEP, EAGER_LOSS = sk.local_step, losses.eager
 
 # Where the fault is, the function there, and a case that has to notice.
 FAULTS = [
@@ -318,8 +323,8 @@ FAULTS = [
     (*faulty(linear_relu, 0, slightly), "linear_relu", "forward"),
     (blocks, "through_relu", ungated, "linear_relu_sgr", "none"),
     (*faulty(sgr_residual, 1, one_row), "linear_relu_sgr", "exact"),
-    (closed_form.Head, "hvp", lambda *_: torch.zeros_like, "linear_relu_sgr", "exact"),
-    (closed_form.Head, "hvp", lambda *_: torch.zeros_like, "conv2d_relu_sgr", "exact"),
+    (relu_sgr.Head, "hvp", lambda *_: torch.zeros_like, "linear_relu_sgr", "exact"),
+    (relu_sgr.Head, "hvp", lambda *_: torch.zeros_like, "conv2d_relu_sgr", "exact"),
     (blocks, "through_relu", ungated, "conv2d_relu_sgr", "none"),
     (sk, "local_step", lambda *a, weight, **o: LOCAL_STEP(*a, weight=1.01 * weight, **o), "linear_relu_step", "none"),
     (sk, "local_step", lambda *a, curvature, **o: LOCAL_STEP(*a, curvature="none", **o), "linear_relu_step", "exact"),
@@ -362,10 +367,10 @@ def test_a_wrong_kernel_in_half_precision_is_not_timed(place, name, fault, op, m
 @pytest.mark.parametrize(
     ("place", "name", "fault", "op", "mode", "provider"),
     [
-        (residual, "eager", lambda *args: 1.01 * EAGER_LOSS(*args), "sgr_loss", "full", "eager"),
-        (residual, "eager_residual", lambda *args: (EAGER_LOSS(*args), args[1]), "sgr_residual", "full", "eager"),
-        (residual, "eager_shift", lambda x, *_: (x,), "sgr_shift", "forward", "eager"),
-        (closed_form, "eager", lambda *args: 1.01 * EAGER_LOSS(*args), "linear_relu_sgr", "none", "Algorithm 1"),
+        (losses, "eager", lambda *args: 1.01 * EAGER_LOSS(*args), "sgr_loss", "full", "eager"),
+        (losses, "eager_residual", lambda *args: (EAGER_LOSS(*args), args[1]), "sgr_residual", "full", "eager"),
+        (losses, "eager_shift", lambda x, *_: (x,), "sgr_shift", "forward", "eager"),
+        (relu_sgr, "eager", lambda *args: 1.01 * EAGER_LOSS(*args), "linear_relu_sgr", "none", "Algorithm 1"),
         (cross_entropy, "eager_hessian", lambda *args: args[2], "cross_entropy", "hessian", "eager"),
     ],
 )

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...backends import select
-from ...torch_internals import below_autograd, in_function_transform, writes_into_arguments
+from ...torch_internals import below_autograd, in_function_mode, in_function_transform, writes_into_arguments
 
 NAMESPACES = {"reference": "sgr_reference", "cpu": "sgr", "triton": "sgr_triton", "cuda": "sgr"}
 
-_ALL: dict[str, Operator] = {}
+_ALL: list[Operator] = []
 
 
 @dataclass(frozen=True)
@@ -61,24 +62,27 @@ class Operator:
         derivative: Derivative | None = None,
     ) -> None:
         self.name, _, arguments = schema.partition("(")
-        self.fake, self.derivative, self.reference = fake, derivative, reference
-        self._schema = f"({arguments}"
+        self.reference, self.composed, self.derivative = reference, composed, derivative
+        self._schema, self._fake = f"({arguments}", fake
+        # By namespace: what torch knows the operator as, and the function to call.
         self._overloads: dict[str, Callable[..., Any]] = {}
         self._calls: dict[str, Callable[..., Any]] = {}
         if compiled or composed is not None:
-            self._define("sgr", composed)
+            self._register("sgr", composed)
         if triton is not None:
-            self._define("sgr_triton", triton)
+            self._register("sgr_triton", triton)
         if reference is not None:
-            self._define("sgr_reference", reference)
-        if composed is not None:
-            self._calls = dict.fromkeys(NAMESPACES.values(), self._calls["sgr"])
-            self._overloads = dict.fromkeys(NAMESPACES.values(), self._overloads["sgr"])
-        _ALL[self.name] = self
+            self._register("sgr_reference", reference)
+        _ALL.append(self)
 
     def __call__(self, *args: Any) -> Any:
         """By the backend that is responsible for the first argument."""
-        return self._calls[NAMESPACES[select(args[0])]](*args)
+        namespace = "sgr" if self.composed is not None else NAMESPACES[select(args[0])]
+        return self._calls[namespace](*args)
+
+    def has(self, backend: str) -> bool:
+        """Whether a backend implements the operator."""
+        return self.composed is not None or NAMESPACES[backend] in self._calls
 
     def on(self, backend: str) -> Callable[..., Any]:
         """The operator as one backend implements it.
@@ -86,42 +90,38 @@ class Operator:
         Raises:
             NotImplementedError: the backend does not.
         """
-        self._require(backend)
-        return self._calls[NAMESPACES[backend]]
+        return self._calls[self._namespace(backend)]
 
     def overload(self, backend: str) -> Callable[..., Any]:
         """As :meth:`on`, but what torch knows the operator as: for graphs, and for torch's checks."""
-        self._require(backend)
-        return self._overloads[NAMESPACES[backend]]
-
-    def has(self, backend: str) -> bool:
-        """Whether a backend implements the operator."""
-        return NAMESPACES[backend] in self._calls
+        return self._overloads[self._namespace(backend)]
 
     def overloads(self) -> list[Callable[..., Any]]:
-        """Those of all backends, each once."""
-        return list(dict.fromkeys(self._overloads.values()))
+        """Those of all backends."""
+        return list(self._overloads.values())
 
-    def _require(self, backend: str) -> None:
+    def _namespace(self, backend: str) -> str:
         if not self.has(backend):
             raise NotImplementedError(f"backend {backend!r} does not implement {self.name}")
+        return "sgr" if self.composed is not None else NAMESPACES[backend]
 
-    def _define(self, namespace: str, implementation: Callable | None) -> None:
+    def _register(self, namespace: str, implementation: Callable | None) -> None:
         qualified = f"{namespace}::{self.name}"
         torch.library.define(qualified, self._schema, tags=torch.Tag.pt2_compliant_tag)
-        torch.library.register_fake(qualified, self.fake)
+        torch.library.register_fake(qualified, self._fake)
         if implementation is not None:
             torch.library.impl(qualified, "CompositeExplicitAutograd", implementation)
         overload = getattr(getattr(torch.ops, namespace), self.name).default
-        self._overloads[namespace] = self._calls[namespace] = overload
+        self._overloads[namespace] = overload
         if self.derivative is not None:
             self._calls[namespace] = self._differentiable(namespace, overload, self.derivative)
-        elif not writes_into_arguments(overload):  # torch takes no derivative for those, and warns by itself
+        elif writes_into_arguments(overload):  # torch takes no derivative for those, and warns by itself
+            self._calls[namespace] = overload
+        else:
             torch.library.register_autograd(qualified, self._refuse)
+            self._calls[namespace] = _constant(overload)
 
     def _differentiable(self, namespace: str, overload: Callable[..., Any], derivative: Derivative) -> Callable:
-        """The derivative, for the dispatcher and, faster, for eager code: see :class:`_Eager`."""
-
         def alike(operator: Operator) -> Callable[..., Any]:
             return operator._calls[namespace]
 
@@ -129,12 +129,14 @@ class Operator:
             return derivative.backward(ctx, alike, *grads)
 
         torch.library.register_autograd(overload.name(), backward, setup_context=derivative.save)
+        parts = overload, derivative.save, backward
 
         def call(*args: Any) -> Any:
-            if torch.compiler.is_compiling():
+            if torch.compiler.is_compiling() or in_function_mode():  # which see the overload, and no autograd Function
                 return overload(*args)
-            function = _Transformed if in_function_transform() else _Eager
-            return function.apply(*args, overload, derivative.save, backward)
+            if in_function_transform():
+                return _Transformed.apply(*args, parts)
+            return _Eager.apply(*args, parts)
 
         return call
 
@@ -142,45 +144,56 @@ class Operator:
         raise RuntimeError(f"{self.name} has no derivative (of this order)")
 
 
-class _Eager(torch.autograd.Function):
-    """An operator with its derivative, without the dispatcher's way through Python, which takes longer than a small
-    problem. What is no argument of the operator comes last, so that the derivative finds its inputs where they are.
-    """
+# The dispatcher's way to a derivative goes through Python and takes longer than a small problem. Eager code has shorter
+# ones: two autograd Functions, which get the overload and its derivative as the last argument of a call, so that the
+# derivative finds its inputs where they are; and none at all where nothing is differentiated.
 
+
+class _Eager(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:
-        *inputs, overload, save, ctx.derivative = args
-        output = without_derivative(overload, *inputs)
+        *inputs, (overload, save, ctx.derivative) = args
+        with below_autograd():
+            output = overload(*inputs)
         save(ctx, inputs, output)
         return output
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple:
-        return *ctx.derivative(ctx, *grads), None, None, None
+        return *ctx.derivative(ctx, *grads), None
 
 
 class _Transformed(torch.autograd.Function):
-    """The same for the transforms of torch.func, which want these three functions. Calls take 10 microseconds more."""
+    """For the transforms of torch.func, which ask for these three functions; calls take 10 microseconds more."""
 
     @staticmethod
     def forward(*args: Any) -> Any:
-        *inputs, overload, _, _ = args
-        return without_derivative(overload, *inputs)
+        *inputs, (overload, _, _) = args
+        with below_autograd():
+            return overload(*inputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
-        *inputs, _, save, ctx.derivative = inputs
+        *inputs, (_, save, ctx.derivative) = inputs
         save(ctx, inputs, output)
 
     backward = _Eager.backward
 
 
-def without_derivative(operator: Callable, *args: Any) -> Any:
-    """Call an operator from a derivative, which takes care of differentiation itself."""
-    with below_autograd():
-        return operator(*args)
+def _constant(overload: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        if torch.compiler.is_compiling() or in_function_transform() or _is_differentiated(args):
+            return overload(*args)
+        with below_autograd():
+            return overload(*args)
+
+    return call
+
+
+def _is_differentiated(args: tuple) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
 
 
 def registered() -> Iterator[Operator]:
     """Every operator there is."""
-    yield from _ALL.values()
+    yield from _ALL

@@ -48,6 +48,31 @@ def combine(delta, target, alpha, beta, factor):
     return tl.where(nothing, 0.0, value)
 
 
+@triton.jit(do_not_specialize=["blocks"])
+def combine_kernel(
+    out, x, delta, target, alpha, beta, factor_pointer, x_stride, delta_stride, target_stride, n, blocks,
+    factor: tl.float64, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """out = x + factor (alpha_b delta_b + beta_b target_b), one block of one row a program. x and factor_pointer may be
+    None. x, delta, target (B, n), alpha, beta (B,), out (B, n) contiguous.
+    """
+    program = tl.program_id(0)
+    row = (program // blocks).to(tl.int64)
+    at = (program % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < n
+    d = tl.load(delta + row * delta_stride + at, mask=inside)
+    g = tl.load(target + row * target_stride + at, mask=inside)
+    factor = tl.full([], factor, tl.float64)  # the interpreter hands on a Python number
+    if factor_pointer is not None:
+        factor = tl.load(factor_pointer).to(tl.float64)
+    value = combine(d, g, tl.load(alpha + row), tl.load(beta + row), factor)
+    if x is not None:
+        value += tl.load(x + row * x_stride + at, mask=inside).to(tl.float64)
+    if out.dtype.element_ty.primitive_bitwidth < 64:
+        value = value.to(tl.float32)  # Triton has no direct way from float64 to bfloat16
+    tl.store(out + row * n + at, value.to(out.dtype.element_ty), mask=inside)
+
+
 @triton.jit(do_not_specialize=["count"])
 def _total_kernel(loss, losses, count, BLOCK: tl.constexpr):
     """The sum of `count` losses, by one program, in one order."""
@@ -94,3 +119,29 @@ def total_loss(losses: Tensor, delta: Tensor) -> Tensor:
     loss = delta.new_empty((), dtype=loss_dtype(delta))
     _total_kernel[1,](loss, losses, len(losses), BLOCK=2048, num_warps=8)
     return loss
+
+
+def combined(
+    out: Tensor,
+    delta: Tensor,
+    target: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    *,
+    x: Tensor | None = None,
+    factor: float | Tensor = 1.0,
+) -> Tensor:
+    """Writes and returns ``out`` = x + factor (alpha_b delta_b + beta_b target_b), see `combine_kernel`."""
+    if out.numel() == 0:
+        return out
+    batch, n = delta.shape
+    block = block_of(n)
+    blocks = triton.cdiv(n, block)
+    on_device = isinstance(factor, Tensor)
+    with torch.cuda.device_of(delta):
+        combine_kernel[batch * blocks,](
+            out, x, delta, target, alpha.contiguous(), beta.contiguous(), factor if on_device else None,
+            0 if x is None else row_stride(x), row_stride(delta), row_stride(target), n, blocks,
+            1.0 if on_device else factor, BLOCK=block, num_warps=block // 256,
+        )  # fmt: skip
+    return out

@@ -122,7 +122,10 @@ def _normalise(at_label, largest, total):
 def _cross_entropy_kernel(
     losses, gradient, logits, labels, logits_stride, classes, scale: tl.float64, BLOCK: tl.constexpr
 ):
-    """losses[row] and gradient[row, :], both times scale."""
+    """losses[row] and gradient[row, :], both times scale.
+
+    losses (B,), gradient (B, classes) contiguous, logits (B, classes), labels (B,).
+    """
     row = tl.program_id(0).to(tl.int64)
     logits += row * logits_stride
     gradient += row * classes
@@ -144,7 +147,10 @@ def _cross_entropy_kernel(
 def _hvp_kernel(
     out, logits, labels, tangent, logits_stride, tangent_stride, classes, scale: tl.float64, BLOCK: tl.constexpr
 ):
-    """out[row, :] = scale times the Hessian of the loss of a row, times its tangent."""
+    """out[row, :] = scale times the Hessian of the loss of a row, times its tangent.
+
+    out (B, classes) contiguous, logits, tangent (B, classes), labels (B,).
+    """
     row = tl.program_id(0).to(tl.int64)
     logits += row * logits_stride
     tangent += row * tangent_stride

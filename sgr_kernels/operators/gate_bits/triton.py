@@ -55,7 +55,7 @@ def _elements(byte):
 
 @triton.jit
 def _record_kernel(y, bits, x, n, slope: tl.float64, BYTES: tl.constexpr):
-    """y = leaky ReLU of x, and its gates. Ask for closed, never for open: NaN is open."""
+    """y = leaky ReLU of x, and its gates; y, x (n,), bits (n / 8,). Ask for closed, never for open: NaN is open."""
     byte = tl.program_id(0).to(tl.int64) * BYTES + tl.arange(0, BYTES)
     at = _elements(byte)
     value = tl.load(x + at, mask=at < n, other=0.0)  # closed beyond n
@@ -67,7 +67,7 @@ def _record_kernel(y, bits, x, n, slope: tl.float64, BYTES: tl.constexpr):
 
 @triton.jit
 def _replay_kernel(y, bits, x, n, slope: tl.float64, BYTES: tl.constexpr):
-    """y = x, or slope * x where the gate is closed."""
+    """y = x, or slope * x where the gate is closed; y, x (n,), bits (n / 8,)."""
     byte = tl.program_id(0).to(tl.int64) * BYTES + tl.arange(0, BYTES)
     at = _elements(byte)
     gates = tl.load(bits + byte, mask=byte * 8 < n, other=0).to(tl.int32)

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ...affine import Linear
 from ..common import relu_layer
 from ..common.operator import Operator
 
-
-def _forward(*args):
-    return relu_layer.forward(Linear(), *args)
-
-
-def _backward(*args):
-    return relu_layer.backward(Linear(), *args)
-
-
-def _double_backward(*args):
-    return relu_layer.double_backward(Linear(), *args)
+_forward = partial(relu_layer.forward, Linear())
+_backward = partial(relu_layer.backward, Linear())
+_double_backward = partial(relu_layer.double_backward, Linear())
 
 
 # The implementations are made of other operators, so they also are their own fakes.

@@ -64,7 +64,11 @@ def _delta_kernel(
     DISTANCE: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr, FAR: tl.constexpr,
     DOWN: tl.constexpr, ACROSS: tl.constexpr, DEEP: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """One tile of delta = A weight, and partials[:, row, tile] = the sums of `terms` over its columns."""
+    """One tile of delta = A weight, and partials[:, row, tile] = the sums of `terms` over its columns.
+
+    delta (batch, n) contiguous, partials (3, batch, tiles across) float64, grad, output (batch, m), weight (m, n),
+    target (batch, n).
+    """
     tiles_across = tl.cdiv(n, ACROSS)
     tile_row, tile = place(tl.program_id(0), tl.cdiv(batch, DOWN), tiles_across, GROUP)
     row = tile_row.to(tl.int64) * DOWN + tl.arange(0, DOWN)

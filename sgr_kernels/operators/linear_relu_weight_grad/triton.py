@@ -25,7 +25,7 @@ from ..relu_backward.triton import behind_relu
 
 @triton.jit(do_not_specialize=["batch"])
 def _factors_kernel(factors, alpha, beta, batch, factor: tl.float64, BLOCK: tl.constexpr):
-    """factors (4, B): two float32 numbers whose product is factor * alpha, and two for beta.
+    """factors (4, B): two float32 numbers whose product is factor * alpha, and two for beta; alpha, beta (B,).
 
     alpha of a confident sample exceeds float32, and so may the product with it of anything but a tiny delta.
     """
@@ -61,7 +61,10 @@ def _weight_grad_kernel(
     BIAS: tl.constexpr, PRECISION: tl.constexpr, EVEN: tl.constexpr, FAR: tl.constexpr,
     DOWN: tl.constexpr, ACROSS: tl.constexpr, DEEP: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """One tile of A^T (x + factor v); programs of the first column of tiles also sum up their columns of A."""
+    """One tile of A^T (x + factor v); programs of the first column of tiles also sum up their columns of A.
+
+    grad_weight (m, n), grad_bias (m,), grad, output (batch, m), x, delta, target (batch, n), factors (4, batch).
+    """
     tiles_down = tl.cdiv(m, DOWN)
     tile_row, tile = place(tl.program_id(0), tiles_down, tl.num_programs(0) // tiles_down, GROUP)
     row = tile_row.to(tl.int64) * DOWN + tl.arange(0, DOWN)

@@ -35,7 +35,7 @@ def _mask_kernel(
     masked, sums, grad, output, rows, channels, size, steps, splits, chunk,
     SUM: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """`chunk` tiles of CHANNELS channels of (rows, channels, size) tensors. sums is (splits, channels)."""
+    """`chunk` tiles of CHANNELS channels; masked, grad, output (rows, channels, size), sums (splits, channels)."""
     program = tl.program_id(0)
     split = program % splits
     blocks = tl.cdiv(size, BLOCK)
@@ -67,7 +67,7 @@ def _mask_kernel(
 
 @triton.jit(do_not_specialize=["channels", "splits"])
 def _sum_splits_kernel(sums, partials, channels, splits, SPLITS: tl.constexpr, CHANNELS: tl.constexpr):
-    """sums[c] = the sum of partials[:, c], by one program, in one order."""
+    """sums[c] = the sum of partials[:, c], in one order; sums (channels,), partials (splits, channels) float64."""
     channel = tl.program_id(0).to(tl.int64) * CHANNELS + tl.arange(0, CHANNELS)
     lanes = tl.arange(0, SPLITS)
     total = tl.zeros([SPLITS, CHANNELS], tl.float64)

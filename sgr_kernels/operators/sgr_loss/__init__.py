@@ -7,13 +7,11 @@ Kernels: csrc/sgr_loss/cpu.cpp and cuda.cu, :mod:`.triton`, :mod:`.reference`.
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 
 from ..common import options as opt
 from ..common.dtypes import loss_dtype
-from ..common.operator import Derivative, Operator, without_derivative
+from ..common.operator import Derivative, Operator
 from . import reference
 
 
@@ -55,10 +53,10 @@ def _backward(ctx, alike, grad_loss, _grad_coef):
         grads = _differentiable_backward(ctx, grad_loss, delta, target, options)
     else:
         alpha, beta, alpha_target = coef.unbind(0)
-        kernel = partial(without_derivative, alike(sgr_loss_backward), grad_loss)
+        kernel = alike(sgr_loss_backward)
         grads = (
-            kernel(delta, target, alpha, beta) if need_delta else None,
-            kernel(target, delta, alpha_target, beta) if need_target else None,
+            kernel(grad_loss, delta, target, alpha, beta) if need_delta else None,
+            kernel(grad_loss, target, delta, alpha_target, beta) if need_target else None,
         )
     return *grads, None, None, None, None, None
 

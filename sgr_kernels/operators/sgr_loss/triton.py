@@ -1,7 +1,7 @@
 """sgr_loss and its backward in Triton.
 
 One sweep over the data gives three float64 sums a row (`_partial_sums_kernel`), from which `coefficients_kernel` forms
-the loss and, for every row, the factors of both gradients; `_combine_kernel` applies them.
+the loss and, for every row, the factors of both gradients; `combine_kernel` applies them.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from torch import Tensor
 from ..common.dtypes import loss_dtype
 from ..common.options import Options
 from ..common.triton_rows import (
-    block_of,
-    combine,
+    combined,
     fold,
     launch_options,
     new_losses,
@@ -98,7 +97,10 @@ def _partial_sums_kernel(
     partials, delta, target, delta_stride, target_stride, n, splits, chunk,
     DISTANCE: tl.constexpr, BLOCK: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
-    """First sweep: partials[:, row, split] = the three sums over one chunk of one row. partials is (3, B, splits)."""
+    """First sweep: partials[:, row, split] = the three sums over one chunk of one row.
+
+    partials (3, B, splits) float64; delta, target (B, n).
+    """
     program = tl.program_id(0)
     row = (program // splits).to(tl.int64)
     start = (program % splits).to(tl.int64) * chunk
@@ -116,7 +118,7 @@ def _partial_distances_kernel(
     partials, delta, target, delta_stride, target_stride, n, splits, chunk,
     SPLITS: tl.constexpr, BLOCK: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
-    """Second sweep: replaces the third sum by that of (delta / |delta| - target / |target|)^2."""
+    """Second sweep: replaces the third sum by that of (delta / |delta| - target / |target|)^2. Arguments as above."""
     program = tl.program_id(0)
     row = (program // splits).to(tl.int64)
     start = (program % splits).to(tl.int64) * chunk
@@ -137,7 +139,10 @@ def coefficients_kernel(
     scale: tl.float64, floor: tl.float64, floor_pointer, eps: tl.float64,
     NORMALIZE: tl.constexpr, EXACT: tl.constexpr, ROWS: tl.constexpr, SPLITS: tl.constexpr,
 ):  # fmt: skip
-    """Sums up the splits of ROWS rows; writes their columns of coef (3, B) and the sum of their losses."""
+    """Sums up the splits of ROWS rows; writes their columns of coef, and the sum of their losses.
+
+    losses (programs,), coef (3, B), partials (3, B, splits): float64; floor_pointer: one float64 number, or None.
+    """
     program = tl.program_id(0)
     batch = batch.to(tl.int64)
     rows = program.to(tl.int64) * ROWS + tl.arange(0, ROWS)
@@ -153,26 +158,6 @@ def coefficients_kernel(
     tl.store(coef + batch + rows, beta, mask=rows < batch)
     tl.store(coef + 2 * batch + rows, alpha_target, mask=rows < batch)
     tl.store(losses + program, tl.sum(tl.where(rows < batch, loss, 0.0), 0))
-
-
-@triton.jit(do_not_specialize=["blocks"])
-def _combine_kernel(
-    out, grad_loss, delta, target, alpha, beta, delta_stride, target_stride, n, blocks, BLOCK: tl.constexpr
-):
-    """out = grad_loss (alpha_b delta_b + beta_b target_b), one block of one row a program. No grad_loss means 1."""
-    program = tl.program_id(0)
-    row = (program // blocks).to(tl.int64)
-    at = (program % blocks).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < n
-    d = tl.load(delta + row * delta_stride + at, mask=inside)
-    g = tl.load(target + row * target_stride + at, mask=inside)
-    factor = 1.0
-    if grad_loss is not None:
-        factor = tl.load(grad_loss).to(tl.float64)
-    value = combine(d, g, tl.load(alpha + row), tl.load(beta + row), factor)
-    if out.dtype.element_ty.primitive_bitwidth < 64:
-        value = value.to(tl.float32)  # Triton has no direct way from float64 to bfloat16
-    tl.store(out + row * n + at, value.to(out.dtype.element_ty), mask=inside)
 
 
 # --- host -------------------------------------------------------------------------------------------------------------
@@ -212,21 +197,7 @@ def finish_rows(partials: Tensor, delta: Tensor, options: Options, exact: bool) 
 
 def sgr_loss_backward(grad_loss: Tensor, delta: Tensor, target: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
     """Implementation of ``sgr_triton::sgr_loss_backward``: (B, n) gradient in the dtype of ``delta``."""
-    return combined(delta.new_empty(delta.shape), grad_loss, delta, target, alpha.contiguous(), beta.contiguous())
-
-
-def combined(out: Tensor, grad_loss: Tensor | None, delta: Tensor, target: Tensor, *factors: Tensor) -> Tensor:
-    if out.numel() == 0:
-        return out
-    batch, n = delta.shape
-    block = block_of(n)
-    blocks = triton.cdiv(n, block)
-    with torch.cuda.device_of(delta):
-        _combine_kernel[batch * blocks,](
-            out, grad_loss, delta, target, *factors, row_stride(delta), row_stride(target), n, blocks,
-            BLOCK=block, num_warps=block // 256,
-        )  # fmt: skip
-    return out
+    return combined(delta.new_empty(delta.shape), delta, target, alpha, beta, factor=grad_loss)
 
 
 def row_options(options: Options, delta: Tensor) -> tuple[float, float, Tensor | None, float]:

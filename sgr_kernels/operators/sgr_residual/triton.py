@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..common.dtypes import loss_dtype
 from ..common.options import Options
-from ..common.triton_rows import combine, new_losses, row_stride, terms, total_loss
-from ..sgr_loss.triton import combined, finish_row, row_options, sgr_loss
+from ..common.triton_rows import combine, combined, new_losses, row_stride, terms, total_loss
+from ..sgr_loss.triton import finish_row, row_options, sgr_loss
 
 _RESIDENT = {torch.float32: 16384, torch.float64: 4096}  # longest row, by dtype of v, that 16 warps keep in registers
 
@@ -24,7 +24,10 @@ def _residual_kernel(
     scale: tl.float64, floor: tl.float64, floor_pointer, eps: tl.float64,
     NORMALIZE: tl.constexpr, EXACT: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Loss and v of one row that stays in registers: both arguments are read once."""
+    """Loss and v of one row that stays in registers: both arguments are read once.
+
+    v (B, n) contiguous, losses (B,), delta, target (B, n); floor_pointer: one float64 number, or None.
+    """
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     inside = at < n
@@ -54,7 +57,7 @@ def sgr_residual(delta: Tensor, target: Tensor, *arguments) -> tuple[Tensor, Ten
     v = delta.new_empty(delta.shape, dtype=loss_dtype(delta))
     if delta.numel() == 0 or n > _RESIDENT[v.dtype]:
         loss, coef = sgr_loss(delta, target, *arguments)
-        return loss, combined(v, None, delta, target, coef[0], coef[1])
+        return loss, combined(v, delta, target, coef[0], coef[1])
     losses = new_losses(delta, batch)
     block = max(triton.next_power_of_2(n), 256)
     with torch.cuda.device_of(delta):

@@ -14,18 +14,18 @@ from torch.autograd import grad
 import sgr_kernels as sk
 from sgr_kernels import reference
 
-from . import layers
+from . import relu_layers
 from .case import Case, Op, Results, Run, Way, nbytes
-from .layers import Layer
 from .providers import of_backends
-from .residual import eager
+from .relu_layers import Layer
+from .sgr_loss import eager
 
 MODES = ("none", "exact")  # curvature
 CLASSES = 10
 
 # With that of the forward pass: the closed form is not given the output.
-EQ_35 = (layers.output, layers.input_grad, layers.weight_grad_of_tangent)
-PRODUCTS = {"none": EQ_35, "exact": (*EQ_35, layers.output_tangent, layers.weight_grad)}
+EQ_35 = (relu_layers.output, relu_layers.input_grad, relu_layers.weight_grad_of_tangent)
+PRODUCTS = {"none": EQ_35, "exact": (*EQ_35, relu_layers.output_tangent, relu_layers.weight_grad)}
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ class Block:
 
 
 def linear(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Block:
-    return _block(layers.linear(shape, dtype, device))
+    return _block(relu_layers.linear(shape, dtype, device))
 
 
 def conv2d(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Block:
-    return _block(layers.conv2d(shape, dtype, device))
+    return _block(relu_layers.conv2d(shape, dtype, device))
 
 
 def _block(layer: Layer) -> Block:
@@ -96,7 +96,7 @@ def case(mode: str, block: Block) -> Case:
     truth = exact if mode == "exact" else functools.cache(lambda: eq_35(block.double()))
     ways = {
         **of_backends(layer.device, lambda: closed_form(mode, block), truth),
-        layer.kind.library: layers.library(layer, PRODUCTS[mode]),
+        layer.kind.library: relu_layers.library(layer, PRODUCTS[mode]),
         # Also beside Eq. 35, which leaves out a part of what it computes to be faster.
         "Algorithm 1": Way(lambda: functools.partial(algorithm1, block, eager), exact),
     }
@@ -134,6 +134,6 @@ def algorithm1(block: Block, residual: Callable[[Tensor, Tensor], Tensor]) -> Re
 
 
 OPS = {
-    "linear_relu_sgr": Op(MODES, linear, case, layers.OPS["linear_relu"].operators),
-    "conv2d_relu_sgr": Op(MODES, conv2d, case, layers.OPS["conv2d_relu"].operators),
+    "linear_relu_sgr": Op(MODES, linear, case, relu_layers.OPS["linear_relu"].operators),
+    "conv2d_relu_sgr": Op(MODES, conv2d, case, relu_layers.OPS["conv2d_relu"].operators),
 }
