@@ -20,7 +20,7 @@ from torchvision.ops import StochasticDepth
 
 from .checks import require_error_below
 from .kinds import KINDS
-from .methods import ALLOWED, Inputs, gradient, local_step, module_inputs, zero_grad
+from .methods import ALLOWED, Inputs, gradient, module_inputs, module_step, zero_grad
 from .networks import NETWORKS, LocalModule, modules
 from .timing import interleaved
 
@@ -78,7 +78,7 @@ def _warm_up(name: str, module: LocalModule, compiled: LocalModule, inputs: Inpu
 def _step(module: LocalModule, parts: LocalModule, inputs: Inputs) -> Tensor:
     """Gradients of ``module``, whose parameters ``parts`` share."""
     zero_grad([module])
-    local_step(parts, inputs, "directional", need_delta_out=False)
+    module_step(parts, inputs, "directional", need_delta_out=False)
     return gradient([module])
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .live_memory import peak_live_bytes_below
-from .methods import Inputs, local_step, zero_grad
+from .methods import Inputs, module_step, zero_grad
 from .networks import NETWORKS, LocalModule, Network
 
 SGR_METHODS = ["directional", "Algorithm 1"]
@@ -61,7 +61,7 @@ class Stretches:
             def run() -> None:
                 x = torch.empty_like(self.features[first]) if first else images
                 delta_pre = torch.empty_like(x) if first and method != "plain local" else None
-                local_step(module, Inputs(x, self.labels, delta_pre), method, last < len(self.blocks))
+                module_step(module, Inputs(x, self.labels, delta_pre), method, last < len(self.blocks))
 
             zero_grad([module])
             return peak_live_bytes_below(bound, run)

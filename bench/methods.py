@@ -23,7 +23,7 @@ WEIGHT = 1e6
 ALLOWED = {"float32": 0.1, "bfloat16": 0.5}
 EVERY = 4
 ENGINES = {"directional": "directional", "fused": "fused", "Algorithm 1": "autograd"}
-LAZY = f"directional, every {EVERY}th"
+EVERY_NTH = f"directional, every {EVERY}th"
 _ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 Modules = list[LocalModule]
@@ -43,7 +43,7 @@ def zero_grad(modules: Modules) -> None:
             part.zero_grad()
 
 
-def local_step(
+def module_step(
     module: LocalModule, inputs: Inputs, method: str, need_delta_out: bool, weight: float = WEIGHT
 ) -> sk.LocalStep:
     """One module's step; ``method`` is "plain local" or a key of ENGINES."""
@@ -60,12 +60,12 @@ def local(modules: Modules, x: Tensor, y: Tensor, method: str) -> None:
     zero_grad(modules)
     delta_pre = None
     for k, module in enumerate(modules):
-        hand_over = method != "plain local" and k + 1 < len(modules)
-        step = local_step(module, Inputs(x, y, delta_pre), method, hand_over)
+        need_delta_out = method != "plain local" and k + 1 < len(modules)
+        step = module_step(module, Inputs(x, y, delta_pre), method, need_delta_out)
         x, delta_pre = step.output, step.delta_out
 
 
-def lazy(modules: Modules, x: Tensor, y: Tensor) -> None:
+def every_nth(modules: Modules, x: Tensor, y: Tensor) -> None:
     """EVERY steps, of which the first reconciles."""
     for index in range(EVERY):
         local(modules, x, y, "plain local" if index else "directional")
@@ -91,7 +91,7 @@ METHODS: dict[str, Callable[[Modules, Tensor, Tensor], None]] = {
     "BP + checkpointing": checkpointed,
     "plain local": lambda modules, x, y: local(modules, x, y, "plain local"),
     "directional": lambda modules, x, y: local(modules, x, y, "directional"),
-    LAZY: lazy,
+    EVERY_NTH: every_nth,
     "fused": lambda modules, x, y: local(modules, x, y, "fused"),
     "Algorithm 1": lambda modules, x, y: local(modules, x, y, "Algorithm 1"),
 }
@@ -102,7 +102,7 @@ def module_inputs(modules: Modules, x: Tensor, y: Tensor) -> list[Inputs]:
     inputs, delta_pre = [], None
     for module in modules:
         inputs.append(Inputs(x, y, delta_pre))
-        step = local_step(module, inputs[-1], "plain local", need_delta_out=True)
+        step = module_step(module, inputs[-1], "plain local", need_delta_out=True)
         x, delta_pre = step.output, step.delta_out
     zero_grad(modules)
     return inputs
@@ -135,7 +135,7 @@ def sgr_gradient(module: LocalModule, inputs: Inputs, method: str, backend: str 
         zero_grad([module])
         torch.manual_seed(0)  # the same dropout
         with sk.backend(backend) if backend else contextlib.nullcontext():
-            local_step(module, inputs, name, need_delta_out=False)
+            module_step(module, inputs, name, need_delta_out=False)
         total.append(gradient([module]))
     zero_grad([module])
     return total[0] - total[1]

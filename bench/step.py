@@ -29,13 +29,13 @@ from .methods import (
     ALLOWED,
     ENGINES,
     EVERY,
-    LAZY,
+    EVERY_NTH,
     METHODS,
     Inputs,
     Modules,
     gradient,
-    local_step,
     module_inputs,
+    module_step,
     require_agreement,
     zero_grad,
 )
@@ -98,7 +98,7 @@ def _case_rows(args: argparse.Namespace, case: Case) -> Iterator[Row]:
     errors = require_agreement(parts, x, y, engines, ALLOWED[args.precision])
     whole = _whole_steps(args, case, engines, parts, x, y)
     for method, measured in _compare(args, whole).items():
-        if method == LAZY:
+        if method == EVERY_NTH:
             measured = {**measured, **{key: measured[key] / EVERY for key in ("seconds", "low", "high")}}
         worst = max((error for (_, name), error in errors.items() if name == method), default=None)
         yield {**facts, "module": None, "method": method, **measured, "error": worst}
@@ -127,10 +127,10 @@ def _whole_steps(
     return {name: step for name, step in steps.items() if name in wanted}
 
 
-def _module_steps(module: LocalModule, inputs: Inputs, hand_over: bool) -> dict[str, Callable[[], object]]:
+def _module_steps(module: LocalModule, inputs: Inputs, need_delta_out: bool) -> dict[str, Callable[[], object]]:
     def step(method: str) -> None:
         zero_grad([module])
-        local_step(module, inputs, method, hand_over and method != "plain local")
+        module_step(module, inputs, method, need_delta_out and method != "plain local")
 
     return {method: partial(step, method) for method in METHODS_OF_MODULES}
 

@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .checks import require_error_below
-from .methods import ALLOWED, WEIGHT, Inputs, Modules, gradient, local_step, module_inputs, zero_grad
+from .methods import ALLOWED, WEIGHT, Inputs, Modules, gradient, module_inputs, module_step, zero_grad
 from .micro.sgr_loss import eager as published_residual
 from .networks import LocalModule
 
@@ -63,7 +63,7 @@ def _check(step: Step, module: LocalModule, inputs: Inputs) -> None:
     compiled = gradient([module])
     zero_grad([module])
     torch.manual_seed(0)
-    local_step(module, inputs, "Algorithm 1", need_delta_out=False, weight=1000 * WEIGHT)
+    module_step(module, inputs, "Algorithm 1", need_delta_out=False, weight=1000 * WEIGHT)
     require_error_below(ALLOWED["float32"], "Algorithm 1, compiled,", compiled, gradient([module]))
 
 

@@ -1,7 +1,6 @@
-"""FLOPs of the operators for :class:`torch.utils.flop_counter.FlopCounterMode`, which counts products only.
+"""FLOPs of the operators for :class:`torch.utils.flop_counter.FlopCounterMode`, which counts matrix products only.
 
-Everything else in this package multiplies through ATen and is counted without help. Importing this module registers the
-formulas.
+Importing this module registers the formulas. Other products of this package call ATen, which torch counts itself.
 """
 
 from __future__ import annotations
@@ -24,34 +23,34 @@ def _formula(*operators: Operator):
     return register_flop_formula([overload.overloadpacket for each in operators for overload in each.overloads()])
 
 
-def _product(weight: Shape, output: Shape) -> int:
-    """2 B m n for a linear layer, and the same for every position of a convolution: weights times outputs a channel."""
+def _flops(weight: Shape, output: Shape) -> int:
+    """Of one product: 2 B m n for a linear layer, and as much for every position of the output of a convolution."""
     channel = 1 if len(output) == 4 else len(output) - 1
     return 2 * math.prod(weight) * math.prod(output) // output[channel]
 
 
 @_formula(linear_relu, conv2d_relu)
 def _forward(x, weight, bias, *geometry, out_shape=None, **_) -> int:
-    return _product(weight, out_shape)
+    return _flops(weight, out_shape)
 
 
 @_formula(linear_relu_backward, conv2d_relu_backward)
 def _backward(grad, output, x, weight, wanted, *geometry, **_) -> int:
-    return sum(wanted[:2]) * _product(weight, output)
+    return sum(wanted[:2]) * _flops(weight, output)
 
 
 @_formula(linear_relu_double_backward, conv2d_relu_double_backward)
 def _double_backward(v_x, v_weight, v_bias, grad, output, x, weight, wanted, *geometry, **_) -> int:
     need_grad, need_x, need_weight = wanted
     products = (need_grad + need_weight) * (v_x is not None) + (need_grad + need_x) * (v_weight is not None)
-    return products * _product(weight, output)
+    return products * _flops(weight, output)
 
 
 @_formula(linear_relu_delta)
 def _linear_relu_delta(grad, output, weight, *options, **_) -> int:
-    return _product(weight, output)
+    return _flops(weight, output)
 
 
 @_formula(linear_relu_weight_grad)
 def _linear_relu_weight_grad(grad, output, x, *rest, **_) -> int:
-    return _product((output[1], x[1]), output)
+    return _flops((output[1], x[1]), output)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def nodes_behind(tensors: Iterable[Tensor]) -> Iterator[Any]:
-    """Every node that took part in computing one of the tensors, once; those of leaves have a ``variable``."""
+    """Every node of the graph that ends in the tensors, once. The node of a leaf has it as ``variable``."""
     queue, seen = [tensor.grad_fn for tensor in tensors], set()
     while queue:
         node = queue.pop()

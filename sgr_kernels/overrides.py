@@ -1,4 +1,4 @@
-"""Functions that modes and tensor subclasses see as one (torch's ``__torch_function__`` protocol)."""
+"""Functions whose calls modes and tensor subclasses see, by torch's ``__torch_function__`` protocol."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ OWN = {
 @pytest.fixture
 def own_rules():
     """Forgets afterwards what a test has declared."""
-    known = [(names, names.copy()) for names in (tape.GATED, tape.CONSTANT, lists.SMOOTH, lists.SHAPE_ONLY)]
+    known = [(names, names.copy()) for names in (tape.RULES, tape.CONSTANT, lists.SMOOTH, lists.SHAPE_ONLY)]
     yield
     for names, before in known:
         names.clear()

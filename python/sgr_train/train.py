@@ -114,9 +114,9 @@ def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.P
         reconcile = config.method == "sgr" and index % config.sgr_every == 0
         delta_pre = None
         for k, (module, optimizer) in enumerate(zip(run.modules, run.optimizers, strict=True)):
-            hands_on = reconcile and k + 1 < len(run.modules)
+            need_delta_out = reconcile and k + 1 < len(run.modules)
             optimizer.zero_grad()
-            step = local_step(module, x, labels, delta_pre, config, hands_on)
+            step = module_step(module, x, labels, delta_pre, config, need_delta_out)
             if config.clip_grad_norm is not None:
                 nn.utils.clip_grad_norm_(module.parameters(), config.clip_grad_norm)
             optimizer.step()
@@ -131,8 +131,8 @@ def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.P
     return losses
 
 
-def local_step(
-    module: nn.Module, x: Tensor, labels: Tensor, delta_pre: Tensor | None, config: RunConfig, hands_on: bool
+def module_step(
+    module: nn.Module, x: Tensor, labels: Tensor, delta_pre: Tensor | None, config: RunConfig, need_delta_out: bool
 ) -> sk.LocalStep:
     """Gradients of one module. Without ``delta_pre`` (first module, "layerwise", "bp") there is no SGR term."""
     engine = "fused" if config.bp_free else config.engine
@@ -148,7 +148,7 @@ def local_step(
             reduction=config.reduction,
             relative_floor=config.relative_floor,
             curvature=config.curvature,
-            need_delta_out=hands_on,
+            need_delta_out=need_delta_out,
         )
     except ValueError as error:  # what an engine cannot do with these modules
         raise UsageError(f"--engine {engine}: {error}") from error

@@ -53,18 +53,19 @@ def local_step(
         weight: the paper's lambda; see :class:`sgr_kernels.SGRLoss` for its scale.
         engine: "autograd" (Algorithm 1, any twice differentiable module), "fused" (closed form: chains of linear
             layers, convolutions and ReLU, any head; no graph of the body is built), "directional" (one more ordinary
-            pass along v in place of the double backward, for float32 and float64 parameters: any module whose kinks
-            are known, see :func:`sgr_kernels.smooth`) or "auto" (fused where it applies, else directional).
+            pass in place of the double backward, for float32 and float64 parameters: any module whose kinks are known,
+            see :func:`sgr_kernels.smooth`) or "auto" (fused where it applies, else directional).
         normalize, reduction: as in :func:`sgr_kernels.sgr_loss`.
         relative_floor: fades out samples whose |delta_b| is below this fraction of the batch's rms; 0 is the paper.
         grad_scale: factor on the gradients written (and inside the backward pass): the loss scale of mixed precision,
             or 1 / accumulation steps. The results come back without it. Do not scale the loss in the head instead: a
             normalised residual does not follow.
-        radius: for the directional engine: the largest step of a sample, relative to its norm. None: from the
-            precision, the spread of the gradient norms and the depth of the module, at most 0.05 (0.02 in float16).
-        order: for the directional engine: 1, or 2 for central differences, at the cost of one more pass.
-        curvature: "exact": the gradient of Eq. 5. "none": the upstream gradient is taken for a constant (Eq. 35),
-            cheaper; only with a closed form.
+        radius: of the directional engine: the largest distance from x to the other point of the difference, relative
+            to the norm of the sample. None: from the precision, the spread of the gradient norms and the gain of the
+            module, at most 0.05 (0.02 in float16).
+        order: of the directional engine: 1, or 2 for central differences, at the cost of one more pass.
+        curvature: of the fused engine: "exact" is the gradient of Eq. 5; "none" treats the upstream gradient as
+            constant (Eq. 35), which is cheaper.
         need_delta_out: False saves a little where no module follows.
 
     Returns:
@@ -73,8 +74,8 @@ def local_step(
     Raises:
         ValueError: unknown engine, an option this engine cannot honour, a module it cannot take (the message names the
             layer or the operation), a non-scalar loss, ``delta_pre`` that does not match ``x``.
-        RuntimeError: directional engine: the module does not do the same in two passes over the same input (checked
-            at the first step of a body and a head, and wherever it takes another way).
+        RuntimeError: directional engine: two passes over the same input differ (checked at the first step of a body
+            and a head), or a pass calls other functions than the first.
     """
     if engine not in ("auto", *ENGINES):
         raise ValueError(f"engine must be one of auto, {', '.join(ENGINES)}, got {engine!r}")

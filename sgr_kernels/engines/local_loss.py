@@ -1,7 +1,7 @@
 """The local loss L at the end of a chain of blocks: its gradient, and its Hessian times a vector (hvp).
 
-Both are for the features, which are the output of the chain, (B, m) or (B, m, ...) with positions, and for the
-parameters of the head; both are multiplied by the gradient scale.
+Both are computed for the features, which are the output of the chain, (B, m) or (B, m, ...) with positions, and for the
+parameters of the head. Both are multiplied by the gradient scale.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Gradients = list[tuple[Tensor, Tensor]]  # (parameter, gradient)
 
 
 def local_loss(head: nn.Module | Callable, features: Tensor, labels, scale: float, second_order: bool) -> LocalLoss:
-    """``second_order``: whether ``hvp`` will be called."""
+    """L of ``head`` at ``features``; ``second_order``: whether ``hvp`` will be called."""
     if (
         type(head) is CrossEntropyHead
         and head.features is None
@@ -62,14 +62,14 @@ class ClosedFormLoss:
         return self._for_features(self.grad), self._for_parameters(self.grad)
 
     def hvp(self, tangent: Tensor) -> tuple[Tensor, Gradients]:
-        """The derivative of :meth:`gradient` along ``tangent``, a change of the features."""
+        """The derivative of :meth:`gradient` along ``tangent``, a change of the features of their shape."""
         pooled = average_positions(tangent).to(self.matrix.dtype)
         change = with_unit_stride(pooled @ self.matrix.T).to(self.grad.dtype)  # of the logits
         hvp = self.scale * cross_entropy_hvp(self.logits, self.labels, change)
         return self._for_features(hvp), self._for_parameters(hvp, pooled)
 
     def _for_features(self, grad: Tensor) -> Tensor:
-        """From the logits (B, K) back to the features, every position alike."""
+        """From ``grad`` for the logits, (B, K), to that for the features, the same at every position."""
         per_channel = grad.to(self.matrix.dtype) @ self.matrix
         if self.features.dim() == 2:
             return per_channel
@@ -78,7 +78,11 @@ class ClosedFormLoss:
         return spread.view(batch, channels, *[1] * len(positions)).expand_as(self.features)
 
     def _for_parameters(self, grad: Tensor, pooled_change: Tensor | None = None) -> Gradients:
-        """From the logits (B, K) to M and c; for M also from a change of what it is multiplied with."""
+        """From ``grad`` for the logits, (B, K), to those for M and c.
+
+        Args:
+            pooled_change: (B, m) change of the pooled features, for the second term of the derivative for M.
+        """
         gradients: Gradients = []
         if self.weight.requires_grad:
             of_weight = grad.T @ self.pooled.to(grad.dtype)
@@ -91,7 +95,7 @@ class ClosedFormLoss:
 
 
 class AutogradLoss:
-    """That of any head, with a graph through the head alone. Methods as those of :class:`ClosedFormLoss`."""
+    """The loss of any head, with a graph through the head alone. Methods as those of :class:`ClosedFormLoss`."""
 
     def __init__(self, head, features: Tensor, labels, scale: float, second_order: bool) -> None:
         with torch.enable_grad():

@@ -10,8 +10,8 @@ They are equal where h times the root mean square of rho_b, weighted by |delta_b
 multiplies a change of x by its gain. The truncation error then asks for an h shorter by the gain, and rounding before
 the layers with the gain for one shorter by its square root only; the power 0.75 in between was best in measurements.
 
-v_b grows as delta_b shrinks, so confident samples move much further than the others. The largest step bounds h for
-them, since far from x the difference is no derivative. In half precision h is always that bound, for rounding errors
+v_b grows as delta_b shrinks, so confident samples move much further than the others. A bound on h rho_b keeps them near
+x, since far from it the difference is no derivative. In half precision h is always that bound, for rounding errors
 are too large for any smaller one. In float16, which cannot hold gradient norms of very different sizes, a smaller bound
 was better in measurements; in float32 spreads of 1e4 need the larger one.
 """
@@ -27,7 +27,7 @@ from ..functional.direction import Direction, row_norms
 
 TYPICAL = {1: 3.0, 2: 6.0}  # weighted rms of h rho_b in units of sqrt(eps), by order; measured
 GAIN_POWER = 0.75
-LARGEST, LARGEST_IN_FLOAT16 = 0.05, 0.02  # of h rho_b
+LARGEST, LARGEST_IN_FLOAT16 = 0.05, 0.02  # bounds on h rho_b
 
 
 class StepLength(NamedTuple):
@@ -43,13 +43,13 @@ def length_along(
     radius: float | None,
     order: int,
 ) -> StepLength:
-    """h for steps along v.
+    """h for the difference along v.
 
     Args:
         start: x and dL/dx, both (B, ...).
         end: output of the module and dL/d output, both of the shape of the output; a gradient of None: gain 1.
         eps: relative spacing of numbers in the lowest precision that takes part.
-        radius: largest step of a sample relative to its norm |x_b| > 0. None: from precision, spread and gain.
+        radius: bound on h rho_b. None: from precision, spread and gain.
         order: 1 or 2.
     """
     x, delta = start

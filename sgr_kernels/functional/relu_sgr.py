@@ -62,8 +62,8 @@ def linear_relu_sgr(
         grad_output: (..., m) dL/dy.
         target: shape of ``x``, the gradient the previous module had for its output.
         output: y, where it is at hand; else it is computed.
-        curvature: "none": the upstream gradient is a constant (Eq. 35); "exact": what Algorithm 1 computes. In a
-            training step, with the forward pass, 6 and 10 B m n FLOPs.
+        curvature: "none": the upstream gradient is treated as constant (Eq. 35); "exact": what Algorithm 1 computes.
+            In a training step, with the forward pass, 6 and 10 B m n FLOPs.
         hvp: U -> C, the Hessian of L with respect to y applied to U, both of the shape of y; needed by "exact". Called
             without gradients enabled.
         normalize, reduction, floor, eps: as in :func:`sgr_kernels.sgr_loss`.
@@ -106,11 +106,8 @@ def conv2d_relu_sgr(
         grad_output: (B, m, H', W') dL/dy.
         target, output, curvature, hvp, normalize, reduction, floor, eps: as in :func:`linear_relu_sgr`.
 
-    Returns:
-        :class:`Conv2dReLUSGR` (loss, delta, grad_weight, grad_bias).
-
-    Raises:
-        TypeError, ValueError: dtypes, devices, shapes or options that do not fit.
+    Returns, raises:
+        likewise.
     """
     affine = Conv2d(*conv_geometry(x, weight, bias, stride, padding, dilation, groups))
     options = Options(normalize, reduction, floor, eps)

@@ -13,7 +13,7 @@ from ..graph import nodes_behind
 from ..overrides import overridable
 from ..torch_internals import OWN_AUTOGRAD_FUNCTIONS, announce_when_compiled, autograd_function_of
 from .lists import SHAPE_ONLY, SMOOTH, functions_called
-from .tape import CONSTANT, GATED
+from .tape import CONSTANT, RULES
 
 _OPERATORS = (type(torch.ops.aten.relu), type(torch.ops.aten.relu.default))
 _OF_TORCH = {function for functions in torch.overrides.get_overridable_functions().values() for function in functions}
@@ -82,11 +82,11 @@ def gate(function: Callable) -> Callable[[Callable], Callable]:
     def register(rule: Callable) -> Callable:
         if not callable(rule):
             raise TypeError(f"the rule of {_named(function)} must be a function of (gates, ...), got {_named(rule)}")
-        if rule in GATED:
+        if rule in RULES:
             raise ValueError(f"the rule of {_named(function)} must be a rule, got {_named(rule)}, which has one itself")
         SHAPE_ONLY.discard(announced)
         CONSTANT.discard(announced)
-        GATED[announced] = rule
+        RULES[announced] = rule
         if announced is function and not isinstance(function, _OPERATORS) and function not in _OF_TORCH:
             announce_when_compiled(function)
         return announced

@@ -44,7 +44,7 @@ class _LeakyReLU(torch.autograd.Function):
         recorded = None if gates.recording else gates.recall()
         layout = (memory_format(x) or torch.contiguous_format) if recorded is None else recorded.format
         dense = x.contiguous(memory_format=layout)
-        y, bits = _gated(dense, None if recorded is None else recorded.bits, slope, inplace and dense is x)
+        y, bits = _leaky_relu(dense, None if recorded is None else recorded.bits, slope, inplace and dense is x)
         if recorded is None:
             gates.keep(_ReluBits(bits, layout))
         if inplace:
@@ -58,10 +58,10 @@ class _LeakyReLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         (bits,) = ctx.saved_tensors
-        return _gated(grad.contiguous(memory_format=ctx.layout), bits, ctx.slope, False)[0], None, None, None
+        return _leaky_relu(grad.contiguous(memory_format=ctx.layout), bits, ctx.slope, False)[0], None, None, None
 
 
-def _gated(x: Tensor, bits: Tensor | None, slope: float, inplace: bool) -> tuple[Tensor, Tensor]:
+def _leaky_relu(x: Tensor, bits: Tensor | None, slope: float, inplace: bool) -> tuple[Tensor, Tensor]:
     """Leaky ReLU of a tensor without gaps in memory, and its gates: ``bits``, or those of x if that is None."""
     memory = x.as_strided((x.numel(),), (1,))
     if inplace:

@@ -60,13 +60,13 @@ def _norm(function: Callable) -> Callable:
 def _register() -> None:
     for name, rule in ({name: getattr(rules, name) for name in _NAMES.split()} | _SYNONYMS).items():
         for form in (name, f"__{name}__"):
-            _gate_all(form, rule)
+            _give_rule(form, rule)
         for form in (f"{name}_", f"__i{name}__"):
-            _gate_all(form, functools.partial(rule, inplace=True))
+            _give_rule(form, functools.partial(rule, inplace=True))
     for dims in (1, 2, 3):
         for name, make in (("max_pool", pooling.max_pool), ("adaptive_max_pool", pooling.adaptive_max_pool)):
-            _gate_all(f"{name}{dims}d", make(dims, give_indices=False))
-            _gate_all(f"{name}{dims}d_with_indices", make(dims, give_indices=True))
+            _give_rule(f"{name}{dims}d", make(dims, give_indices=False))
+            _give_rule(f"{name}{dims}d_with_indices", make(dims, give_indices=True))
     for function in functions_called("to", (Tensor,)) | functions_called("type", (Tensor,)):
         gate(function)(_conversion(function))
     for name in ("norm", "vector_norm", "normalize"):
@@ -80,7 +80,7 @@ def _register() -> None:
         smooth(function)
 
 
-def _gate_all(name: str, rule: Callable) -> None:
+def _give_rule(name: str, rule: Callable) -> None:
     for function in functions_called(name, (torch, Tensor, F)):
         gate(function)(rule)
 

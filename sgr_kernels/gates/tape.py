@@ -21,7 +21,7 @@ from ..torch_internals import in_compiled_graph, tree_leaves, tree_map
 from .lists import NOT_SMOOTH_PROPERTIES, SHAPE_ONLY, SMOOTH, functions_named
 
 # Functions with kinks and their rules, called as rule(gates, *args, **kwargs); see sgr_kernels.gate()
-GATED: dict[Callable, Callable] = {}
+RULES: dict[Callable, Callable] = {}
 
 # Functions whose results Algorithm 1 treats as constant
 CONSTANT = functions_named(
@@ -70,9 +70,9 @@ class Gates(TorchFunctionMode):
             return func(*args, **kwargs)
         if func in CONSTANT or not torch.is_grad_enabled():
             return self.constant(func, args, kwargs)
-        if func in GATED:
+        if func in RULES:
             self.enter(func)
-            return GATED[func](self, *args, **kwargs)
+            return RULES[func](self, *args, **kwargs)
         if func in LAYERS:
             result = LAYERS[func](*args, **kwargs)
             if self.recording:

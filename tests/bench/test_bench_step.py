@@ -47,7 +47,7 @@ def test_lazy_steps_reconcile_once_in_every(monkeypatch):
     parts, x, y = plainnet()
     calls = []
     monkeypatch.setattr(methods, "local", lambda modules, x, y, method: calls.append(method))
-    methods.lazy(parts, x, y)
+    methods.every_nth(parts, x, y)
     assert calls == ["directional", "plain local", "plain local", "plain local"]
 
 
@@ -69,11 +69,11 @@ def test_traced_algorithm1_is_algorithm1():
 
 def test_command_measures_steps_and_modules(tmp_path, capsys):
     options = ["--networks", "resnet32", "--modules", "3", "--batch", "4", "--budget", "0.1"]
-    selected = ["--methods", "BP", "directional", methods.LAZY]
+    selected = ["--methods", "BP", "directional", methods.EVERY_NTH]
     assert cli.main(["step", *options, *selected, "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "step-cpu.json").read_text())
     whole = {row["method"]: row for row in result["rows"] if row["module"] is None}
-    assert list(whole) == ["BP", "directional", methods.LAZY]
+    assert list(whole) == ["BP", "directional", methods.EVERY_NTH]
     parts = [(row["module"], row["method"]) for row in result["rows"] if row["module"] is not None]
     assert parts == [(k, name) for k in (2, 3) for name in ("plain local", "directional", "Algorithm 1")]
     for row in result["rows"]:
