@@ -4,7 +4,6 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/macros.h>
 
 #include "common/tensors.h"
 
@@ -29,13 +28,17 @@ class Device {
     return static_cast<cudaStream_t>(stream);
   }
 
-  // Memory for the kernels of the stream. Torch's allocator hands it back in stream order: the tensor may go while they
-  // still run.
-  Tensor workspace(int64_t doubles) const { return torch::stable::new_empty(like_, {doubles}, ScalarType::Double); }
+  // Memory for the kernels of the stream. Torch's allocator takes it back in stream order: kernels that still run when
+  // the device object goes have it to themselves.
+  double* workspace(int64_t doubles) {
+    memory_ = new_empty(like_, {doubles}, ScalarType::Double);
+    return mutable_data<double>(memory_);
+  }
 
  private:
   const Tensor& like_;
   torch::stable::accelerator::DeviceGuard guard_;
+  Tensor memory_;
 };
 
 }  // namespace sgr::cuda

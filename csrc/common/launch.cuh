@@ -1,19 +1,23 @@
-// Launching, and what has to be known of the device for it.
+// Launching, and what has to be known of the device for it. Errors are thrown.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 
 #include "common/reduce.cuh"
 #include "common/rows.cuh"
 
-// Leaves the function with the error of a CUDA call.
-#define SGR_CUDA_TRY(call) \
-  if (const cudaError_t error = (call); error != cudaSuccess) return error
-
 namespace sgr::cuda {
+
+inline void check(cudaError_t error) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // or the next call would meet it again
+  throw std::runtime_error(std::string("CUDA error: ") + cudaGetErrorString(error));
+}
 
 struct Launch {
   int64_t blocks;
@@ -40,25 +44,23 @@ inline cudaLaunchConfig_t launch_config(const Launch& launch, cudaLaunchAttribut
 }
 
 template <typename... Parameters, typename... Arguments>
-cudaError_t launch_kernel(void (*kernel)(Parameters...), const Launch& launch, cudaStream_t stream,
-                          const Arguments&... arguments) {
+void launch_kernel(void (*kernel)(Parameters...), const Launch& launch, cudaStream_t stream,
+                   const Arguments&... arguments) {
   cudaLaunchAttribute cluster;
   const cudaLaunchConfig_t config = launch_config(launch, &cluster, stream);
-  return cudaLaunchKernelEx(&config, kernel, arguments...);
+  check(cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 
-inline cudaError_t device_attribute(cudaDeviceAttr attribute, int* value) {
-  int device;
-  SGR_CUDA_TRY(cudaGetDevice(&device));
-  return cudaDeviceGetAttribute(value, attribute, device);
+inline int device_attribute(cudaDeviceAttr attribute) {
+  int device, value;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&value, attribute, device));
+  return value;
 }
 
-// One group of `cluster` blocks for every item while the grid allows it; kernels loop over the rest.
-inline cudaError_t grid_for(int64_t items, int cluster, int64_t* blocks) {
-  int limit;
-  SGR_CUDA_TRY(device_attribute(cudaDevAttrMaxGridDimX, &limit));
-  *blocks = std::min<int64_t>(items, limit / cluster) * cluster;
-  return cudaSuccess;
+// Blocks: one group of `cluster` for every item while the grid allows it; kernels loop over the rest.
+inline int64_t grid_for(int64_t items, int cluster = 1) {
+  return std::min<int64_t>(items, device_attribute(cudaDevAttrMaxGridDimX) / cluster) * cluster;
 }
 
 // Threads for a stretch of `length` elements: a pack each, in whole warps.

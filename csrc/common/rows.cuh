@@ -63,6 +63,7 @@ __device__ inline void store_global(T* to, const Pack<T, width>& pack) {
 // The same stretch of several rows.
 template <typename T, int width, int rows>
 struct Packs {
+  static constexpr int kWidth = width;
   Pack<T, width> row[rows];
 };
 
@@ -78,6 +79,14 @@ struct RowReader {
     return packs;
   }
 };
+
+template <typename T, int rows>
+__device__ inline RowReader<T, rows> reader_at(const RowSet<T, rows>& in, int64_t row, int64_t column) {
+  RowReader<T, rows> reader;
+#pragma unroll
+  for (int i = 0; i < rows; ++i) reader.row[i] = in[i].at(row, column);
+  return reader;
+}
 
 // `length` elements: `head` single ones, then `packs` packs, then the rest one by one.
 struct Span {

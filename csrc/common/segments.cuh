@@ -2,7 +2,6 @@
 #pragma once
 
 #include "common/launch.cuh"
-#include "common/reduce.cuh"
 
 namespace sgr::cuda {
 
@@ -10,28 +9,49 @@ constexpr int64_t kSegment = 8192;
 
 SGR_HOST_DEVICE inline int64_t segments_of(int64_t cols) { return ceil_div(cols, kSegment); }
 
-// use(row, first column, length) for the segments of all rows that fall to this block.
-template <typename Use>
-__device__ __forceinline__ void for_each_segment(int64_t rows, int64_t cols, const Use& use) {
-  const int64_t segments = segments_of(cols);
-  for (int64_t item = blockIdx.x; item < rows * segments; item += gridDim.x) {
+// use(row, first column, length, reader) for the segments of all rows that fall to this block.
+template <typename T, int count, typename Use>
+__device__ __forceinline__ void for_each_segment(const RowSet<T, count>& in, const Use& use) {
+  const int64_t cols = in.cols(), segments = segments_of(cols);
+  for (int64_t item = blockIdx.x; item < in.rows() * segments; item += gridDim.x) {
     const int64_t row = item / segments, column = item % segments * kSegment;
-    use(row, column, static_cast<int>(cols - column < kSegment ? cols - column : kSegment));
+    const int length = static_cast<int>(cols - column < kSegment ? cols - column : kSegment);
+    use(row, column, length, reader_at(in, row, column));
   }
 }
 
-// From the sums of the threads to those of the row that the segment at `column` belongs to. The block that arrives last
-// at the ticket adds the segments up, in their order; it gets true, and sums[] of the whole row in all of its threads.
-// partial: (segments, count). ticket: one number, zero before the launch. Neither is used where a row is one segment.
+// Memory of a kernel that adds up rows.
+struct RowSums {
+  unsigned* tickets;  // (1 + rows), zero before a launch: of the whole grid, then one a row
+  double* partial;    // (rows, segments, number of sums)
+
+  RowSums(double* memory, int64_t rows)
+      : tickets(reinterpret_cast<unsigned*>(memory)), partial(memory + ticket_doubles(rows)) {}
+
+  static int64_t doubles(int64_t rows, int64_t cols, int count) {
+    return ticket_doubles(rows) + rows * segments_of(cols) * count;
+  }
+  void clear_tickets(int64_t rows, cudaStream_t stream) const {
+    check(cudaMemsetAsync(tickets, 0, sizeof(unsigned) * (1 + rows), stream));
+  }
+
+ private:
+  static int64_t ticket_doubles(int64_t rows) { return rows / 2 + 1; }
+};
+
+// From the sums of the threads over a segment to those of its row. The block that arrives last at the ticket of the row
+// adds the segments up, in their order; it gets true, and sums[] of the whole row in all of its threads. Where a row is
+// one segment the memory is not used.
 template <int count>
-__device__ inline bool row_sum(double (&sums)[count], int64_t cols, int64_t column, double* partial, unsigned* ticket) {
+__device__ inline bool row_sum(double (&sums)[count], int64_t row, int64_t column, int64_t cols, const RowSums& work) {
   const int64_t segments = segments_of(cols);
   block_sum(sums);
   if (segments == 1) return true;
+  double* partial = work.partial + row * segments * count;
   if (threadIdx.x == 0) {
     for (int k = 0; k < count; ++k) partial[count * (column / kSegment) + k] = sums[k];
   }
-  if (!last_to_arrive(ticket, static_cast<unsigned>(segments))) return false;
+  if (!last_to_arrive(work.tickets + 1 + row, static_cast<unsigned>(segments))) return false;
   for (int k = 0; k < count; ++k) sums[k] = 0.0;
   for (int64_t segment = threadIdx.x; segment < segments; segment += blockDim.x)
     for (int k = 0; k < count; ++k) sums[k] += load_fresh(partial + count * segment + k);
@@ -39,13 +59,11 @@ __device__ inline bool row_sum(double (&sums)[count], int64_t cols, int64_t colu
   return true;
 }
 
-// Launches a kernel that works through the segments of rows of T. Neither rows nor cols may be 0.
-template <typename T, typename Kernel, typename... Arguments>
-cudaError_t launch_segments(Kernel kernel, int64_t rows, int64_t cols, cudaStream_t stream,
-                            const Arguments&... arguments) {
-  Launch launch{0, threads_for<T>(std::min(cols, kSegment))};
-  SGR_CUDA_TRY(grid_for(rows * segments_of(cols), 1, &launch.blocks));
-  return launch_kernel(kernel, launch, stream, arguments...);
+// Launches kernel(in, arguments...), which works through segments. Neither rows nor cols may be 0.
+template <typename Kernel, typename T, int count, typename... Arguments>
+void launch_segments(Kernel kernel, cudaStream_t stream, const RowSet<T, count>& in, const Arguments&... arguments) {
+  const Launch launch{grid_for(in.rows() * segments_of(in.cols())), threads_for<T>(std::min(in.cols(), kSegment))};
+  launch_kernel(kernel, launch, stream, in, arguments...);
 }
 
 }  // namespace sgr::cuda

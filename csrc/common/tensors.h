@@ -1,8 +1,8 @@
 // What the registered operators share: result types, data pointers, dtype dispatch, checks.
 //
-// An operator is written once, for every Device: that of cpu.h or that of cuda.cuh. A device says where tensors must be
-// and what half types are called there. The operator's cpu.cpp and cuda.cu add functions run_<operator>(device, ...),
-// which see pointers in the place of tensors.
+// The operator.h of a folder is written once, for every Device: that of cpu.h or that of cuda.cuh. A device says where
+// tensors must be and what half types are called there. The folder's cpu.cpp and kernel.cuh have the functions
+// run_<operator>(device, ...) that it calls, which see pointers in the place of tensors.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -18,8 +18,9 @@
 
 namespace sgr {
 
-using Library = torch::stable::detail::StableLibrary;
 using torch::headeronly::ScalarType;
+using torch::stable::new_empty;
+using torch::stable::new_zeros;
 using torch::stable::Tensor;
 
 // The dtype of Wide<T>.
@@ -40,6 +41,11 @@ T* mutable_data(const Tensor& tensor) {
 template <typename T>
 Rows<T> rows_of(const Tensor& tensor) {
   return {data<T>(tensor), tensor.size(0), tensor.size(1), tensor.stride(0)};
+}
+
+template <typename T, typename... Tensors>
+RowSet<T, sizeof...(Tensors)> row_set(const Tensors&... tensors) {
+  return {{rows_of<T>(tensors)...}};
 }
 
 // f(T{}) for the element type of a floating-point tensor.

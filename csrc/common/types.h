@@ -27,13 +27,23 @@ struct Rows {
   SGR_HOST_DEVICE const T* at(int64_t row, int64_t column) const { return data + row * stride + column; }
 };
 
-// Two of the same shape.
-template <typename T>
-struct RowPair {
-  Rows<T> delta, target;
+// `count` matrices of the same shape.
+template <typename T, int count>
+struct RowSet {
+  Rows<T> matrix[count];
 
-  SGR_HOST_DEVICE int64_t rows() const { return delta.rows; }
-  SGR_HOST_DEVICE int64_t cols() const { return delta.cols; }
+  SGR_HOST_DEVICE const Rows<T>& operator[](int i) const { return matrix[i]; }
+  SGR_HOST_DEVICE int64_t rows() const { return matrix[0].rows; }
+  SGR_HOST_DEVICE int64_t cols() const { return matrix[0].cols; }
+};
+
+// A number that is known at the launch or, if the pointer is not null, lies in memory of the device.
+template <typename T>
+struct Number {
+  double value;
+  const T* pointer;
+
+  SGR_HOST_DEVICE double get() const { return pointer == nullptr ? value : *pointer; }
 };
 
 }  // namespace sgr

@@ -165,36 +165,38 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
   }
 }
 
-// Memory for the losses of the rows and a ticket.
-inline int64_t cross_entropy_doubles(int64_t rows) { return rows + 1; }
+// To look at labels would wait for the device.
+template <class Device>
+void check_labels(const Device&, const int64_t*, int64_t, int64_t) {}
 
 // Launches the first kernel with several rows in a block, or the second with a block for every row if rows are long.
 template <typename T, typename Kernel, typename... Arguments>
-cudaError_t launch_teams(Kernel by_warps, Kernel by_blocks, const Logits<T>& in, cudaStream_t stream,
-                         const Arguments&... arguments) {
+void launch_teams(Kernel by_warps, Kernel by_blocks, cudaStream_t stream, const Logits<T>& in,
+                  const Arguments&... arguments) {
   constexpr int64_t short_row = 256, rows_per_block = 4;
   const bool whole_block = in.z.cols > short_row;
-  Launch launch{0, whole_block ? kMaxThreads : static_cast<int>(32 * rows_per_block)};
-  SGR_CUDA_TRY(grid_for(whole_block ? in.z.rows : ceil_div(in.z.rows, rows_per_block), 1, &launch.blocks));
-  return launch_kernel(whole_block ? by_blocks : by_warps, launch, stream, in, arguments...);
+  const Launch launch{grid_for(whole_block ? in.z.rows : ceil_div(in.z.rows, rows_per_block)),
+                      whole_block ? kMaxThreads : static_cast<int>(32 * rows_per_block)};
+  launch_kernel(whole_block ? by_blocks : by_warps, launch, stream, in, arguments...);
 }
 
-// memory: (cross_entropy_doubles(rows)). loss: one number, the mean. gradient: (rows, cols) contiguous. Neither rows
-// nor cols may be 0.
-template <typename T>
-cudaError_t launch_cross_entropy(const Logits<T>& in, double* memory, Wide<T>* loss, Wide<T>* gradient,
-                                 cudaStream_t stream) {
-  auto* ticket = reinterpret_cast<unsigned*>(memory + in.z.rows);
-  SGR_CUDA_TRY(cudaMemsetAsync(ticket, 0, sizeof(*ticket), stream));
-  return launch_teams(cross_entropy_kernel<T, false>, cross_entropy_kernel<T, true>, in, stream, memory, ticket, loss,
-                      gradient);
+// loss: one number, the mean. gradient: (rows, cols) contiguous. Neither rows nor cols may be 0.
+template <class Device, typename T>
+void run_cross_entropy(Device& device, const Rows<T>& logits, const int64_t* labels, Wide<T>* loss,
+                       Wide<T>* gradient) {
+  double* row_loss = device.workspace(logits.rows + 1);
+  auto* ticket = reinterpret_cast<unsigned*>(row_loss + logits.rows);
+  check(cudaMemsetAsync(ticket, 0, sizeof(*ticket), device.stream()));
+  launch_teams(cross_entropy_kernel<T, false>, cross_entropy_kernel<T, true>, device.stream(),
+               Logits<T>{logits, labels}, row_loss, ticket, loss, gradient);
 }
 
 // out: (rows, cols) contiguous. Neither rows nor cols may be 0.
-template <typename T>
-cudaError_t launch_cross_entropy_hvp(const Logits<T>& in, const Rows<Wide<T>>& tangent, Wide<T>* out,
-                                     cudaStream_t stream) {
-  return launch_teams(cross_entropy_hvp_kernel<T, false>, cross_entropy_hvp_kernel<T, true>, in, stream, tangent, out);
+template <class Device, typename T>
+void run_cross_entropy_hvp(Device& device, const Rows<T>& logits, const int64_t* labels, const Rows<Wide<T>>& tangent,
+                           Wide<T>* out) {
+  launch_teams(cross_entropy_hvp_kernel<T, false>, cross_entropy_hvp_kernel<T, true>, device.stream(),
+               Logits<T>{logits, labels}, tangent, out);
 }
 
 }  // namespace sgr::cuda

@@ -1,20 +1,11 @@
 // The operators of recorded gates on CUDA.
 #include "common/cuda.cuh"
-#include "gate_bits/gate_bits.h"
 #include "gate_bits/kernel.cuh"
+#include "gate_bits/operator.h"
 
-namespace sgr::cuda {
-
-template <typename T>
-void run_record_relu(const Device& device, const T* x, int64_t n, double slope, T* y, uint8_t* bits) {
-  STD_CUDA_CHECK(launch_record_relu(Gated<T>(x, y, n, slope), bits, device.stream()));
+STABLE_TORCH_LIBRARY_IMPL(sgr, CUDA, m) {
+  m.impl("record_relu", TORCH_BOX(&sgr::record_relu<sgr::cuda::Device>));
+  m.impl("record_relu_", TORCH_BOX(&sgr::record_relu_<sgr::cuda::Device>));
+  m.impl("replay_relu", TORCH_BOX(&sgr::replay_relu<sgr::cuda::Device>));
+  m.impl("replay_relu_", TORCH_BOX(&sgr::replay_relu_<sgr::cuda::Device>));
 }
-
-template <typename T>
-void run_replay_relu(const Device& device, const T* x, const uint8_t* bits, int64_t n, double slope, T* y) {
-  STD_CUDA_CHECK(launch_replay_relu(Gated<T>(x, y, n, slope), bits, device.stream()));
-}
-
-}  // namespace sgr::cuda
-
-STABLE_TORCH_LIBRARY_IMPL(sgr, CUDA, m) { sgr::GateBits<sgr::cuda::Device>::implement(m); }

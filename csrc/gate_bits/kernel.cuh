@@ -133,32 +133,25 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks) replay_relu_kernel(Ga
   });
 }
 
-template <typename T>
-bool in_packs(const Gated<T>& in) {
-  return (reinterpret_cast<uintptr_t>(in.x) | reinterpret_cast<uintptr_t>(in.y)) % 16 == 0;
-}
-
+// Launches the first kernel where packs are aligned, else the second, which takes single elements.
 template <typename T, typename Bits>
-cudaError_t launch_gated(void (*kernel)(Gated<T>, Bits*), int width, const Gated<T>& in, Bits* bits,
-                         cudaStream_t stream) {
-  if (in.n == 0) return cudaSuccess;
-  const int64_t turn = kPacksInFlight * width * kMaxThreads;
-  Launch launch{0, kMaxThreads, 0};
-  SGR_CUDA_TRY(grid_for((in.n + turn - 1) / turn, 1, &launch.blocks));
-  return launch_kernel(kernel, launch, stream, in, bits);
+void launch_gated(void (*by_packs)(Gated<T>, Bits*), void (*one_by_one)(Gated<T>, Bits*), const Gated<T>& in,
+                  Bits* bits, cudaStream_t stream) {
+  if (in.n == 0) return;
+  const bool aligned = (reinterpret_cast<uintptr_t>(in.x) | reinterpret_cast<uintptr_t>(in.y)) % 16 == 0;
+  const int64_t turn = kPacksInFlight * (aligned ? kPack<T> : 1) * kMaxThreads;
+  launch_kernel(aligned ? by_packs : one_by_one, {grid_for(ceil_div(in.n, turn)), kMaxThreads, 0}, stream, in, bits);
 }
 
 // bits: ((n + 7) / 8).
-template <typename T>
-cudaError_t launch_record_relu(const Gated<T>& in, uint8_t* bits, cudaStream_t stream) {
-  return in_packs(in) ? launch_gated(record_relu_kernel<T, kPack<T>>, kPack<T>, in, bits, stream)
-                      : launch_gated(record_relu_kernel<T, 1>, 1, in, bits, stream);
+template <class Device, typename T>
+void run_record_relu(Device& device, const T* x, int64_t n, double slope, T* y, uint8_t* bits) {
+  launch_gated(record_relu_kernel<T, kPack<T>>, record_relu_kernel<T, 1>, {x, y, n, slope}, bits, device.stream());
 }
 
-template <typename T>
-cudaError_t launch_replay_relu(const Gated<T>& in, const uint8_t* bits, cudaStream_t stream) {
-  return in_packs(in) ? launch_gated(replay_relu_kernel<T, kPack<T>>, kPack<T>, in, bits, stream)
-                      : launch_gated(replay_relu_kernel<T, 1>, 1, in, bits, stream);
+template <class Device, typename T>
+void run_replay_relu(Device& device, const T* x, const uint8_t* bits, int64_t n, double slope, T* y) {
+  launch_gated(replay_relu_kernel<T, kPack<T>>, replay_relu_kernel<T, 1>, {x, y, n, slope}, bits, device.stream());
 }
 
 }  // namespace sgr::cuda

@@ -2,11 +2,38 @@
 #include <algorithm>
 #include <vector>
 
+#include "common/clones.h"
 #include "common/cpu.h"
-#include "relu_backward/kernel.h"
-#include "relu_backward/relu_backward.h"
+#include "relu_backward/operator.h"
 
 namespace sgr::cpu {
+
+// Asks for closed gates: NaN passes, and shows. A mask, because compilers vectorise that and not a choice. Returns what
+// it stores.
+template <typename T>
+SGR_ALWAYS_INLINE double mask(const T& grad, const T& output, T* out) {
+  using Bits = decltype(to_bits(grad));
+  const Bits open = to_float(output) <= 0 ? Bits{0} : static_cast<Bits>(~Bits{0});
+  from_bits(static_cast<Bits>(to_bits(grad) & open), out);
+  return to_float(*out);
+}
+
+// out = grad where output > 0, else 0. Adds out to the sums of its columns. All (n).
+template <typename T>
+SGR_CLONES void mask_columns(const T* __restrict grad, const T* __restrict output, int64_t n, T* __restrict out,
+                             double* __restrict sums) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) sums[i] += mask(grad[i], output[i], out + i);
+}
+
+// The same without sums of columns; returns the sum of out.
+template <typename T>
+SGR_CLONES double mask_slice(const T* __restrict grad, const T* __restrict output, int64_t n, T* __restrict out) {
+  double sum = 0.0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) sum += mask(grad[i], output[i], out + i);
+  return sum;
+}
 
 // Blocks depend on the shape alone: sums do not depend on the number of threads. There are few, because each has a sum
 // for every one of its channels.
@@ -65,4 +92,4 @@ void run_relu_backward(const Device&, const T* grad, const T* output, int64_t ro
 
 }  // namespace sgr::cpu
 
-STABLE_TORCH_LIBRARY_IMPL(sgr, CPU, m) { sgr::ReluBackward<sgr::cpu::Device>::implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(sgr, CPU, m) { m.impl("relu_backward", TORCH_BOX(&sgr::relu_backward<sgr::cpu::Device>)); }

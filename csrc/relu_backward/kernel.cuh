@@ -32,7 +32,6 @@ struct ReluPlan {
   int64_t sums;      // partial sums of a channel
 
   SGR_HOST_DEVICE int across() const { return 1 << log_across; }
-  int64_t doubles(int64_t channels) const { return channels * sums; }
 };
 
 // add(k, value) for every element of the result.
@@ -167,32 +166,35 @@ ReluPlan plan_relu_backward(const ReluTensors<T>& in, bool with_sums) {
 }
 
 template <typename T>
-cudaError_t launch_columns(const ReluTensors<T>& in, const ReluPlan& plan, double* partial, cudaStream_t stream) {
-  Launch launch{0, kMaxThreads, sizeof(Scratch) + sizeof(double) * kMaxThreads * plan.width};
-  SGR_CUDA_TRY(grid_for(ceil_div(in.columns(), plan.across() * plan.width) * plan.parts, 1, &launch.blocks));
+void launch_columns(const ReluTensors<T>& in, const ReluPlan& plan, double* partial, cudaStream_t stream) {
+  const int64_t groups = ceil_div(in.columns(), plan.across() * plan.width);
+  const size_t slots = sizeof(double) * kMaxThreads * plan.width;
   const auto kernel = plan.width == 1 ? relu_backward_columns_kernel<T, 1> : relu_backward_columns_kernel<T, kPack<T>>;
-  return launch_kernel(kernel, launch, stream, in, plan, partial);
+  const Launch launch{grid_for(groups * plan.parts), kMaxThreads, sizeof(Scratch) + slots};
+  launch_kernel(kernel, launch, stream, in, plan, partial);
 }
 
 template <typename T>
-cudaError_t launch_slices(ReluTensors<T> in, const ReluPlan& plan, double* partial, cudaStream_t stream) {
+void launch_slices(ReluTensors<T> in, const ReluPlan& plan, double* partial, cudaStream_t stream) {
   if (partial == nullptr || in.channels == 1) in = {in.grad, in.output, in.masked, 1, 1, in.rows * in.columns()};
-  Launch launch{0, threads_for<T>(std::min(in.size, kSegment) / 2)};  // two packs for each: a batch of sweep_packs
-  SGR_CUDA_TRY(grid_for(in.channels * plan.parts, 1, &launch.blocks));
+  const int threads = threads_for<T>(std::min(in.size, kSegment) / 2);  // two packs for each: a batch of sweep_packs
   const auto kernel = partial == nullptr ? relu_backward_slices_kernel<T, false> : relu_backward_slices_kernel<T, true>;
-  return launch_kernel(kernel, launch, stream, in, plan, partial);
+  launch_kernel(kernel, {grid_for(in.channels * plan.parts), threads}, stream, in, plan, partial);
 }
 
-// partial: (plan.doubles(channels)). sums: (channels). Both are null if sums are not wanted.
-template <typename T>
-cudaError_t launch_relu_backward(const ReluTensors<T>& in, const ReluPlan& plan, double* partial, Wide<T>* sums,
-                                 cudaStream_t stream) {
-  if (sums == nullptr) return launch_slices(in, plan, nullptr, stream);
-  SGR_CUDA_TRY(plan.by_columns ? launch_columns(in, plan, partial, stream) : launch_slices(in, plan, partial, stream));
-  constexpr int64_t warp = 32;
-  Launch launch{0, static_cast<int>(std::min<int64_t>(ceil_div(plan.sums, warp) * warp, kMaxThreads))};
-  SGR_CUDA_TRY(grid_for(in.channels, 1, &launch.blocks));
-  return launch_kernel(relu_backward_sums_kernel<Wide<T>>, launch, stream, partial, in.channels, plan.sums, sums);
+// grad, output, masked: (rows, channels, size) contiguous. sums: (channels), or null if they are not wanted.
+template <class Device, typename T>
+void run_relu_backward(Device& device, const T* grad, const T* output, int64_t rows, int64_t channels, int64_t size,
+                       T* masked, Wide<T>* sums) {
+  const ReluTensors<T> in{grad, output, masked, rows, channels, size};
+  const ReluPlan plan = plan_relu_backward(in, sums != nullptr);
+  if (sums == nullptr) return launch_slices(in, plan, nullptr, device.stream());
+  double* partial = device.workspace(channels * plan.sums);
+  plan.by_columns ? launch_columns(in, plan, partial, device.stream())
+                  : launch_slices(in, plan, partial, device.stream());
+  const int threads = static_cast<int>(std::min<int64_t>(ceil_div(plan.sums, 32) * 32, kMaxThreads));
+  launch_kernel(relu_backward_sums_kernel<Wide<T>>, {grid_for(channels), threads}, device.stream(), partial, channels,
+                plan.sums, sums);
 }
 
 }  // namespace sgr::cuda

@@ -1,28 +1,94 @@
-// sgr_loss and sgr_loss_backward on the CPU.
-#include "common/cpu.h"
-#include "sgr_loss/sgr_loss.h"
-#include "sgr_loss/sweeps.h"
+// sgr_loss, sgr_loss_backward and sgr_residual on the CPU.
+#include "sgr_loss/operator.h"
+#include "sgr_shift/kernel.h"
 
 namespace sgr::cpu {
 
+// sum d^2, sum g^2 and sum d g, accumulated in double. d, g: (n).
 template <typename T>
-void run_sgr_loss(const Device&, const RowPair<T>& in, const Options& options, double* coef, Wide<T>* loss) {
-  const int64_t batch = in.rows();
-  const auto rows = row_coefficients(in, 0, batch, options);
+SGR_CLONES std::array<double, 3> stretch_sums(const T* __restrict d, const T* __restrict g, int64_t n) {
+  double dd = 0.0, gg = 0.0, dg = 0.0;
+#pragma omp simd reduction(+ : dd, gg, dg)
+  for (int64_t i = 0; i < n; ++i) {
+    const double x = to_float(d[i]), y = to_float(g[i]);
+    dd += x * x;
+    gg += y * y;
+    dg += x * y;
+  }
+  return {dd, gg, dg};
+}
+
+// sum (d_scale d - g_scale g)^2. d, g: (n).
+template <typename T>
+SGR_CLONES double stretch_distance(const T* __restrict d, const T* __restrict g, int64_t n, double d_scale,
+                                   double g_scale) {
   double sum = 0.0;
-  for (int64_t b = 0; b < batch; ++b) {
-    coef[b] = rows[b].alpha, coef[batch + b] = rows[b].beta, coef[2 * batch + b] = rows[b].alpha_target;
-    sum += rows[b].loss;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) {
+    const double difference = d_scale * to_float(d[i]) - g_scale * to_float(g[i]);
+    sum += difference * difference;
+  }
+  return sum;
+}
+
+// alpha, beta and alpha_target of the rows [first, last). Adds their losses to *loss. coef: (3, last - first).
+template <typename T>
+void row_coefficients(const RowSet<T, 2>& in, int64_t first, int64_t last, const Options& options, double* coef,
+                      double* loss) {
+  const int64_t rows = last - first;
+  constexpr bool exact_distance = std::is_same_v<T, double>;  // 1 - c from float64 sums would lose digits
+  std::vector<double> sums(rows * 3);
+  if (options.normalize || options.floor.get() > 0.0) {
+    sums = row_totals<T, 3>(first, last, in.cols(), [&](int64_t b, int64_t column, int64_t length) {
+      return stretch_sums(in[0].at(b, column), in[1].at(b, column), length);
+    });
+  }
+  const bool half_distance = options.normalize && exact_distance;
+  if (half_distance || !options.normalize) {
+    const auto distance = row_totals<T, 1>(first, last, in.cols(), [&](int64_t b, int64_t column, int64_t length) {
+      const double* s = &sums[(b - first) * 3];
+      const double d_scale = half_distance ? 1.0 / std::sqrt(s[0]) : 1.0;
+      const double g_scale = half_distance ? 1.0 / std::sqrt(s[1]) : 1.0;
+      return std::array{stretch_distance(in[0].at(b, column), in[1].at(b, column), length, d_scale, g_scale)};
+    });
+    for (int64_t b = 0; b < rows; ++b) sums[b * 3 + 2] = half_distance ? 0.5 * distance[b] : distance[b];
+  }
+  for (int64_t b = 0; b < rows; ++b) {
+    const double* s = &sums[b * 3];
+    const RowCoef row = finish_row(s[0], s[1], s[2], options.normalize, half_distance, options);
+    coef[b] = row.alpha;
+    coef[rows + b] = row.beta;
+    coef[2 * rows + b] = row.alpha_target;
+    *loss += row.loss;
+  }
+}
+
+template <typename T>
+void run_sgr_loss(const Device&, const RowSet<T, 2>& in, const Options& options, double* coef, Wide<T>* loss) {
+  double sum = 0.0;
+  row_coefficients(in, 0, in.rows(), options, coef, &sum);
+  *loss = static_cast<Wide<T>>(sum);
+}
+
+// Block by block, so that the second sweep finds the rows in the cache.
+template <typename T>
+void run_sgr_residual(const Device&, const RowSet<T, 2>& in, const Options& options, Wide<T>* loss, Wide<T>* v) {
+  constexpr int64_t cache_block = 262144;  // elements
+  const int64_t block = std::clamp<int64_t>(cache_block / in.cols(), 1, in.rows());
+  std::vector<double> coef(3 * block);
+  double sum = 0.0;
+  for (int64_t first = 0; first < in.rows(); first += block) {
+    const int64_t last = std::min(in.rows(), first + block);
+    row_coefficients(in, first, last, options, coef.data(), &sum);
+    combine(in, first, last, coef.data(), coef.data() + (last - first), 1.0, v);
   }
   *loss = static_cast<Wide<T>>(sum);
 }
 
-template <typename T>
-void run_sgr_loss_backward(const Device&, const RowPair<T>& in, const double* alpha, const double* beta,
-                           const Wide<T>* scale, T* out) {
-  combine(in, 0, in.rows(), scaled_coefficients(alpha, beta, *scale), out);
-}
-
 }  // namespace sgr::cpu
 
-STABLE_TORCH_LIBRARY_IMPL(sgr, CPU, m) { sgr::SgrLoss<sgr::cpu::Device>::implement(m); }
+STABLE_TORCH_LIBRARY_IMPL(sgr, CPU, m) {
+  m.impl("sgr_loss", TORCH_BOX(&sgr::sgr_loss<sgr::cpu::Device>));
+  m.impl("sgr_loss_backward", TORCH_BOX(&sgr::sgr_loss_backward<sgr::cpu::Device>));
+  m.impl("sgr_residual", TORCH_BOX(&sgr::sgr_residual<sgr::cpu::Device>));
+}

@@ -1,39 +1,69 @@
-// The loss with its coefficients, and the gradient that they make. The loss reads both inputs once (float64 with
-// normalize: twice), the gradient once, and writes once.
+// The loss with its coefficients. Reads both inputs once (float64 with normalize: twice).
 //
-// Rows are cut into segments, one block each. The block of the loss that arrives last at the ticket of its row adds the
-// segments up and finishes the row, and the last of all adds up the losses of the rows: one launch, where separate
-// kernels for these few numbers would cost as much as the sweep itself on small batches. Sums run over segments and
-// rows in order, whoever comes last.
+// Rows are cut into segments, one block each. The block that arrives last at the ticket of its row adds the segments up
+// and finishes the row, and the last of all adds up the losses of the rows: one launch, where separate kernels for
+// these few numbers would cost as much as the sweep itself on small batches. Sums run over segments and rows in order,
+// whoever comes last.
 #pragma once
 
+#include <cmath>
+
 #include "common/segments.cuh"
-#include "common/sums.cuh"
+#include "sgr_loss/row_math.h"
 
 namespace sgr::cuda {
 
+// What a sweep over a row adds up: dd = sum delta^2, gg = sum target^2 and a third sum.
+enum class Sums {
+  kProducts,      // dd, gg, sum delta target
+  kNorms,         // dd, gg, 0
+  kUnitDistance,  // 0, 0, sum (delta / |delta| - target / |target|)^2
+  kDistance       // dd, 0, sum (delta - target)^2
+};
+
+// The first (or only) sweep. 1 - c from sums of products has an absolute error of 1e-16: nothing for a float32 loss,
+// but float64 loses digits where rows are near-parallel, and so takes norms first and the distance of unit rows after.
+template <typename T, bool normalize>
+constexpr Sums kFirstSums = !normalize                  ? Sums::kDistance
+                            : std::is_same_v<T, double> ? Sums::kNorms
+                                                        : Sums::kProducts;
+
+// The rows are delta and target.
+template <Sums kind, typename T, int width>
+__device__ inline void add_pair(const Packs<T, width, 2>& pair, double d_scale, double g_scale, double (&sums)[3]) {
+#pragma unroll
+  for (int k = 0; k < width; ++k) {
+    const double d = to_double(pair.row[0].value[k]), g = to_double(pair.row[1].value[k]);
+    if constexpr (kind != Sums::kUnitDistance) sums[0] += d * d;
+    if constexpr (kind == Sums::kProducts || kind == Sums::kNorms) sums[1] += g * g;
+    if constexpr (kind == Sums::kProducts) sums[2] += d * g;
+    if constexpr (kind == Sums::kDistance) sums[2] += (d - g) * (d - g);
+    if constexpr (kind == Sums::kUnitDistance) {
+      const double difference = d_scale * d - g_scale * g;
+      sums[2] += difference * difference;
+    }
+  }
+}
+
+// sums[2] is the third sum of the last sweep.
+template <typename T, bool normalize>
+__device__ inline RowCoef finish_row(const double (&sums)[3], const Options& options) {
+  constexpr bool half_distance = kFirstSums<T, normalize> == Sums::kNorms;
+  return sgr::finish_row(sums[0], sums[1], half_distance ? 0.5 * sums[2] : sums[2], normalize, half_distance, options);
+}
+
 // Memory the kernels need besides inputs and outputs.
 struct Workspace {
-  unsigned* tickets;  // (1 + rows): of the whole grid, then one a row; zero before a launch
-  double* row_loss;   // (rows)
-  double* norms;      // (rows, 2): dd, gg
-  double* partial;    // (rows, segments, 3)
-  double* coef;       // (3, rows)
-
-  static int64_t doubles(int64_t rows, int64_t cols) {
-    return ticket_doubles(rows) + rows * (6 + 3 * segments_of(cols));
-  }
-  static int64_t ticket_doubles(int64_t rows) { return rows / 2 + 1; }
-  static size_t ticket_bytes(int64_t rows) { return sizeof(unsigned) * (rows + 1); }
+  double* row_loss;  // (rows)
+  double* norms;     // (rows, 2): dd, gg
+  double* coef;      // (3, rows)
+  RowSums sums;
 
   // memory: (doubles(rows, cols))
-  Workspace(double* memory, int64_t rows) {
-    tickets = reinterpret_cast<unsigned*>(memory);
-    row_loss = memory + ticket_doubles(rows);
-    norms = row_loss + rows;
-    coef = norms + 2 * rows;
-    partial = coef + 3 * rows;
-  }
+  Workspace(double* memory, int64_t rows)
+      : row_loss(memory), norms(memory + rows), coef(memory + 3 * rows), sums(memory + 6 * rows, rows) {}
+
+  static int64_t doubles(int64_t rows, int64_t cols) { return 6 * rows + RowSums::doubles(rows, cols, 3); }
 };
 
 // coef: (3, rows).
@@ -59,10 +89,8 @@ __device__ inline void write_row(int64_t row, int64_t rows, double (&sums)[3], c
 // coef: (3, rows). loss: one number.
 template <Sums kind, typename T, bool normalize>
 __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
-    sgr_loss_kernel(RowPair<T> in, Options options, Workspace work, double* coef, Wide<T>* loss) {
-  const int64_t segments = segments_of(in.cols());
-  for_each_segment(in.rows(), in.cols(), [&](int64_t row, int64_t column, int length) {
-    const RowReader<T, 2> reader{{in.delta.at(row, column), in.target.at(row, column)}};
+    sgr_loss_kernel(RowSet<T, 2> in, Options options, Workspace work, double* coef, Wide<T>* loss) {
+  for_each_segment(in, [&](int64_t row, int64_t column, int length, const auto& reader) {
     double d_scale = 1.0, g_scale = 1.0, sums[3] = {0.0, 0.0, 0.0};
     if constexpr (kind == Sums::kUnitDistance) {
       d_scale = 1.0 / sqrt(work.norms[2 * row]);
@@ -70,54 +98,29 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     }
     sweep<T>(align(length, reader), reader,
              [&](int, const auto& pair) { add_pair<kind>(pair, d_scale, g_scale, sums); });
-    if (!row_sum(sums, in.cols(), column, work.partial + 3 * segments * row, work.tickets + 1 + row)) return;
+    if (!row_sum(sums, row, column, in.cols(), work.sums)) return;
     if (threadIdx.x == 0) write_row<kind, T, normalize>(row, in.rows(), sums, options, work, coef);
   });
-  if constexpr (kind != Sums::kNorms) sum_row_losses(work.row_loss, in.rows(), work.tickets, gridDim.x, loss);
-}
-
-template <Sums kind, bool normalize, typename T>
-cudaError_t launch_sgr_loss_sweep(const RowPair<T>& in, const Options& options, const Workspace& work, double* coef,
-                                  Wide<T>* loss, cudaStream_t stream) {
-  SGR_CUDA_TRY(cudaMemsetAsync(work.tickets, 0, Workspace::ticket_bytes(in.rows()), stream));
-  return launch_segments<T>(sgr_loss_kernel<kind, T, normalize>, in.rows(), in.cols(), stream, in, options, work, coef,
-                            loss);
+  if constexpr (kind != Sums::kNorms) sum_row_losses(work.row_loss, in.rows(), work.sums.tickets, gridDim.x, loss);
 }
 
 // coef: (3, rows), see row_math.h. loss: one number. Neither rows nor cols may be 0.
 template <typename T>
-cudaError_t launch_sgr_loss(const RowPair<T>& in, const Options& options, const Workspace& work, double* coef,
-                            Wide<T>* loss, cudaStream_t stream) {
-  if (!options.normalize) return launch_sgr_loss_sweep<Sums::kDistance, false>(in, options, work, coef, loss, stream);
-  constexpr Sums first = kFirstSums<T, true>;
-  SGR_CUDA_TRY((launch_sgr_loss_sweep<first, true>(in, options, work, coef, loss, stream)));
-  if constexpr (first == Sums::kNorms)
-    SGR_CUDA_TRY((launch_sgr_loss_sweep<Sums::kUnitDistance, true>(in, options, work, coef, loss, stream)));
-  return cudaSuccess;
+void launch_sgr_loss(const RowSet<T, 2>& in, const Options& options, const Workspace& work, double* coef,
+                     Wide<T>* loss, cudaStream_t stream) {
+  const auto launch = [&](auto kernel) {
+    work.sums.clear_tickets(in.rows(), stream);
+    launch_segments(kernel, stream, in, options, work, coef, loss);
+  };
+  if (!options.normalize) return launch(sgr_loss_kernel<Sums::kDistance, T, false>);
+  launch(sgr_loss_kernel<kFirstSums<T, true>, T, true>);
+  if constexpr (kFirstSums<T, true> == Sums::kNorms) launch(sgr_loss_kernel<Sums::kUnitDistance, T, true>);
 }
 
-// alpha, beta: (rows). scale: one number, or null for 1. out: (rows, cols) contiguous.
-template <typename T, typename Out>
-__global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
-    sgr_loss_backward_kernel(RowPair<T> in, const double* alpha, const double* beta, const Wide<T>* scale, Out* out) {
-  const double factor = scale == nullptr ? 1.0 : *scale;
-  for_each_segment(in.rows(), in.cols(), [&](int64_t row, int64_t column, int length) {
-    const RowReader<T, 2> reader{{in.delta.at(row, column), in.target.at(row, column)}};
-    Out* to = out + row * in.cols() + column;
-    const bool dead = alpha[row] == 0.0 && beta[row] == 0.0;
-    const double a = factor * alpha[row], b = factor * beta[row];
-    sweep<T>(align(length, reader, to), reader,
-             [&](int offset, const auto& pair) { store_global(to + offset, combine_pair<Out>(pair, a, b, dead)); });
-  });
-}
-
-// alpha, beta: (rows). scale: one number on the device, or null for 1. out: (rows, cols) contiguous. Neither rows nor
-// cols may be 0.
-template <typename T, typename Out>
-cudaError_t launch_sgr_loss_backward(const RowPair<T>& in, const double* alpha, const double* beta,
-                                     const Wide<T>* scale, Out* out, cudaStream_t stream) {
-  const auto kernel = sgr_loss_backward_kernel<T, Out>;
-  return launch_segments<T>(kernel, in.rows(), in.cols(), stream, in, alpha, beta, scale, out);
+template <class Device, typename T>
+void run_sgr_loss(Device& device, const RowSet<T, 2>& in, const Options& options, double* coef, Wide<T>* loss) {
+  const Workspace work(device.workspace(Workspace::doubles(in.rows(), in.cols())), in.rows());
+  launch_sgr_loss(in, options, work, coef, loss, device.stream());
 }
 
 }  // namespace sgr::cuda

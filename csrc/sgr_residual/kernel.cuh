@@ -1,11 +1,15 @@
+// The CUDA kernel of sgr_residual; the CPU has it in sgr_loss/cpu.cpp, and both are registered beside sgr_loss, whose
+// kernels rows take that do not fit here.
+//
 // Loss and v in one kernel that reads the inputs once: a row stays on chip, in the shared memory of one block or of a
-// cluster of blocks. Rows that do not fit take the kernels of sgr_loss.
+// cluster of blocks.
 //
 // Within a row, each thread reads back only what it put into shared memory itself; blocks and threads exchange nothing
 // but sums.
 #pragma once
 
 #include "sgr_loss/kernel.cuh"
+#include "sgr_shift/kernel.cuh"
 
 namespace sgr::cuda {
 
@@ -55,7 +59,7 @@ struct RowCache {
 // contiguous.
 template <typename T, bool normalize>
 __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
-    sgr_residual_kernel(RowPair<T> in, Options options, Workspace work, int parts, int slice, Wide<T>* loss,
+    sgr_residual_kernel(RowSet<T, 2> in, Options options, Workspace work, int parts, int slice, Wide<T>* loss,
                         Wide<T>* v) {
   constexpr Sums first = kFirstSums<T, normalize>;
   const int part = static_cast<int>(blockIdx.x % parts);
@@ -63,7 +67,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
   const int64_t left = in.cols() > begin ? in.cols() - begin : 0;
   const int length = static_cast<int>(left < slice ? left : slice);
   for (int64_t row = blockIdx.x / parts; row < in.rows(); row += gridDim.x / parts) {
-    const RowReader<T, 2> reader{{in.delta.at(row, begin), in.target.at(row, begin)}};
+    const auto reader = reader_at(in, row, begin);
     Wide<T>* to = v + row * in.cols() + begin;
     const Span span = align(length, reader, to);
     const RowCache<T> cache(span, slice);
@@ -87,11 +91,11 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     if (part == 0 && threadIdx.x == 0) work.row_loss[row] = coef.loss;
     const bool dead = coef.alpha == 0.0 && coef.beta == 0.0;
     sweep<T>(span, cache, [&](int offset, const auto& pair) {
-      store_global(to + offset, combine_pair<Wide<T>>(pair, coef.alpha, coef.beta, dead));
+      store_global(to + offset, combine_pack<Wide<T>>(pair, coef.alpha, coef.beta, dead));
     });
     __syncthreads();  // the next row may be dealt out to the threads differently
   }
-  if (part == 0) sum_row_losses(work.row_loss, in.rows(), work.tickets, gridDim.x / parts, loss);
+  if (part == 0) sum_row_losses(work.row_loss, in.rows(), work.sums.tickets, gridDim.x / parts, loss);
 }
 
 // How a row is spread over blocks; parts = 0: it does not fit on chip.
@@ -111,81 +115,68 @@ OnChip spread_row(int64_t cols, int parts) {
 // Can clusters of this shape run here? The device must know clusters, the code must have been compiled for such devices
 // (an older build can run on a newer device), and enough neighbouring processors must be free of other partitions.
 template <typename Kernel>
-cudaError_t cluster_fits(Kernel kernel, const Launch& launch, bool* fits) {
-  *fits = false;
-  int supported;
-  SGR_CUDA_TRY(device_attribute(cudaDevAttrClusterLaunch, &supported));
+bool cluster_fits(Kernel kernel, const Launch& launch) {
   cudaFuncAttributes attributes;
-  SGR_CUDA_TRY(cudaFuncGetAttributes(&attributes, kernel));
-  if (!supported || attributes.ptxVersion < 90) return cudaSuccess;
+  check(cudaFuncGetAttributes(&attributes, kernel));
+  if (!device_attribute(cudaDevAttrClusterLaunch) || attributes.ptxVersion < 90) return false;
   cudaLaunchAttribute cluster;
   const cudaLaunchConfig_t config = launch_config(launch, &cluster, nullptr);
   int clusters = 0;
   const cudaError_t refused = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
   if (refused != cudaSuccess) cudaGetLastError();  // an answer too: sizes above 8 need not be known to the device
-  *fits = refused == cudaSuccess && clusters > 0;
-  return cudaSuccess;
+  return refused == cudaSuccess && clusters > 0;
 }
 
 // Lifts the kernel's limits to those of the device. They belong to the kernel and not to a launch, so all threads of
 // the process that launch it must set the same.
 template <typename Kernel>
-cudaError_t lift_limits(Kernel kernel, int shared_bytes, int parts) {
-  SGR_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
-  if (parts > 8) SGR_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
-  return cudaSuccess;
+void lift_limits(Kernel kernel, int shared_bytes, int parts) {
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+  if (parts > 8) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
 }
 
 // The smallest cluster that leaves room for three blocks on a processor, so that one row is read while another is
 // written; else for two, else for one. Clusters of 16 run on some devices only and come last.
 template <typename T, typename Kernel>
-cudaError_t plan_on_chip(Kernel kernel, const RowPair<T>& in, OnChip* plan) {
-  int per_processor, reserved, per_block;
-  SGR_CUDA_TRY(device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor, &per_processor));
-  SGR_CUDA_TRY(device_attribute(cudaDevAttrReservedSharedMemoryPerBlock, &reserved));
-  SGR_CUDA_TRY(device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, &per_block));
+OnChip plan_on_chip(Kernel kernel, int64_t cols) {
+  const int per_processor = device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
+  const int reserved = device_attribute(cudaDevAttrReservedSharedMemoryPerBlock);
+  const int per_block = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
   struct Choice {
     int blocks_per_processor, parts;
   };
   constexpr Choice choices[] = {{3, 1}, {3, 2}, {3, 4}, {3, 8}, {2, 1}, {2, 2}, {2, 4}, {2, 8},
                                 {1, 1}, {1, 2}, {1, 4}, {1, 8}, {1, 16}};
   for (const auto& choice : choices) {
-    *plan = spread_row<T>(in.cols(), choice.parts);
+    const OnChip plan = spread_row<T>(cols, choice.parts);
     const int64_t budget = std::min(per_processor / choice.blocks_per_processor - reserved, per_block);
-    if (static_cast<int64_t>(plan->shared_bytes) > budget) continue;
-    SGR_CUDA_TRY(lift_limits(kernel, per_block, choice.parts));
-    if (choice.parts == 1) return cudaSuccess;
-    bool fits;
-    const Launch launch{choice.parts, threads_for<T>(plan->slice), plan->shared_bytes, choice.parts};
-    SGR_CUDA_TRY(cluster_fits(kernel, launch, &fits));
-    if (fits) return cudaSuccess;
+    if (static_cast<int64_t>(plan.shared_bytes) > budget) continue;
+    lift_limits(kernel, per_block, choice.parts);
+    const Launch launch{choice.parts, threads_for<T>(plan.slice), plan.shared_bytes, choice.parts};
+    if (choice.parts == 1 || cluster_fits(kernel, launch)) return plan;
   }
-  plan->parts = 0;
-  return cudaSuccess;
+  return {0, 0, 0};
 }
 
-template <typename T, bool normalize>
-cudaError_t launch_sgr_residual_as(const RowPair<T>& in, const Options& options, const Workspace& work, Wide<T>* loss,
-                                   Wide<T>* v, cudaStream_t stream) {
+template <bool normalize, class Device, typename T>
+void run_sgr_residual_as(Device& device, const RowSet<T, 2>& in, const Options& options, Wide<T>* loss, Wide<T>* v) {
+  const Workspace work(device.workspace(Workspace::doubles(in.rows(), in.cols())), in.rows());
   const auto kernel = sgr_residual_kernel<T, normalize>;
-  OnChip plan;
-  SGR_CUDA_TRY(plan_on_chip<T>(kernel, in, &plan));
+  const OnChip plan = plan_on_chip<T>(kernel, in.cols());
   if (plan.parts == 0) {
-    SGR_CUDA_TRY(launch_sgr_loss(in, options, work, work.coef, loss, stream));
-    return launch_sgr_loss_backward<T>(in, work.coef, work.coef + in.rows(), nullptr, v, stream);
+    launch_sgr_loss(in, options, work, work.coef, loss, device.stream());
+    return run_combine(device, in, work.coef, work.coef + in.rows(), Number<Wide<T>>{1.0, nullptr}, v);
   }
-  Launch launch{0, threads_for<T>(plan.slice), plan.shared_bytes, plan.parts};
-  SGR_CUDA_TRY(grid_for(in.rows(), plan.parts, &launch.blocks));
-  SGR_CUDA_TRY(cudaMemsetAsync(work.tickets, 0, sizeof(unsigned), stream));
-  return launch_kernel(kernel, launch, stream, in, options, work, plan.parts, static_cast<int>(plan.slice), loss, v);
+  const Launch launch{grid_for(in.rows(), plan.parts), threads_for<T>(plan.slice), plan.shared_bytes, plan.parts};
+  work.sums.clear_tickets(0, device.stream());
+  launch_kernel(kernel, launch, device.stream(), in, options, work, plan.parts, static_cast<int>(plan.slice), loss, v);
 }
 
 // loss: one number. v: (rows, cols) contiguous. Neither rows nor cols may be 0.
-template <typename T>
-cudaError_t launch_sgr_residual(const RowPair<T>& in, const Options& options, const Workspace& work, Wide<T>* loss,
-                                Wide<T>* v, cudaStream_t stream) {
-  return options.normalize ? launch_sgr_residual_as<T, true>(in, options, work, loss, v, stream)
-                           : launch_sgr_residual_as<T, false>(in, options, work, loss, v, stream);
+template <class Device, typename T>
+void run_sgr_residual(Device& device, const RowSet<T, 2>& in, const Options& options, Wide<T>* loss, Wide<T>* v) {
+  if (options.normalize) return run_sgr_residual_as<true>(device, in, options, loss, v);
+  run_sgr_residual_as<false>(device, in, options, loss, v);
 }
 
 }  // namespace sgr::cuda

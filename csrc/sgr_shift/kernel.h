@@ -1,20 +1,49 @@
-// Serial kernel of the shift; free of torch and of threads.
+// The CPU kernel of sgr_shift, sgr_loss_backward and the second half of sgr_residual.
 #pragma once
 
 #include "common/clones.h"
-#include "common/half_types.h"
+#include "common/cpu.h"
+#include "common/segments.h"
 
 namespace sgr::cpu {
 
-// out = x + alpha d + beta g, all (n).
-template <typename T>
-SGR_CLONES void row_shift(const T* __restrict x, const T* __restrict d, const T* __restrict g, int64_t n, double alpha,
-                          double beta, T* __restrict out) {
+// out = alpha d + beta g, and x more if wanted. x, d, g, out: (n).
+template <bool with_x, typename T, typename Out>
+SGR_CLONES void combine_stretch(const T* __restrict d, const T* __restrict g, const T* __restrict x, int64_t n,
+                                double alpha, double beta, Out* __restrict out) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
-    const auto v = alpha * to_float(d[i]) + beta * to_float(g[i]);
-    from_double(to_float(x[i]) + v, out + i);
+    const double v = alpha * to_float(d[i]) + beta * to_float(g[i]);
+    from_double(with_x ? to_float(x[i]) + v : v, out + i);
   }
+}
+
+// out_b = factor (alpha_b delta_b + beta_b target_b) for the rows [first, last), and x_b more if there are three
+// inputs. A row without coefficients adds nothing, even where it holds Inf. alpha, beta: (last - first). out: (rows,
+// cols) contiguous.
+template <typename T, int inputs, typename Out>
+void combine(const RowSet<T, inputs>& in, int64_t first, int64_t last, const double* alpha, const double* beta,
+             double factor, Out* out) {
+  for_each_segment(first, last, in.cols(), [&](int64_t b, int64_t, int64_t column, int64_t length) {
+    const bool dead = alpha[b - first] == 0.0 && beta[b - first] == 0.0;  // whatever the factor is
+    const double a = dead ? 0.0 : factor * alpha[b - first], c = dead ? 0.0 : factor * beta[b - first];
+    constexpr bool with_x = inputs == 3;
+    const T* x = with_x ? in[inputs - 1].at(b, column) : nullptr;
+    Out* to = out + b * in.cols() + column;
+    if (a != 0.0 || c != 0.0) {
+      combine_stretch<with_x>(in[0].at(b, column), in[1].at(b, column), x, length, a, c, to);
+    } else if constexpr (with_x) {
+      std::copy_n(x, length, to);
+    } else {
+      std::fill_n(to, length, Out{});
+    }
+  });
+}
+
+template <typename T, int inputs>
+void run_combine(const Device&, const RowSet<T, inputs>& in, const double* alpha, const double* beta,
+                 const Number<Wide<T>>& factor, T* out) {
+  combine(in, 0, in.rows(), alpha, beta, factor.get(), out);
 }
 
 }  // namespace sgr::cpu

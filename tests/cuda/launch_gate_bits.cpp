@@ -1,4 +1,4 @@
-// The launchers of recorded gates behind a C interface, on the machine of shim/.
+// The operators of recorded gates behind a C interface, on the machine of shim/.
 #include "gate_bits/kernel.cuh"
 #include "launch.h"
 
@@ -10,22 +10,19 @@ struct Elements {
   double slope;
 };
 
-template <typename T>
-static Gated<T> gated(const Elements& in) {
-  return {static_cast<const T*>(in.x), static_cast<T*>(in.y), in.n, in.slope};
-}
-
 extern "C" {
 
 int record_relu(const Elements* in, uint8_t* bits) {
-  return dispatch(in->dtype, [&](auto type) {
-    return launch_record_relu(gated<decltype(type)>(*in), bits, nullptr);
+  return run(in->dtype, [&](auto& device, auto type) {
+    using T = decltype(type);
+    run_record_relu(device, static_cast<const T*>(in->x), in->n, in->slope, static_cast<T*>(in->y), bits);
   });
 }
 
 int replay_relu(const Elements* in, const uint8_t* bits) {
-  return dispatch(in->dtype, [&](auto type) {
-    return launch_replay_relu(gated<decltype(type)>(*in), bits, nullptr);
+  return run(in->dtype, [&](auto& device, auto type) {
+    using T = decltype(type);
+    run_replay_relu(device, static_cast<const T*>(in->x), bits, in->n, in->slope, static_cast<T*>(in->y));
   });
 }
 

@@ -1,26 +1,36 @@
-// The launchers of sgr_loss and sgr_loss_backward behind a C interface, on the machine of shim/.
+// sgr_loss, sgr_loss_backward and sgr_residual behind a C interface, on the machine of shim/.
 #include "launch_options.h"
-#include "sgr_loss/kernel.cuh"
+#include "sgr_residual/kernel.cuh"
 
 extern "C" {
 
-int64_t workspace_doubles(const Matrix* in) { return Workspace::doubles(in->rows, in->cols); }
-
-int sgr_loss(const Matrix* delta, const Matrix* target, const Settings* settings, double* workspace, double* coef,
-             void* loss) {
-  return dispatch(delta->dtype, [&](auto type) {
+int sgr_loss(const Matrix* delta, const Matrix* target, const Settings* settings, double* coef, void* loss) {
+  return run(delta->dtype, [&](auto& device, auto type) {
     using T = decltype(type);
-    return launch_sgr_loss(row_pair<T>(*delta, *target), options_of(*delta, *settings),
-                           Workspace(workspace, delta->rows), coef, static_cast<Wide<T>*>(loss), nullptr);
+    run_sgr_loss(device, row_set<T>(*delta, *target), options_of(*delta, *settings), coef,
+                 static_cast<Wide<T>*>(loss));
   });
 }
 
 int sgr_loss_backward(const Matrix* delta, const Matrix* target, const void* grad_loss, const double* alpha,
                       const double* beta, void* out) {
-  return dispatch(delta->dtype, [&](auto type) {
+  return run(delta->dtype, [&](auto& device, auto type) {
     using T = decltype(type);
-    return launch_sgr_loss_backward(row_pair<T>(*delta, *target), alpha, beta, static_cast<const Wide<T>*>(grad_loss),
-                                    static_cast<T*>(out), nullptr);
+    run_combine(device, row_set<T>(*delta, *target), alpha, beta,
+                Number<Wide<T>>{1.0, static_cast<const Wide<T>*>(grad_loss)}, static_cast<T*>(out));
+  });
+}
+
+// Shared memory for a row spread over `parts` blocks.
+int64_t on_chip_bytes(const Matrix* in, int parts) {
+  return dispatch(in->dtype, [&](auto type) { return spread_row<decltype(type)>(in->cols, parts).shared_bytes; });
+}
+
+int sgr_residual(const Matrix* delta, const Matrix* target, const Settings* settings, void* loss, void* v) {
+  return run(delta->dtype, [&](auto& device, auto type) {
+    using T = decltype(type);
+    run_sgr_residual(device, row_set<T>(*delta, *target), options_of(*delta, *settings),
+                     static_cast<Wide<T>*>(loss), static_cast<Wide<T>*>(v));
   });
 }
 

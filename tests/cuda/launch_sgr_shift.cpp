@@ -1,4 +1,4 @@
-// The launcher of sgr_shift behind a C interface, on the machine of shim/.
+// sgr_shift behind a C interface, on the machine of shim/.
 #include "launch.h"
 #include "sgr_shift/kernel.cuh"
 
@@ -6,10 +6,10 @@ extern "C" {
 
 int sgr_shift(const Matrix* delta, const Matrix* target, const Matrix* x, const double* alpha, const double* beta,
               double factor, void* out) {
-  return dispatch(delta->dtype, [&](auto type) {
+  return run(delta->dtype, [&](auto& device, auto type) {
     using T = decltype(type);
-    return launch_sgr_shift(row_pair<T>(*delta, *target), rows_of<T>(*x), alpha, beta, factor, static_cast<T*>(out),
-                            nullptr);
+    run_combine(device, row_set<T>(*delta, *target, *x), alpha, beta, Number<Wide<T>>{factor, nullptr},
+                static_cast<T*>(out));
   });
 }
 

@@ -6,7 +6,7 @@ import ctypes
 from dataclasses import dataclass
 
 import torch
-from shim_library import DTYPES, Guarded, Simulator, library_of, matrix, pointer, wide, workspace
+from shim_library import DTYPES, Guarded, Simulator, library_of, matrix, pointer, wide
 from torch import Tensor
 
 
@@ -46,7 +46,7 @@ class _Elements(ctypes.Structure):
 
 def on_chip_bytes(delta: Tensor, parts: int) -> int:
     """Shared memory of a block when sgr_residual spreads a row over ``parts`` blocks."""
-    return library_of("sgr_residual").on_chip_bytes(matrix(delta), parts)
+    return library_of("sgr_loss").on_chip_bytes(matrix(delta), parts)
 
 
 class Machine(Simulator):
@@ -54,8 +54,7 @@ class Machine(Simulator):
 
     def sgr_loss(self, delta: Tensor, target: Tensor, options: Options) -> tuple[Tensor, Tensor]:
         coef, loss = Guarded((3, len(delta)), torch.float64), Guarded((), wide(delta))
-        work = workspace("sgr_loss", matrix(delta))
-        self.call("sgr_loss", "sgr_loss", matrix(delta), matrix(target), _settings(options), work, coef, loss)
+        self.call("sgr_loss", "sgr_loss", matrix(delta), matrix(target), _settings(options), coef, loss)
         return loss.tensor, coef.tensor
 
     def sgr_loss_backward(
@@ -68,8 +67,7 @@ class Machine(Simulator):
 
     def sgr_residual(self, delta: Tensor, target: Tensor, options: Options, offset: int = 0) -> tuple[Tensor, Tensor]:
         loss, v = Guarded((), wide(delta)), Guarded(tuple(delta.shape), wide(delta), offset)
-        work = workspace("sgr_residual", matrix(delta))
-        self.call("sgr_residual", "sgr_residual", matrix(delta), matrix(target), _settings(options), work, loss, v)
+        self.call("sgr_loss", "sgr_residual", matrix(delta), matrix(target), _settings(options), loss, v)
         return loss.tensor, v.tensor
 
     def sgr_shift(
@@ -82,7 +80,7 @@ class Machine(Simulator):
 
     def row_norms(self, rows: Tensor) -> Tensor:
         norms = Guarded((len(rows),), torch.float64)
-        self.call("row_norms", "row_norms", matrix(rows), workspace("row_norms", matrix(rows)), norms)
+        self.call("row_norms", "row_norms", matrix(rows), norms)
         return norms.tensor
 
     def relu_backward(self, grad: Tensor, output: Tensor, sum_channels: bool, offset: int = 0) -> tuple[Tensor, Tensor]:
@@ -90,8 +88,7 @@ class Machine(Simulator):
         pointers = grad.data_ptr(), output.data_ptr(), masked.tensor.data_ptr()
         tensors = ctypes.byref(_Tensors(DTYPES.index(grad.dtype), *pointers, *grad.shape))
         sums = Guarded((grad.shape[1] if sum_channels else 0,), wide(grad))
-        outputs = (workspace("relu_backward", tensors), sums) if sum_channels else (None, None)
-        self.call("relu_backward", "relu_backward", tensors, *outputs)
+        self.call("relu_backward", "relu_backward", tensors, sums if sum_channels else None)
         masked.check()
         return masked.tensor, sums.tensor
 
@@ -116,9 +113,8 @@ class Machine(Simulator):
         y.check()
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        work = workspace("cross_entropy", matrix(logits))
         loss, gradient = Guarded((), wide(logits)), Guarded(tuple(logits.shape), wide(logits))
-        self.call("cross_entropy", "cross_entropy", matrix(logits), pointer(labels), work, loss, gradient)
+        self.call("cross_entropy", "cross_entropy", matrix(logits), pointer(labels), loss, gradient)
         return loss.tensor, gradient.tensor
 
     def cross_entropy_hvp(self, logits: Tensor, labels: Tensor, tangent: Tensor) -> Tensor:

@@ -83,9 +83,8 @@ def build(sources: list[Path]) -> ctypes.CDLL:
 @functools.cache
 def library_of(operator: str) -> ctypes.CDLL:
     library = build([HERE / f"launch_{operator}.cpp"])
-    for name in ("workspace_doubles", "on_chip_bytes"):
-        if hasattr(library, name):
-            getattr(library, name).restype = ctypes.c_int64
+    if hasattr(library, "on_chip_bytes"):
+        library.on_chip_bytes.restype = ctypes.c_int64
     return library
 
 
@@ -141,14 +140,9 @@ class Simulator:
         guarded = [argument for argument in arguments if isinstance(argument, Guarded)]
         status = getattr(library, function)(*(pointer(a.tensor) if isinstance(a, Guarded) else a for a in arguments))
         self.launches = [_launch(library, index) for index in range(library.shim_launches())]
-        assert status == 0, f"CUDA error {status}: {library.shim_failure().decode()}"
+        assert status == 0, library.shim_failure().decode()
         for memory in guarded:
             memory.check()
-
-
-def workspace(operator: str, argument) -> Guarded:
-    """Memory of exactly the size that an operator needs."""
-    return Guarded((library_of(operator).workspace_doubles(argument),), torch.float64)
 
 
 def matrix(rows: Tensor):

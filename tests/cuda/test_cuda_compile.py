@@ -18,9 +18,12 @@ ARCHITECTURES = ("80", "90a", "100")
 # Kernels bound by memory, by operator (patterns of their mangled names): how many rows they read, and whether they
 # write one.
 ROWS = {
-    "sgr_loss": {"sgr_loss_kernel": (2, False), "sgr_loss_backward_kernel": (2, True)},
-    "sgr_residual": {"sgr_residual_kernel": (2, True)},
-    "sgr_shift": {"sgr_shift_kernel": (3, True)},
+    "sgr_loss": {
+        "sgr_loss_kernel": (2, False),
+        "sgr_residual_kernel": (2, True),
+        "combine_kernelI.*Li2E": (2, True),
+    },
+    "sgr_shift": {"combine_kernelI.*Li3E": (3, True)},
     "row_norms": {"row_norms_kernel": (1, False)},
     "relu_backward": {
         "relu_backward_slices_kernel": (2, True),

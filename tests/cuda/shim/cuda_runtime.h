@@ -180,6 +180,12 @@ inline cudaError_t check(const Shape& shape, const Allowed& allowed) {
 
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
 
+inline const char* cudaGetErrorString(cudaError_t error) {
+  static std::string text;
+  text = std::to_string(error);
+  return text.c_str();
+}
+
 inline cudaError_t cudaGetDevice(int* index) {
   *index = 0;
   return cudaSuccess;

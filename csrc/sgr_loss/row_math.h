@@ -13,10 +13,8 @@ enum Reduction : int { kMean = 0, kBatchMean = 1, kSum = 2 };
 struct Options {
   bool normalize;
   double scale;  // s of the loss, see reduction_scale
-  double floor, eps;
-  const double* floor_pointer;  // one number in place of floor, in memory of the device; may be null
-
-  SGR_HOST_DEVICE double current_floor() const { return floor_pointer == nullptr ? floor : *floor_pointer; }
+  Number<double> floor;
+  double eps;
 };
 
 // Coefficients of dL/d delta = alpha delta + beta target and dL/d target = alpha_target target + beta delta.
@@ -45,7 +43,7 @@ SGR_HOST_DEVICE inline double floor_weight(double norm, double floor) {
 SGR_HOST_DEVICE inline RowCoef finish_row(double dd, double gg, double third, bool normalize,
                                           bool third_is_half_distance, const Options& options) {
   const double s = options.scale, d_norm = sqrt(dd);
-  const double w = floor_weight(d_norm, options.current_floor());
+  const double w = floor_weight(d_norm, options.floor.get());
   if (!normalize) return {s * w, -s * w, s * w, 0.5 * s * w * third};
   const double g_norm = sqrt(gg);
   // Ask for dead, never for live: comparisons with NaN are false, so NaN rows go on and show.
