@@ -5,8 +5,6 @@ that, but a difference of two such gradients is mostly rounding. Here the hardwa
 Outputs and the gradients of inputs are those of autocast.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -4,8 +4,6 @@ Tried with torch 2.11 to 2.14. Each entry says why no public part will do. tests
 names the one that a version breaks.
 """
 
-from __future__ import annotations
-
 import functools
 import sys
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Loss, input gradient and SGR weight gradient of one ReLU block in one call, without a graph."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 

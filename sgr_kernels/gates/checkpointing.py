@@ -1,7 +1,5 @@
 """Activation checkpointing: a region that a backward pass computes again takes the decisions of the first time."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import threading

@@ -1,7 +1,5 @@
 """Which rule each function of torch and of this package has: importing this module registers them."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 

@@ -5,8 +5,6 @@ gives. Passes over a network share these decisions through a list, the tape: :cl
 reads it. Both are function modes, so that torch.compile traces them with the network.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
