@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import DTYPES, assert_as_exact_as, device_of, operators_on, upcast
+from sgr_bench import reference
 
 import sgr_kernels as sk
-from sgr_kernels import reference
 from sgr_kernels.operators.common.dtypes import loss_dtype
 
 KERNEL_BACKENDS = [name for name, status in sk.backends().items() if status == "ok" and name != "reference"]

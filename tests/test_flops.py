@@ -7,13 +7,13 @@ import copy
 from collections.abc import Callable
 
 import pytest
+import sgr_bench.flops  # noqa: F401  (registers the formulas)
 import torch
+from sgr_bench import reference
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import sgr_kernels as sk
-import sgr_kernels.flops  # noqa: F401  (registers the formulas)
-from sgr_kernels import reference
 
 B, N, M, K = 8, 48, 40, 4
 

@@ -6,10 +6,10 @@ import copy
 
 import pytest
 import torch
+from sgr_bench import reference
 from torch import nn
 
 import sgr_kernels as sk
-from sgr_kernels import reference
 
 
 class Head(nn.Module):

@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import DTYPES, any_order_sum_error, assert_as_exact_as, device_of, gamma, operators_on, upcast
+from sgr_bench import reference
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import sgr_kernels as sk
-from sgr_kernels import reference
 from sgr_kernels.operators.common.dtypes import loss_dtype
 from sgr_kernels.operators.relu_backward import through_relu
 

@@ -18,9 +18,9 @@ from helpers import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sgr_bench import reference
 
 import sgr_kernels as sk
-from sgr_kernels import reference
 from sgr_kernels.operators.common.options import Options
 
 OPTIONS = [(normalize, reduction) for normalize in (True, False) for reduction in ("mean", "batchmean", "sum")]

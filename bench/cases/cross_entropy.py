@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sgr_kernels import reference
 from sgr_kernels.operators.common.dtypes import loss_dtype
 from sgr_kernels.operators.cross_entropy import cross_entropy, cross_entropy_hvp
 
+from .. import reference
 from .case import Cases, Inputs, Size, against
 
 # (B, K)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sgr_kernels import reference
 from sgr_kernels.operators.gate_bits import record_relu, record_relu_, replay_relu, replay_relu_
 
+from .. import reference
 from .case import Cases, Inputs, Size, against
 
 SLOPES = (0.0, 0.01)

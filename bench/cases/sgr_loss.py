@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sgr_kernels import reference
 from sgr_kernels.operators.common.dtypes import loss_dtype
 from sgr_kernels.operators.common.options import DEFAULT, Options
 from sgr_kernels.operators.sgr_loss import sgr_loss, sgr_loss_backward
 
+from .. import reference
 from .case import Cases, Compared, Inputs, Size
 
 # (B, n). What a row takes decides how many processors of a GPU keep it on chip: one, or a cluster (of those that have

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import sgr_kernels as sk
-from sgr_kernels import reference
 from sgr_kernels.operators.common.dtypes import loss_dtype
 from sgr_kernels.operators.cross_entropy import cross_entropy, cross_entropy_hvp
 
+from .. import reference
 from .case import Case, Op, Run, Way, nbytes
 from .derivatives import Point, run_of
 from .providers import backends, compiled, of_backends

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sgr_kernels import reference
 from sgr_kernels.operators.gate_bits import record_relu, record_relu_, replay_relu, replay_relu_
 
+from .. import reference
 from .case import Case, Op, Results, Way, nbytes
 from .providers import backends, compiled
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 import sgr_kernels as sk
-from sgr_kernels import reference
 from sgr_kernels.functional.direction import sgr_direction
 from sgr_kernels.operators.common.options import DEFAULT
 from sgr_kernels.operators.sgr_loss import sgr_loss, sgr_loss_backward
 from sgr_kernels.operators.sgr_residual import sgr_residual
 from sgr_kernels.operators.sgr_shift import sgr_shift
 
+from .. import reference
 from .case import Case, Op, Results, Run, Way, nbytes
 from .derivatives import MODES, Point, run_of
 from .providers import compiled, of_backends, through

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.autograd import grad
 
 import sgr_kernels as sk
-from sgr_kernels import reference
 
+from .. import reference
 from . import relu_layers, relu_sgr
 from .case import Case, Op, Results, Run, Way, nbytes
 from .providers import of_backends

@@ -16,9 +16,6 @@ _MANY_TILES = 128  # with fewer large tiles than this, small ones leave less of 
 _INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
-# --- device -----------------------------------------------------------------------------------------------------------
-
-
 @triton.jit
 def place(program, tiles_down, tiles_across, GROUP: tl.constexpr):
     """Row and column of a program's tile. Programs that run together take compact areas, whose operands L2 can hold."""
@@ -65,9 +62,6 @@ def multiply_add(a, b, total, PRECISION: tl.constexpr):
         a = a.to(tl.float32)  # its product takes the bits of bfloat16 for integers
         b = b.to(tl.float32)
     return tl.dot(a, b, total, input_precision=PRECISION)
-
-
-# --- host -------------------------------------------------------------------------------------------------------------
 
 
 def tile_of(down: int, across: int, *operands: Tensor) -> dict[str, int]:

@@ -18,9 +18,6 @@ _MIN_CHUNK = 2 * _BLOCK  # shorter pieces of a row are not worth a program
 _PROGRAMS = 2048  # a few waves on the largest GPU; asking the device would make results depend on it
 
 
-# --- device -----------------------------------------------------------------------------------------------------------
-
-
 @triton.jit
 def terms(delta, target, d_norm, g_norm, DISTANCE: tl.constexpr):
     """delta^2, target^2, and delta target or (delta / d_norm - target / g_norm)^2, in float64."""
@@ -81,9 +78,6 @@ def _total_kernel(loss, losses, count, BLOCK: tl.constexpr):
     for at in range(0, count, BLOCK):
         total += tl.load(losses + at + lanes, mask=at + lanes < count, other=0.0)
     tl.store(loss, tl.sum(total, 0))
-
-
-# --- host -------------------------------------------------------------------------------------------------------------
 
 
 def split_rows(batch: int, n: int) -> tuple[int, int]:

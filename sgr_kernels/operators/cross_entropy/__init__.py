@@ -12,16 +12,10 @@ from ..common.operator import Derivative, Operator
 from . import reference
 
 
-def _triton(*args):
-    from .triton import cross_entropy
+def _kernels():
+    from . import triton
 
-    return cross_entropy(*args)
-
-
-def _triton_hvp(*args):
-    from .triton import cross_entropy_hvp
-
-    return cross_entropy_hvp(*args)
+    return triton
 
 
 def _fake(logits, labels):
@@ -57,13 +51,13 @@ cross_entropy = Operator(
     "cross_entropy(Tensor logits, Tensor labels) -> (Tensor loss, Tensor gradient)",
     fake=_fake,
     reference=reference.cross_entropy_with_gradient,
-    triton=_triton,
+    triton=lambda *args: _kernels().cross_entropy(*args),
     derivative=Derivative(_save, _backward),
 )
 # Hessian of that loss for the logits, applied to tangent (B, K), in the dtype of the gradient
 cross_entropy_hvp = Operator(
     "cross_entropy_hvp(Tensor logits, Tensor labels, Tensor tangent) -> Tensor",
     fake=_fake_hvp,
-    reference=reference.cross_entropy_hvp_of_rows,
-    triton=_triton_hvp,
+    reference=reference.cross_entropy_hvp,
+    triton=lambda *args: _kernels().cross_entropy_hvp(*args),
 )

@@ -24,22 +24,6 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return nn.functional.softplus(log_odds.masked_fill(alone, -math.inf), threshold=100).mean().to(dtype)
 
 
-def cross_entropy_gradient(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """:func:`cross_entropy` and its gradient for the logits, by autograd, without leaving a graph."""
-    with torch.enable_grad():
-        leaf = logits.detach().to(loss_dtype(logits)).requires_grad_()
-        loss = cross_entropy(leaf, labels)
-        return loss.detach(), torch.autograd.grad(loss, leaf)[0]
-
-
-def cross_entropy_hvp(logits: Tensor, labels: Tensor, tangent: Tensor) -> Tensor:
-    """Hessian of :func:`cross_entropy` for the logits, applied to ``tangent``, by autograd."""
-    with torch.enable_grad():
-        leaf = logits.detach().to(loss_dtype(logits)).requires_grad_()
-        (gradient,) = torch.autograd.grad(cross_entropy(leaf, labels), leaf, create_graph=True)
-        return torch.autograd.grad(gradient, leaf, tangent)[0]
-
-
 def cross_entropy_with_gradient(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Implementation of ``sgr_reference::cross_entropy``."""
     p, p_others = _softmax(logits, labels)
@@ -47,7 +31,7 @@ def cross_entropy_with_gradient(logits: Tensor, labels: Tensor) -> tuple[Tensor,
     return cross_entropy(logits, labels), gradient.to(loss_dtype(logits))
 
 
-def cross_entropy_hvp_of_rows(logits: Tensor, labels: Tensor, tangent: Tensor) -> Tensor:
+def cross_entropy_hvp(logits: Tensor, labels: Tensor, tangent: Tensor) -> Tensor:
     """Implementation of ``sgr_reference::cross_entropy_hvp``."""
     p, _ = _softmax(logits, labels)
     t = tangent.double()

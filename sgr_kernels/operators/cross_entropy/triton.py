@@ -20,9 +20,6 @@ from ..common.triton_rows import new_losses, row_stride, total_loss
 _BLOCK = 4096  # classes per step of a program
 
 
-# --- device -----------------------------------------------------------------------------------------------------------
-
-
 @triton.jit
 def _difference(a, b):
     """a - b, and what its rounding has lost."""
@@ -169,9 +166,6 @@ def _hvp_kernel(
         value = terms * ((scale * share) * (_load_tangents(tangent, k, at_label, classes) - mean))
         value = tl.where(k == label, -scale * p_label * mean, value)
         tl.store(out + k, value.to(dtype), mask=k < classes)
-
-
-# --- host -------------------------------------------------------------------------------------------------------------
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

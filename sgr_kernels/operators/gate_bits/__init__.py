@@ -12,28 +12,10 @@ from ..common.operator import Operator
 from . import reference
 
 
-def _triton_record(*args):
-    from .triton import record_relu
+def _kernels():
+    from . import triton
 
-    return record_relu(*args)
-
-
-def _triton_record_(*args):
-    from .triton import record_relu_
-
-    return record_relu_(*args)
-
-
-def _triton_replay(*args):
-    from .triton import replay_relu
-
-    return replay_relu(*args)
-
-
-def _triton_replay_(*args):
-    from .triton import replay_relu_
-
-    return replay_relu_(*args)
+    return triton
 
 
 def _fake_bits(x):
@@ -46,24 +28,24 @@ record_relu = Operator(
     "record_relu(Tensor x, float slope) -> (Tensor y, Tensor bits)",
     fake=lambda x, slope: (x.new_empty(x.shape), _fake_bits(x)),
     reference=reference.record_relu,
-    triton=_triton_record,
+    triton=lambda *args: _kernels().record_relu(*args),
 )
 record_relu_ = Operator(
     "record_relu_(Tensor(a!) x, float slope) -> Tensor",
     fake=lambda x, slope: _fake_bits(x),
     reference=reference.record_relu_,
-    triton=_triton_record_,
+    triton=lambda *args: _kernels().record_relu_(*args),
 )
 # the same with gates given; also its backward, with the gradient for x
 replay_relu = Operator(
     "replay_relu(Tensor x, Tensor bits, float slope) -> Tensor",
     fake=lambda x, bits, slope: x.new_empty(x.shape),
     reference=reference.replay_relu,
-    triton=_triton_replay,
+    triton=lambda *args: _kernels().replay_relu(*args),
 )
 replay_relu_ = Operator(
     "replay_relu_(Tensor(a!) x, Tensor bits, float slope) -> ()",
     fake=lambda x, bits, slope: None,
     reference=reference.replay_relu_,
-    triton=_triton_replay_,
+    triton=lambda *args: _kernels().replay_relu_(*args),
 )

@@ -15,9 +15,6 @@ _BYTES = 256  # of gates a program; their elements give every thread two wide lo
 _INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
-# --- device -----------------------------------------------------------------------------------------------------------
-
-
 @triton.jit
 def _widen(x):
     """Halves to float32, in which they are multiplied; also, older GPUs cannot compare bfloat16."""
@@ -74,9 +71,6 @@ def _replay_kernel(y, bits, x, n, slope: tl.float64, BYTES: tl.constexpr):
     closed = (gates[:, None] >> tl.arange(0, 8)[None, :] & 1) == 0
     value = tl.load(x + at, mask=at < n, other=0.0)
     tl.store(y + at, _relu(value, closed, slope), mask=at < n)
-
-
-# --- host -------------------------------------------------------------------------------------------------------------
 
 
 def record_relu(x: Tensor, slope: float) -> tuple[Tensor, Tensor]:

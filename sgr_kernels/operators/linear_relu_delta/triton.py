@@ -25,8 +25,6 @@ from ..common.triton_rows import terms
 from ..relu_backward.triton import behind_relu
 from ..sgr_loss.triton import finish_rows, sgr_loss
 
-# --- device -----------------------------------------------------------------------------------------------------------
-
 
 @triton.jit
 def _halves(tile):
@@ -108,9 +106,6 @@ def _delta_kernel(
     tl.store(partials + at, dd + x, mask=row < batch)
     tl.store(partials + size + at, gg + y, mask=row < batch)
     tl.store(partials + 2 * size + at, third + z, mask=row < batch)
-
-
-# --- host -------------------------------------------------------------------------------------------------------------
 
 
 def linear_relu_delta(

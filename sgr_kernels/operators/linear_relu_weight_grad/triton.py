@@ -20,8 +20,6 @@ from ..common.triton_products import (
 )
 from ..relu_backward.triton import behind_relu
 
-# --- device -----------------------------------------------------------------------------------------------------------
-
 
 @triton.jit(do_not_specialize=["batch"])
 def _factors_kernel(factors, alpha, beta, batch, factor: tl.float64, BLOCK: tl.constexpr):
@@ -109,9 +107,6 @@ def _weight_grad_kernel(
     tl.store(grad_weight + row[:, None] * n + column[None, :], total, mask=inside_a & inside_x)
     if BIAS and tile == 0:
         tl.store(grad_bias + row, tl.sum(sums, 1), mask=row < m)
-
-
-# --- host -------------------------------------------------------------------------------------------------------------
 
 
 def linear_relu_weight_grad(

@@ -19,9 +19,6 @@ _MIN_STEPS = 2  # fewer are not worth a program
 _PROGRAMS = 2048  # a few waves on the largest GPU; asking the device would make results depend on it
 
 
-# --- device -----------------------------------------------------------------------------------------------------------
-
-
 @triton.jit
 def behind_relu(grad, output):
     """grad, or 0 where output <= 0. Ask for closed, never for open: a NaN in output lets grad pass, as torch does."""
@@ -76,9 +73,6 @@ def _sum_splits_kernel(sums, partials, channels, splits, SPLITS: tl.constexpr, C
         inside = (first + lanes < splits)[:, None] & (channel < channels)[None, :]
         total += tl.load(partials + at, mask=inside, other=0.0)
     tl.store(sums + channel, tl.sum(total, 0).to(sums.dtype.element_ty), mask=channel < channels)
-
-
-# --- host -------------------------------------------------------------------------------------------------------------
 
 
 def relu_backward(grad: Tensor, output: Tensor, sum_channels: bool) -> tuple[Tensor, Tensor]:

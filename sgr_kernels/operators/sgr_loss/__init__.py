@@ -13,16 +13,10 @@ from ..common.operator import Derivative, Operator
 from . import reference
 
 
-def _triton_loss(*args):
-    from .triton import sgr_loss
+def _kernels():
+    from . import triton
 
-    return sgr_loss(*args)
-
-
-def _triton_backward(*args):
-    from .triton import sgr_loss_backward
-
-    return sgr_loss_backward(*args)
+    return triton
 
 
 def _fake_loss(delta, target, *options):
@@ -73,13 +67,13 @@ sgr_loss_backward = Operator(
     "sgr_loss_backward(Tensor grad_loss, Tensor delta, Tensor target, Tensor alpha, Tensor beta) -> Tensor",
     fake=_fake_backward,
     reference=reference.sgr_loss_backward,
-    triton=_triton_backward,
+    triton=lambda *args: _kernels().sgr_loss_backward(*args),
 )
 # coef: alpha, beta and alpha_target, (3, B) float64
 sgr_loss = Operator(
     f"sgr_loss(Tensor delta, Tensor target, {opt.SCHEMA}) -> (Tensor loss, Tensor coef)",
     fake=_fake_loss,
     reference=reference.sgr_loss_with_coefficients,
-    triton=_triton_loss,
+    triton=lambda *args: _kernels().sgr_loss(*args),
     derivative=Derivative(_save, _backward),
 )

@@ -27,9 +27,6 @@ from ..common.triton_rows import (
 _TILE = 2048  # partial sums that one program of coefficients_kernel holds
 
 
-# --- device -----------------------------------------------------------------------------------------------------------
-
-
 @triton.jit
 def _chunk_sums(
     delta, target, d_norm, g_norm, start, chunk, n, DISTANCE: tl.constexpr, BLOCK: tl.constexpr, VECTOR: tl.constexpr
@@ -41,14 +38,16 @@ def _chunk_sums(
     third = tl.zeros([BLOCK // VECTOR], tl.float64)
     whole = n // BLOCK * BLOCK
     for at in range(start, tl.minimum(start + chunk, whole), BLOCK):
-        x, y, z = terms(tl.load(delta + at + lanes), tl.load(target + at + lanes), d_norm, g_norm, DISTANCE)
+        d = tl.load(delta + at + lanes)
+        g = d if target is None else tl.load(target + at + lanes)
+        x, y, z = terms(d, g, d_norm, g_norm, DISTANCE)
         dd += fold(x, VECTOR)
         gg += fold(y, VECTOR)
         third += fold(z, VECTOR)
     if (start + chunk >= n) & (whole < n):
         inside = lanes < n - whole
         d = tl.load(delta + whole + lanes, mask=inside, other=0.0)
-        g = tl.load(target + whole + lanes, mask=inside, other=0.0)
+        g = d if target is None else tl.load(target + whole + lanes, mask=inside, other=0.0)
         x, y, z = terms(d, g, d_norm, g_norm, DISTANCE)
         dd += fold(x, VECTOR)
         gg += fold(y, VECTOR)
@@ -99,14 +98,15 @@ def _partial_sums_kernel(
 ):  # fmt: skip
     """First sweep: partials[:, row, split] = the three sums over one chunk of one row.
 
-    partials (3, B, splits) float64; delta, target (B, n).
+    partials (3, B, splits) float64; delta, target (B, n), or None for a target that is delta.
     """
     program = tl.program_id(0)
     row = (program // splits).to(tl.int64)
     start = (program % splits).to(tl.int64) * chunk
-    dd, gg, third = _chunk_sums(
-        delta + row * delta_stride, target + row * target_stride, 1.0, 1.0, start, chunk, n, DISTANCE, BLOCK, VECTOR
-    )
+    if target is not None:
+        target += row * target_stride
+    delta += row * delta_stride
+    dd, gg, third = _chunk_sums(delta, target, 1.0, 1.0, start, chunk, n, DISTANCE, BLOCK, VECTOR)
     total = tl.num_programs(0).to(tl.int64)
     tl.store(partials + program, dd)
     tl.store(partials + total + program, gg)
@@ -160,25 +160,33 @@ def coefficients_kernel(
     tl.store(losses + program, tl.sum(tl.where(rows < batch, loss, 0.0), 0))
 
 
-# --- host -------------------------------------------------------------------------------------------------------------
-
-
 def sgr_loss(delta: Tensor, target: Tensor, *arguments) -> tuple[Tensor, Tensor]:
     """Implementation of ``sgr_triton::sgr_loss``: the loss, and (3, B) float64 alpha, beta and alpha_target."""
     options, (batch, n) = Options.of(*arguments), delta.shape
     if delta.numel() == 0:
         return delta.new_zeros((), dtype=loss_dtype(delta)), delta.new_zeros((3, batch), dtype=torch.float64)
     exact = options.normalize and delta.dtype == torch.float64
+    with torch.cuda.device_of(delta):
+        partials = partial_sums(delta, target, not options.normalize)
+        if exact:
+            splits, chunk = split_rows(batch, n)
+            _partial_distances_kernel[batch * splits,](
+                partials, delta, target, row_stride(delta), row_stride(target), n, splits, chunk,
+                SPLITS=triton.next_power_of_2(splits), **launch_options(delta, n),
+            )  # fmt: skip
+        return finish_rows(partials, delta, options, exact)
+
+
+def partial_sums(delta: Tensor, target: Tensor | None, distance: bool = False) -> Tensor:
+    """(3, B, splits) float64, see `_partial_sums_kernel`; on the device that is current."""
+    batch, n = delta.shape
     splits, chunk = split_rows(batch, n)
     partials = delta.new_empty((3, batch, splits), dtype=torch.float64)
-    rows = (delta, target, row_stride(delta), row_stride(target), n)
-    launch = launch_options(delta, n)
-    with torch.cuda.device_of(delta):
-        _partial_sums_kernel[batch * splits,](partials, *rows, splits, chunk, DISTANCE=not options.normalize, **launch)
-        if exact:
-            padded = triton.next_power_of_2(splits)
-            _partial_distances_kernel[batch * splits,](partials, *rows, splits, chunk, SPLITS=padded, **launch)
-        return finish_rows(partials, delta, options, exact)
+    _partial_sums_kernel[batch * splits,](
+        partials, delta, target, row_stride(delta), 0 if target is None else row_stride(target), n, splits, chunk,
+        DISTANCE=distance, **launch_options(delta, n),
+    )  # fmt: skip
+    return partials
 
 
 def finish_rows(partials: Tensor, delta: Tensor, options: Options, exact: bool) -> tuple[Tensor, Tensor]:

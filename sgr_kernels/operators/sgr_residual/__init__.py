@@ -24,6 +24,6 @@ def _fake(delta, target, *options):
 sgr_residual = Operator(
     f"sgr_residual(Tensor delta, Tensor target, {opt.SCHEMA}) -> (Tensor loss, Tensor v)",
     fake=_fake,
-    reference=reference.sgr_residual_of_rows,
+    reference=reference.sgr_residual,
     triton=_triton,
 )

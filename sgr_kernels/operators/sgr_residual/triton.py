@@ -15,9 +15,6 @@ from ..sgr_loss.triton import finish_row, row_options, sgr_loss
 _RESIDENT = {torch.float32: 16384, torch.float64: 4096}  # longest row, by dtype of v, that 16 warps keep in registers
 
 
-# --- device -----------------------------------------------------------------------------------------------------------
-
-
 @triton.jit
 def _residual_kernel(
     v, losses, delta, target, delta_stride, target_stride, n, one: tl.float32,
@@ -46,9 +43,6 @@ def _residual_kernel(
         d = d.to(v.dtype.element_ty) * one
         g = g.to(v.dtype.element_ty) * one
     tl.store(v + row * n + at, combine(d, g, alpha, beta, 1.0).to(v.dtype.element_ty), mask=inside)
-
-
-# --- host -------------------------------------------------------------------------------------------------------------
 
 
 def sgr_residual(delta: Tensor, target: Tensor, *arguments) -> tuple[Tensor, Tensor]:
