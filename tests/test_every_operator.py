@@ -1,0 +1,229 @@
+"""What every operator of every backend is held to, on the first size of its cases. An operator added later is found.
+
+Its results on all sizes are compared with the truth by tests/bench/test_every_kernel.py.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import DTYPES, device_of
+from sgr_bench import cases
+from sgr_bench.cases.case import Inputs
+from torch import Tensor, nn
+
+import sgr_kernels as sk
+from sgr_kernels.operators import registered
+
+OPERATORS = {operator.name: operator for operator in registered()}
+BACKENDS = [name for name, status in sk.backends().items() if not status.startswith("missing")]
+# What a derivative holds constant, by the names in schemas: gates are those of the output, and a floor is a choice.
+CONSTANT = {"output", "floor_tensor"}
+
+
+def pairs(*suits):
+    """Parametrizes with every operator that suits, on every backend that has it."""
+    found = [
+        pytest.param(operator, backend, id=f"{name}-{backend}")
+        for name, operator in OPERATORS.items()
+        for backend in BACKENDS
+        if operator.has(backend) and all(suit(operator) for suit in suits)
+    ]
+    return pytest.mark.parametrize(("operator", "name"), found)
+
+
+def writes(operator) -> bool:
+    return operator.overloads()[0]._schema.is_mutable
+
+
+def differentiable(operator) -> bool:
+    return operator.derivative is not None
+
+
+def not_differentiable(operator) -> bool:
+    return operator.derivative is None
+
+
+def all_arguments(operator, backend, dtype=torch.float64) -> list[tuple]:
+    torch.manual_seed(0)
+    size = cases.of(operator).sizes[0]
+    return list(cases.of(operator).arguments(size, Inputs(dtype, device_of(backend))))
+
+
+def is_floating(value) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def variables(operator, arguments) -> list[int]:
+    """Where the arguments are that a derivative is for."""
+    names = [argument.name for argument in operator.overloads()[0]._schema.arguments]
+    return [i for i, value in enumerate(arguments) if is_floating(value) and names[i] not in CONSTANT]
+
+
+def copies(arguments, leaves=()) -> list:
+    """Of the same layout; those at ``leaves`` require a gradient."""
+    return [
+        value.detach().clone().requires_grad_(i in leaves) if isinstance(value, Tensor) else value
+        for i, value in enumerate(arguments)
+    ]
+
+
+def as_tuple(results) -> tuple[Tensor, ...]:
+    return results if isinstance(results, tuple) else () if results is None else (results,)
+
+
+def function_of_variables(operator, call, arguments):
+    """``call`` as a function of the tensors that can be differentiated, and these."""
+    leaves = variables(operator, arguments)
+    fixed = copies(arguments, leaves)
+
+    def function(*tensors):
+        filled = list(fixed)
+        for i, tensor in zip(leaves, tensors, strict=True):
+            filled[i] = tensor
+        return call(*filled)
+
+    return function, [fixed[i] for i in leaves]
+
+
+@pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
+def test_has_cases(operator):
+    assert cases.of(operator).sizes
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pairs()
+def test_opcheck(operator, name, dtype):
+    with sk.backend(name):
+        for arguments in all_arguments(operator, name, dtype):
+            torch.library.opcheck(operator.overload(name), copies(arguments))
+            if operator.derivative is not None:
+                leaves = variables(operator, arguments)
+                torch.library.opcheck(operator.overload(name), copies(arguments, leaves))
+
+
+@pytest.mark.parametrize("way", ["eager", "dispatcher"])
+@pairs(differentiable)
+def test_derivative(operator, name, way):
+    """Twice, or once and a refusal: never a silent zero. With the first options, whose floor is inactive.
+
+    Every element, as the fast mode allows for errors that are larger than second derivatives may be.
+    """
+    call = operator.on(name) if way == "eager" else operator.overload(name)
+    function, tensors = function_of_variables(operator, call, all_arguments(operator, name)[0])
+    with sk.backend(name):
+        assert torch.autograd.gradcheck(function, tensors)
+        try:
+            assert torch.autograd.gradgradcheck(function, tensors)
+        except RuntimeError as error:
+            assert "has no derivative" in str(error), error
+
+
+@pytest.mark.parametrize("way", ["eager", "dispatcher"])
+@pairs(not_differentiable, lambda operator: not writes(operator))
+def test_without_a_derivative_it_says_so(operator, name, way):
+    call = operator.on(name) if way == "eager" else operator.overload(name)
+    for dtype in DTYPES:
+        for arguments in all_arguments(operator, name, dtype):
+            for leaf in variables(operator, arguments):
+                with sk.backend(name):
+                    results = as_tuple(call(*copies(arguments, [leaf])))
+                floating = [result for result in results if is_floating(result)]
+                assert floating
+                for result in floating:
+                    with pytest.raises(RuntimeError, match=f"{operator.name} has no derivative"):
+                        result.sum().backward(retain_graph=True)
+
+
+@pairs(not_differentiable, writes)
+def test_in_place_it_says_so_or_is_right(operator, name, request):
+    """In the middle of a graph, whose other operators do not know that their result was changed."""
+    if name != "reference":
+        reason = "autograd does not see what the kernel writes: the gradient is that of a tensor left alone"
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+    first, *others = all_arguments(operator, name)[0]
+
+    def function(x):
+        changed = x * 1
+        operator.on(name)(changed, *others)
+        return changed
+
+    try:
+        assert torch.autograd.gradcheck(function, first.clone().requires_grad_())
+    except RuntimeError as error:
+        assert "has no derivative" in str(error), error
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pairs()
+def test_compiled_it_is_the_same(operator, name, dtype):
+    """As one graph; also what is written into arguments, and gradients where there are any."""
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda *arguments: operator(*arguments), fullgraph=True, backend="aot_eager")
+    for arguments in all_arguments(operator, name, dtype):
+        leaves = variables(operator, arguments) if operator.derivative is not None else []
+        outcomes = []
+        with sk.backend(name):
+            for function in operator, compiled:
+                given = copies(arguments, leaves)
+                results = as_tuple(function(*given))
+                loss = sum(result.double().square().sum() for result in results if result.requires_grad)
+                gradients = torch.autograd.grad(loss, [given[i] for i in leaves]) if leaves else ()
+                outcomes.append([*results, *gradients, *(each for each in given if isinstance(each, Tensor))])
+        for mine, expected in zip(*outcomes, strict=True):
+            assert mine.stride() == expected.stride()
+            torch.testing.assert_close(mine, expected, rtol=0, atol=0)
+
+
+# --- transforms of functions that users call --------------------------------------------------------------------------
+
+LABELS = torch.tensor([0, 2, 1, 2])
+FUNCTIONS = {
+    "sgr_loss": lambda x, w: sk.sgr_loss(x, w, reduction="batchmean"),
+    "cross_entropy": lambda x, w: sk.cross_entropy(x @ w.T, LABELS.to(x.device)),
+    "linear_relu": lambda x, w: sk.linear_relu(x, w).square().sum(),
+}
+
+
+@pytest.fixture(params=FUNCTIONS)
+def function(request, backend):
+    def call(*tensors):
+        with sk.backend(backend):
+            return FUNCTIONS[request.param](*tensors)
+
+    return call
+
+
+@pytest.fixture
+def tensors(backend):
+    return torch.randn(2, 4, 4, device=device_of(backend)).unbind(0)
+
+
+def test_torch_func_grad(function, tensors):
+    expected = torch.autograd.grad(function(*(leaves := copies(tensors, (0, 1)))), leaves)
+    result = torch.func.grad(function, argnums=(0, 1))(*tensors)
+    assert all(gradient.any() for gradient in result)
+    torch.testing.assert_close(result, expected, rtol=0, atol=0)
+
+
+def test_torch_export(function, tensors, backend):
+    class Model(nn.Module):
+        def forward(self, *tensors):
+            return function(*tensors)
+
+    with sk.backend(backend):
+        program = torch.export.export(Model(), tensors)
+    with sk.backend("reference"):  # the choice was made
+        torch.testing.assert_close(program.module()(*tensors), function(*tensors), rtol=0, atol=0)
+
+
+def test_torch_vmap_is_refused(function, tensors):
+    with pytest.raises(RuntimeError, match="does not have vmap support"):
+        torch.vmap(function)(*(tensor.expand(3, 4, 4) for tensor in tensors))
+
+
+def test_forward_mode_is_refused(function, tensors):
+    with pytest.raises(RuntimeError, match="implement the jvp function .* to use it with forward mode AD"):
+        torch.func.jvp(function, tensors, tensors)
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward mode AD"):
+        function(*(torch.autograd.forward_ad.make_dual(tensor, tensor) for tensor in tensors))
