@@ -49,6 +49,22 @@ def value_and_grads(function, delta: Tensor, target: Tensor) -> tuple[Tensor, Te
     return loss.detach(), *torch.autograd.grad(loss, (delta, target))
 
 
+def layouts(tensor: Tensor) -> dict[str, Tensor]:
+    """The same images in other layouts."""
+    batch_last = tensor.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
+    wide = tensor.new_full((*tensor.shape[:-1], 2 * tensor.shape[-1]), 7.0)
+    wide[..., ::2] = tensor
+    rows = tensor.new_full((tensor.shape[0], tensor[0].numel() + 3), 7.0)
+    rows[:, 3:] = tensor.flatten(1)
+    return {
+        "contiguous": tensor,
+        "channels_last": tensor.contiguous(memory_format=torch.channels_last),
+        "batch_last": batch_last,
+        "strided": wide[..., ::2],
+        "offset_rows": rows[:, 3:].unflatten(1, tensor.shape[1:]),
+    }
+
+
 def version_of(package: str) -> tuple[int, int]:
     """Major and minor."""
     major, minor = metadata.version(package).split(".")[:2]
@@ -107,6 +123,18 @@ def any_order_sum_error(terms: Tensor, dims: Sequence[int], dtype: torch.dtype =
     """Norm of the rounding errors of sums over ``dims`` that are accumulated in ``dtype``, in any order."""
     count = math.prod(terms.shape[dim] for dim in dims)
     return gamma(max(count - 1, 0), dtype) * _norm(np.abs(upcast(terms)).sum(tuple(dims)))
+
+
+def assert_norms_are_exact(norms: Tensor, rows: Tensor) -> None:
+    """Each row (B, n) by itself, relatively: a sum of n squares in float64, in any order, and its root.
+
+    The root halves the relative error of the sum, and rounds.
+    """
+    truth = np.sqrt((upcast(rows) ** 2).sum(1))
+    allowed = (gamma(rows.shape[1]) / 2 + gamma(2)) * truth
+    assert norms.shape == truth.shape
+    error = np.abs(upcast(norms) - truth)
+    assert (error <= allowed).all(), f"errors {error}, allowed {allowed}"  # NaN is wrong
 
 
 def any_order_errors(

@@ -303,22 +303,10 @@ def test_reproducible_for_any_number_of_threads(backend):
 @pytest.mark.skipif(not KERNEL_BACKENDS, reason="only the reference backend runs here")
 @pytest.mark.parametrize("name", KERNEL_BACKENDS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_opcheck(name, dtype):
-    op = operators_on(name)
-    for requires_grad in (False, True):
-        logits, labels = random_logits(name, dtype)
-        torch.library.opcheck(op.cross_entropy, (logits.requires_grad_(requires_grad), labels))
-    wide = random_logits(name, dtype, classes=8)[0]
+def test_opcheck_of_wider_rows(name, dtype):
+    op, (wide, labels) = operators_on(name), random_logits(name, dtype, classes=8)
+    labels = labels.remainder(5)
     torch.library.opcheck(op.cross_entropy_hvp, (wide[:, :5], labels, random_tangent(wide)[:, :5]))
-
-
-@pytest.mark.skipif(not KERNEL_BACKENDS, reason="only the reference backend runs here")
-@pytest.mark.parametrize("name", KERNEL_BACKENDS)
-def test_hessian_operator_has_no_derivative(name):
-    logits, labels = random_logits(name)
-    result = operators_on(name).cross_entropy_hvp(logits.requires_grad_(), labels, random_tangent(logits))
-    with pytest.raises(RuntimeError, match="no derivative"):
-        result.sum().backward()
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -91,7 +91,7 @@ def test_has_cases(operator):
     assert cases.of(operator).sizes
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pairs()
 def test_opcheck(operator, name, dtype):
     with sk.backend(name):

@@ -13,6 +13,7 @@ from helpers import (
     device_of,
     exact_value_and_grads,
     gamma,
+    layouts,
     plain_sgr_loss,
     value_and_grads,
 )
@@ -77,22 +78,6 @@ def test_identical_rows_have_no_loss(backend):
     delta, _ = gradients(backend, (3, 1000))
     with sk.backend(backend):
         assert sk.sgr_loss(delta, delta.clone()) == 0
-
-
-def layouts(tensor):
-    """The same values in other layouts: channels last, batch last, strided along the row, expanded along the batch."""
-    batch_last = tensor.permute(1, 2, 3, 0).contiguous().permute(3, 0, 1, 2)
-    wide = tensor.new_full((*tensor.shape[:-1], 2 * tensor.shape[-1]), 7.0)
-    wide[..., ::2] = tensor
-    rows = tensor.new_full((tensor.shape[0], tensor[0].numel() + 3), 7.0)
-    rows[:, 3:] = tensor.flatten(1)
-    return {
-        "contiguous": tensor,
-        "channels_last": tensor.contiguous(memory_format=torch.channels_last),
-        "batch_last": batch_last,
-        "strided": wide[..., ::2],
-        "offset_rows": rows[:, 3:].unflatten(1, tensor.shape[1:]),
-    }
 
 
 @pytest.mark.parametrize("delta_layout", ["contiguous", "channels_last", "batch_last", "strided", "offset_rows"])

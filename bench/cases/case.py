@@ -83,12 +83,13 @@ class Inputs:
         """Standard normal numbers; NaN where ``late`` and ``apart`` leave gaps."""
         shape, dtype = tuple(shape), dtype or self.dtype
         strides = torch.empty(shape, device="meta").stride()
+        stride = strides[0] + apart
         if self.device == "meta":
-            return torch.empty_strided(shape, (strides[0] + apart, *strides[1:]), dtype=dtype, device="meta")
+            memory = torch.empty(late + shape[0] * stride, dtype=dtype, device="meta")
+            return memory.as_strided(shape, (stride, *strides[1:]), late)
         values = torch.randn(shape).to(self.device, dtype)
         if not late and not apart:
             return values
-        stride = strides[0] + apart
         memory = values.new_full((late + len(values) * stride,), math.nan)
         return memory.as_strided(shape, (stride, *strides[1:]), late).copy_(values)
 

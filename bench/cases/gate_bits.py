@@ -25,6 +25,7 @@ SIZES = (
     Size((32, 64, 112, 112), timed="full", halves=True),
     Size((256, 64, 112, 112), timed="gpu", halves=True),
     Size((100_003,)),
+    Size((1_000_000,)),
     Size((3_000_000_000,)),  # more than 2^31 elements
 )
 

@@ -20,6 +20,7 @@ from .case import Cases, Compared, Inputs, Size
 # ResNet-50 on ImageNet; a single row is one very large sample.
 ROWS = (
     Size((3, 7)),
+    Size((64, 100)),
     Size((2051, 33)),  # more rows than one block, or one Triton program, adds up the losses of in one go
     Size((3, 0), row_kib=16),  # nothing but aligned packs of 16 bytes
     Size((3, 5), row_kib=16),  # rows that begin anywhere: single elements on both sides of the packs
@@ -60,11 +61,16 @@ def pair(size: Size, inputs: Inputs) -> tuple[Tensor, Tensor]:
 
 
 def loss_arguments(size: Size, inputs: Inputs) -> Iterator[tuple]:
-    """Unit rows; and distances, scaled down by a floor that only the device knows."""
+    """Unit rows, and distances; as they are, and scaled down by a floor that only the device knows."""
     delta, target = pair(size, inputs)
-    yield delta, target, *DEFAULT.arguments(delta)
     floor = inputs.scalar(2 * math.sqrt(delta.shape[1]), torch.float64)
-    yield delta, target, *Options(normalize=False, reduction="sum", floor=floor).arguments(delta)
+    for options in (
+        DEFAULT,
+        Options(normalize=False, reduction="sum", floor=floor),
+        Options(reduction="batchmean", floor=floor),
+        Options(normalize=False),
+    ):
+        yield delta, target, *options.arguments(delta)
 
 
 def combined(alpha: Tensor, delta: Tensor, beta: Tensor, target: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The fused engine on the Triton backend; runs as relu_block_cases.py does."""
+"""The fused engine on the Triton backend; runs as sgr_loss_cases.py does."""
 
 from __future__ import annotations
 

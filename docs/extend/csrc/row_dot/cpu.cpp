@@ -1,21 +1,11 @@
-// row_dot on the CPU: whole rows for the threads of torch's pool.
-#include <algorithm>
-
-#include "common/clones.h"
+// row_dot and row_dot_backward on the CPU.
 #include "common/cpu.h"
+#include "common/segments.h"
 #include "row_dot/operator.h"
 
 namespace sgr::cpu {
 
-// f(row) for all rows. What a thread gets is worth its while: 32768 elements.
-template <typename F>
-void for_each_row(int64_t rows, int64_t cols, const F& f) {
-  torch::stable::parallel_for(0, rows, std::max<int64_t>(1, 32768 / cols), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) f(row);
-  });
-}
-
-// sum a b, accumulated in double.
+// sum a b, accumulated in double. a, b: (n).
 template <typename T>
 SGR_CLONES double dot(const T* a, const T* b, int64_t n) {
   double sum = 0.0;
@@ -27,26 +17,29 @@ SGR_CLONES double dot(const T* a, const T* b, int64_t n) {
   return sum;
 }
 
-// out = factor x, rounded once.
+// out = factor x, rounded once. x, out: (n).
 template <typename T>
-SGR_CLONES void scale(double factor, const T* x, int64_t n, T* out) {
+SGR_CLONES void scale(const T* __restrict x, int64_t n, double factor, T* __restrict out) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) from_double(factor * to_float(x[i]), out + i);
 }
 
+// out: (rows).
 template <typename T>
-void run_row_dot(const Device&, const Rows<T>& a, const Rows<T>& b, Wide<T>* dots) {
-  for_each_row(a.rows, a.cols, [&](int64_t row) {
-    dots[row] = static_cast<Wide<T>>(dot(a.at(row, 0), b.at(row, 0), a.cols));
+void run_row_dot(const Device&, const RowSet<T, 2>& in, Wide<T>* out) {
+  const auto sums = row_totals<T, 1>(in.rows(), in.cols(), [&](int64_t row, int64_t column, int64_t length) {
+    return std::array{dot(in[0].at(row, column), in[1].at(row, column), length)};
   });
+  for (int64_t row = 0; row < in.rows(); ++row) out[row] = static_cast<Wide<T>>(sums[row]);
 }
 
+// grad: (rows). grad_a, grad_b: (rows, cols) contiguous.
 template <typename T>
-void run_row_dot_backward(const Device&, const Wide<T>* grad, const Rows<T>& a, const Rows<T>& b, T* grad_a,
-                          T* grad_b) {
-  for_each_row(a.rows, a.cols, [&](int64_t row) {
-    scale(grad[row], b.at(row, 0), a.cols, grad_a + row * a.cols);
-    scale(grad[row], a.at(row, 0), a.cols, grad_b + row * a.cols);
+void run_row_dot_backward(const Device&, const RowSet<T, 2>& in, const Wide<T>* grad, T* grad_a, T* grad_b) {
+  for_each_segment(in.rows(), in.cols(), [&](int64_t row, int64_t, int64_t column, int64_t length) {
+    const int64_t at = row * in.cols() + column;
+    scale(in[1].at(row, column), length, grad[row], grad_a + at);
+    scale(in[0].at(row, column), length, grad[row], grad_b + at);
   });
 }
 

@@ -1,51 +1,60 @@
-// row_dot on CUDA: a block for each row. common/rows.cuh has loads of 16 bytes, common/segments.cuh more blocks a row.
-#include <torch/csrc/stable/macros.h>
-
-#include <algorithm>
-
+// row_dot and row_dot_backward on CUDA.
 #include "common/cuda.cuh"
-#include "common/reduce.cuh"
-#include "common/rows.cuh"
+#include "common/segments.cuh"
 #include "row_dot/operator.h"
 
 namespace sgr::cuda {
 
+// out: (rows).
 template <typename T>
-__global__ void __launch_bounds__(kMaxThreads) row_dot_kernel(Rows<T> a, Rows<T> b, Wide<T>* dots) {
-  for (int64_t row = blockIdx.x; row < a.rows; row += gridDim.x) {
+__global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
+    row_dot_kernel(RowSet<T, 2> in, RowSums work, Wide<T>* out) {
+  for_each_segment(in, [&](int64_t row, int64_t column, int length, const auto& reader) {
     double sum[1] = {0.0};
-    for (int64_t i = threadIdx.x; i < a.cols; i += blockDim.x)
-      sum[0] += to_double(*a.at(row, i)) * to_double(*b.at(row, i));
-    block_sum(sum);
-    if (threadIdx.x == 0) dots[row] = static_cast<Wide<T>>(sum[0]);
-  }
+    sweep<T>(align(length, reader), reader, [&](int, const auto& pair) {
+#pragma unroll
+      for (int k = 0; k < pair.kWidth; ++k)
+        sum[0] += to_double(pair.row[0].value[k]) * to_double(pair.row[1].value[k]);
+    });
+    if (!row_sum(sum, row, column, in.cols(), work)) return;
+    if (threadIdx.x == 0) out[row] = static_cast<Wide<T>>(sum[0]);
+  });
 }
 
+// factor x, rounded once.
+template <typename T, int width>
+__device__ inline Pack<T, width> scale(const Pack<T, width>& x, double factor) {
+  Pack<T, width> out;
+#pragma unroll
+  for (int k = 0; k < width; ++k) from_double(factor * to_double(x.value[k]), &out.value[k]);
+  return out;
+}
+
+// grad: (rows). grad_a, grad_b: (rows, cols) contiguous.
 template <typename T>
-__global__ void __launch_bounds__(kMaxThreads)
-    row_dot_backward_kernel(const Wide<T>* grad, Rows<T> a, Rows<T> b, T* grad_a, T* grad_b) {
-  for (int64_t row = blockIdx.x; row < a.rows; row += gridDim.x) {
+__global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
+    row_dot_backward_kernel(RowSet<T, 2> in, const Wide<T>* grad, T* grad_a, T* grad_b) {
+  for_each_segment(in, [&](int64_t row, int64_t column, int length, const auto& reader) {
+    const int64_t at = row * in.cols() + column;
+    T *to_a = grad_a + at, *to_b = grad_b + at;
     const double factor = grad[row];
-    for (int64_t i = threadIdx.x; i < a.cols; i += blockDim.x) {
-      from_double(factor * to_double(*b.at(row, i)), grad_a + row * a.cols + i);
-      from_double(factor * to_double(*a.at(row, i)), grad_b + row * a.cols + i);
-    }
-  }
-}
-
-inline unsigned blocks_for(int64_t rows) { return static_cast<unsigned>(std::min<int64_t>(rows, 0x7fffffff)); }
-
-template <typename T>
-void run_row_dot(const Device& device, const Rows<T>& a, const Rows<T>& b, Wide<T>* dots) {
-  row_dot_kernel<<<blocks_for(a.rows), kMaxThreads, sizeof(Scratch), device.stream()>>>(a, b, dots);
-  STD_CUDA_CHECK(cudaGetLastError());
+    sweep<T>(align(length, reader, to_a, to_b), reader, [&](int offset, const auto& pair) {
+      store_global(to_a + offset, scale(pair.row[1], factor));
+      store_global(to_b + offset, scale(pair.row[0], factor));
+    });
+  });
 }
 
 template <typename T>
-void run_row_dot_backward(const Device& device, const Wide<T>* grad, const Rows<T>& a, const Rows<T>& b, T* grad_a,
-                          T* grad_b) {
-  row_dot_backward_kernel<<<blocks_for(a.rows), kMaxThreads, 0, device.stream()>>>(grad, a, b, grad_a, grad_b);
-  STD_CUDA_CHECK(cudaGetLastError());
+void run_row_dot(Device& device, const RowSet<T, 2>& in, Wide<T>* out) {
+  const RowSums work(device.workspace(RowSums::doubles(in.rows(), in.cols(), 1)), in.rows());
+  work.clear_tickets(in.rows(), device.stream());
+  launch_segments(row_dot_kernel<T>, device.stream(), in, work, out);
+}
+
+template <typename T>
+void run_row_dot_backward(Device& device, const RowSet<T, 2>& in, const Wide<T>* grad, T* grad_a, T* grad_b) {
+  launch_segments(row_dot_backward_kernel<T>, device.stream(), in, grad, grad_a, grad_b);
 }
 
 }  // namespace sgr::cuda
