@@ -94,16 +94,14 @@ __device__ inline bool last_to_arrive(unsigned* ticket, unsigned expected) {
 // A read that neither the compiler nor a cache may answer with an older value.
 __device__ inline double load_fresh(const double* from) { return *const_cast<const volatile double*>(from); }
 
-// The blocks that come here have written row_loss through their threads 0; the last one of `expected` adds it up.
-template <typename Loss>
-__device__ inline void sum_row_losses(const double* row_loss, int64_t rows, unsigned* ticket, unsigned expected,
-                                      Loss* loss) {
-  if (!last_to_arrive(ticket, expected)) return;
+// *out = the sum of x, by all threads of the block. x: (count), may come from other blocks.
+template <typename Out>
+__device__ inline void sum_numbers(const double* x, int64_t count, Out* out) {
   double sum[1] = {0.0};
 #pragma unroll 8
-  for (int64_t row = threadIdx.x; row < rows; row += blockDim.x) sum[0] += load_fresh(row_loss + row);
+  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) sum[0] += load_fresh(x + i);
   block_sum(sum);
-  if (threadIdx.x == 0) *loss = static_cast<Loss>(sum[0]);
+  if (threadIdx.x == 0) *out = static_cast<Out>(sum[0]);
 }
 
 }  // namespace sgr::cuda

@@ -39,13 +39,24 @@ using Word = std::conditional_t<
 template <typename T, int width>
 using WordOf = Word<sizeof(T) * width>;
 
-// Global memory that nobody writes while the kernel runs.
 template <typename T, int width>
-__device__ inline Pack<T, width> load_global(const T* from) {
-  const auto word = __ldg(reinterpret_cast<const WordOf<T, width>*>(from));
+__device__ inline Pack<T, width> pack_of(WordOf<T, width> word) {
   Pack<T, width> pack;
   memcpy(&pack, &word, sizeof(pack));
   return pack;
+}
+
+template <typename T, int width>
+__device__ inline WordOf<T, width> word_of(const Pack<T, width>& pack) {
+  WordOf<T, width> word;
+  memcpy(&word, &pack, sizeof(word));
+  return word;
+}
+
+// Global memory that nobody writes while the kernel runs.
+template <typename T, int width>
+__device__ inline Pack<T, width> load_global(const T* from) {
+  return pack_of<T, width>(__ldg(reinterpret_cast<const WordOf<T, width>*>(from)));
 }
 
 // A pack of 8 floats takes two words. The compiler would cut a plain assignment into single elements.

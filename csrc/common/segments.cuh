@@ -26,17 +26,14 @@ struct RowSums {
   double* partial;    // (rows, segments, number of sums)
 
   RowSums(double* memory, int64_t rows)
-      : tickets(reinterpret_cast<unsigned*>(memory)), partial(memory + ticket_doubles(rows)) {}
+      : tickets(reinterpret_cast<unsigned*>(memory)), partial(memory + rows / 2 + 1) {}  // two tickets in a double
 
   static int64_t doubles(int64_t rows, int64_t cols, int count) {
-    return ticket_doubles(rows) + rows * segments_of(cols) * count;
+    return rows / 2 + 1 + rows * segments_of(cols) * count;
   }
   void clear_tickets(int64_t rows, cudaStream_t stream) const {
     check(cudaMemsetAsync(tickets, 0, sizeof(unsigned) * (1 + rows), stream));
   }
-
- private:
-  static int64_t ticket_doubles(int64_t rows) { return rows / 2 + 1; }
 };
 
 // From the sums of the threads over a segment to those of its row. The block that arrives last at the ticket of the row

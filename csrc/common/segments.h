@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <array>
-#include <utility>
 #include <vector>
 
 #include "common/types.h"
@@ -27,15 +26,15 @@ inline int64_t segment_length(int64_t cols) {
   return kSegment * std::max<int64_t>(1, ceil_div(cols, kSegment * kMaxSegments));
 }
 
-// f(row, segment, first column, length) for every segment of the rows [first, last).
+// f(row, segment, first column, length) for every segment of all rows.
 template <typename F>
-void for_each_segment(int64_t first, int64_t last, int64_t cols, const F& f) {
+void for_each_segment(int64_t rows, int64_t cols, const F& f) {
   const int64_t length = segment_length(cols), segments = ceil_div(cols, length);
   const int64_t grain = std::max<int64_t>(1, kGrain / std::min(cols, length));
-  torch::stable::parallel_for(0, (last - first) * segments, grain, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, rows * segments, grain, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t segment = task % segments, column = segment * length;
-      f(first + task / segments, segment, column, std::min(length, cols - column));
+      f(task / segments, segment, column, std::min(length, cols - column));
     }
   });
 }
@@ -60,29 +59,18 @@ double tree_sum(const double* x, int64_t count) {
   return tree_sum<width>(x, half) + tree_sum<width>(x + half * width, count - half);
 }
 
-// Totals (last - first, width) of the sums f(row, column, length) of rows of T.
+// Totals (rows, width) of the sums f(row, column, length) of rows of T.
 template <typename T, int width, typename F>
-std::vector<double> row_totals(int64_t first, int64_t last, int64_t cols, const F& f) {
+std::vector<double> row_totals(int64_t rows, int64_t cols, const F& f) {
   const int64_t segments = ceil_div(cols, segment_length(cols));
-  std::vector<double> partial((last - first) * segments * width);
-  for_each_segment(first, last, cols, [&](int64_t b, int64_t segment, int64_t column, int64_t length) {
+  std::vector<double> partial(rows * segments * width), total(rows * width);
+  for_each_segment(rows, cols, [&](int64_t b, int64_t segment, int64_t column, int64_t length) {
     const auto sums = tree_sum<T, width>(column, length, [&](int64_t at, int64_t count) { return f(b, at, count); });
-    std::copy(sums.begin(), sums.end(), &partial[((b - first) * segments + segment) * width]);
+    std::copy(sums.begin(), sums.end(), &partial[(b * segments + segment) * width]);
   });
-  std::vector<double> total((last - first) * width);
-  for (int64_t b = 0; b < last - first; ++b) {
-    const double* of_row = &partial[b * segments * width];
-    for (int i = 0; i < width; ++i) total[b * width + i] = tree_sum<width>(of_row + i, segments);
-  }
+  for (int64_t i = 0; i < rows * width; ++i)
+    total[i] = tree_sum<width>(&partial[i / width * segments * width + i % width], segments);
   return total;
-}
-
-// factor * (alpha_b, beta_b) of a row b; a dead row keeps its zeros whatever the factor is. alpha, beta: (rows).
-inline auto scaled_coefficients(const double* alpha, const double* beta, double factor) {
-  return [=](int64_t row) {
-    const bool dead = alpha[row] == 0.0 && beta[row] == 0.0;
-    return std::pair(dead ? 0.0 : factor * alpha[row], dead ? 0.0 : factor * beta[row]);
-  };
 }
 
 }  // namespace sgr::cpu

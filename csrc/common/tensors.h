@@ -81,10 +81,26 @@ void check_alike(const Tensor& a, const Tensor& b, const char* what) {
   check_same_shape(a, b, what);
 }
 
+// Contiguous (B), one number for each of the rows.
+template <class Device>
+void check_per_row(const Tensor& numbers, const Tensor& rows, ScalarType type, const char* what) {
+  STD_TORCH_CHECK(numbers.dim() == 1 && numbers.size(0) == rows.size(0) && numbers.is_contiguous(), what,
+                  ": expected a contiguous tensor with one number a row");
+  STD_TORCH_CHECK(numbers.scalar_type() == type, what, ": wrong dtype");
+  check_place<Device>(numbers, rows, what);
+}
+
 // Rows (B, n) with unit stride along a row.
 inline void check_rows(const Tensor& rows, const char* what) {
   STD_TORCH_CHECK(rows.dim() == 2, what, ": expected rows (B, n)");
   STD_TORCH_CHECK(rows.size(1) <= 1 || rows.stride(1) == 1, what, ": rows need unit stride");
+}
+
+template <class Device>
+void check_row_pair(const Tensor& a, const Tensor& b, const char* what) {
+  check_alike<Device>(a, b, what);
+  check_rows(a, what);
+  check_rows(b, what);
 }
 
 }  // namespace sgr

@@ -35,6 +35,12 @@ struct RowSet {
   SGR_HOST_DEVICE const Rows<T>& operator[](int i) const { return matrix[i]; }
   SGR_HOST_DEVICE int64_t rows() const { return matrix[0].rows; }
   SGR_HOST_DEVICE int64_t cols() const { return matrix[0].cols; }
+
+  RowSet slice(int64_t first, int64_t last) const {
+    RowSet some = *this;
+    for (auto& m : some.matrix) m = {m.at(first, 0), last - first, m.cols, m.stride};
+    return some;
+  }
 };
 
 // A number that is known at the launch or, if the pointer is not null, lies in memory of the device.

@@ -11,10 +11,7 @@ template <class Device>
 void check_logits(const Tensor& logits, const Tensor& labels) {
   check_rows(logits, "logits");
   check_place<Device>(logits, logits, "logits");
-  check_place<Device>(labels, logits, "labels");
-  STD_TORCH_CHECK(labels.dim() == 1 && labels.size(0) == logits.size(0) && labels.is_contiguous() &&
-                      labels.scalar_type() == ScalarType::Long,
-                  "labels must be contiguous int64, one a row of logits");
+  check_per_row<Device>(labels, logits, ScalarType::Long, "labels");
 }
 
 // Every device has, the last two for logits of at least one element:

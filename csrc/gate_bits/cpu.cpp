@@ -4,7 +4,6 @@
 // its own bit, and the "or" of all lanes is the word. Compilers vectorise that for every instruction set.
 #include <algorithm>
 
-#include "common/clones.h"
 #include "common/cpu.h"
 #include "gate_bits/operator.h"
 
@@ -43,24 +42,17 @@ SGR_ALWAYS_INLINE uint16_t gate_of(int16_t bits, int16_t minus_infinity) {
 SGR_ALWAYS_INLINE uint16_t gate_of(BFloat16 x) { return gate_of(static_cast<int16_t>(x.bits), -0x80); }
 SGR_ALWAYS_INLINE uint16_t gate_of(Float16 x) { return gate_of(static_cast<int16_t>(x.bits), -0x400); }
 
-// What a closed gate gives, as bits: nothing, or slope * x.
-template <typename T>
-struct Shut {
-  SGR_ALWAYS_INLINE Word<T> operator()(T) const { return 0; }
-};
-
-template <typename T>
-struct Leak {
-  using Product = decltype(to_float(T{}));
-  Product slope;
-
-  explicit Leak(double slope) : slope(static_cast<Product>(slope)) {}
-  SGR_ALWAYS_INLINE Word<T> operator()(T x) const {
+// f(what a closed gate gives for x, as bits): nothing, or slope * x.
+template <typename T, typename F>
+SGR_ALWAYS_INLINE void with_closed(double slope, const F& f) {
+  if (slope == 0) return f([](T) { return Word<T>{0}; });
+  const auto factor = static_cast<decltype(to_float(T{}))>(slope);
+  f([=](T x) __attribute__((always_inline)) {
     T leaked;
-    from_double(slope * to_float(x), &leaked);
+    from_double(factor * to_float(x), &leaked);
     return to_bits(leaked);
-  }
-};
+  });
+}
 
 template <typename T>
 SGR_ALWAYS_INLINE void pass(T x, Word<T> gate, Word<T> closed, T* y) {
@@ -113,33 +105,25 @@ SGR_ALWAYS_INLINE void for_each_word(const T* x, int64_t n, T* y, const Use& use
   std::copy(rest, rest + (n - i), y + i);
 }
 
-template <typename T, typename Closed>
-SGR_ALWAYS_INLINE void record_words(const T* x, int64_t n, const Closed& closed, T* y, uint8_t* bits) {
-  for_each_word(x, n, y, [&](const T* from, int64_t byte, int bytes, T* to) __attribute__((always_inline)) {
-    store_word(record_word(from, closed, to), bytes, bits + byte);
-  });
-}
-
-template <typename T, typename Closed>
-SGR_ALWAYS_INLINE void replay_words(const T* x, const uint8_t* bits, int64_t n, const Closed& closed, T* y) {
-  for_each_word(x, n, y, [&](const T* from, int64_t byte, int bytes, T* to) __attribute__((always_inline)) {
-    replay_word(from, load_word<Word<T>>(bits + byte, bytes), closed, to);
-  });
-}
-
 // y = leaky ReLU of x, with bit i % 8 of byte i / 8 set where x > 0 (or NaN), and no bit beyond n. Closed gates let
 // slope * x through, and plain 0 if slope is 0. x, y: (n); y may be x. bits: ((n + 7) / 8).
 template <typename T>
 SGR_CLONES void record_relu(const T* x, int64_t n, double slope, T* y, uint8_t* bits) {
-  if (slope == 0) return record_words(x, n, Shut<T>(), y, bits);
-  record_words(x, n, Leak<T>(slope), y, bits);
+  with_closed<T>(slope, [&](const auto& closed) __attribute__((always_inline)) {
+    for_each_word(x, n, y, [&](const T* from, int64_t byte, int bytes, T* to) __attribute__((always_inline)) {
+      store_word(record_word(from, closed, to), bytes, bits + byte);
+    });
+  });
 }
 
 // The same with bits given.
 template <typename T>
 SGR_CLONES void replay_relu(const T* x, const uint8_t* bits, int64_t n, double slope, T* y) {
-  if (slope == 0) return replay_words(x, bits, n, Shut<T>(), y);
-  replay_words(x, bits, n, Leak<T>(slope), y);
+  with_closed<T>(slope, [&](const auto& closed) __attribute__((always_inline)) {
+    for_each_word(x, n, y, [&](const T* from, int64_t byte, int bytes, T* to) __attribute__((always_inline)) {
+      replay_word(from, load_word<Word<T>>(bits + byte, bytes), closed, to);
+    });
+  });
 }
 
 constexpr int64_t kBlock = 64;              // elements: whole words of gates, whatever the type

@@ -12,36 +12,19 @@ struct Gated {
   const T* x;
   T* y;
   int64_t n;
-  bool leaky;
-  Wide<T> slope;
-
-  Gated(const T* x, T* y, int64_t n, double slope)
-      : x(x), y(y), n(n), leaky(slope != 0), slope(static_cast<Wide<T>>(slope)) {}
+  double slope;
 };
 
-// A pack as it was read. Taking it apart would wait for it: that is left to its use.
+// `left` elements remain. Those past the end count as 0. Plain loads: in place, others write to the same memory. A word
+// and not a pack, because taking it apart would wait for it: that is left to its use.
 template <typename T, int width>
-struct Loaded {
-  WordOf<T, width> word;
-
-  __device__ Pack<T, width> pack() const {
-    Pack<T, width> pack;
-    memcpy(&pack, &word, sizeof(pack));
-    return pack;
-  }
-};
-
-// `left` elements remain. Those past the end count as 0. Plain loads: in place, others write to the same memory.
-template <typename T, int width>
-__device__ inline Loaded<T, width> load_pack(const T* from, int64_t left) {
-  if (left >= width) return {__ldca(reinterpret_cast<const WordOf<T, width>*>(from))};
+__device__ inline WordOf<T, width> load_word(const T* from, int64_t left) {
+  if (left >= width) return __ldca(reinterpret_cast<const WordOf<T, width>*>(from));
   Pack<T, width> pack{};
 #pragma unroll
   for (int k = 0; k < width; ++k)
     if (k < left) pack.value[k] = from[k];
-  Loaded<T, width> loaded;
-  memcpy(&loaded, &pack, sizeof(pack));
-  return loaded;
+  return word_of(pack);
 }
 
 template <typename T, int width>
@@ -68,11 +51,13 @@ __device__ inline unsigned gates_of(const Pack<T, width>& x) {
 }
 
 template <typename T, int width>
-__device__ inline Pack<T, width> pass(const Pack<T, width>& x, unsigned gates, const Gated<T>& in) {
+__device__ inline Pack<T, width> pass(const Pack<T, width>& x, unsigned gates, double slope) {
+  const bool leaky = slope != 0;
+  const auto factor = static_cast<Wide<T>>(slope);
   Pack<T, width> y = x;
 #pragma unroll
   for (int k = 0; k < width; ++k)
-    if ((gates >> k & 1) == 0) from_double(in.leaky ? in.slope * to_wide(x.value[k]) : 0, &y.value[k]);
+    if ((gates >> k & 1) == 0) from_double(leaky ? factor * to_wide(x.value[k]) : 0, &y.value[k]);
   return y;
 }
 
@@ -106,18 +91,18 @@ __device__ __forceinline__ void for_each_pack(int64_t n, const Read& read, const
 // bits: ((n + 7) / 8).
 template <typename T, int width>
 __global__ void __launch_bounds__(kMaxThreads, kMinBlocks) record_relu_kernel(Gated<T> in, uint8_t* bits) {
-  const auto read = [&](int64_t i) { return load_pack<T, width>(in.x + i, in.n - i); };
-  for_each_pack<width>(in.n, read, [&](int64_t i, const auto& loaded) {
-    const auto x = loaded.pack();
+  const auto read = [&](int64_t i) { return load_word<T, width>(in.x + i, in.n - i); };
+  for_each_pack<width>(in.n, read, [&](int64_t i, const auto& word) {
+    const auto x = pack_of<T, width>(word);
     const unsigned gates = gates_of(x), byte = whole_byte<width>(gates);
-    store_pack(in.y + i, pass(x, gates, in), in.n - i);
+    store_pack(in.y + i, pass(x, gates, in.slope), in.n - i);
     if (i % 8 == 0 && i < in.n) bits[i / 8] = static_cast<uint8_t>(byte);
   });
 }
 
 template <typename T, int width>
-struct LoadedWithGates {
-  Loaded<T, width> x;
+struct WordWithGates {
+  WordOf<T, width> word;
   unsigned byte;
 };
 
@@ -126,10 +111,10 @@ template <typename T, int width>
 __global__ void __launch_bounds__(kMaxThreads, kMinBlocks) replay_relu_kernel(Gated<T> in, const uint8_t* bits) {
   const auto read = [&](int64_t i) {
     const unsigned byte = i < in.n ? __ldg(bits + i / 8) : 0;
-    return LoadedWithGates<T, width>{load_pack<T, width>(in.x + i, in.n - i), byte};
+    return WordWithGates<T, width>{load_word<T, width>(in.x + i, in.n - i), byte};
   };
-  for_each_pack<width>(in.n, read, [&](int64_t i, const auto& loaded) {
-    store_pack(in.y + i, pass(loaded.x.pack(), loaded.byte >> i % 8, in), in.n - i);
+  for_each_pack<width>(in.n, read, [&](int64_t i, const auto& x) {
+    store_pack(in.y + i, pass(pack_of<T, width>(x.word), x.byte >> i % 8, in.slope), in.n - i);
   });
 }
 

@@ -5,11 +5,19 @@
 
 namespace sgr {
 
+template <class Device>
+void check_elements(const Tensor& x) {
+  check_place<Device>(x, x, "x");
+  STD_TORCH_CHECK(x.dim() == 1, "x must be one-dimensional, got ", x.dim(), " dimensions");
+  STD_TORCH_CHECK(x.is_contiguous(), "x must be contiguous, got stride ", x.stride(0));
+}
+
 // Every device has, for n that may be 0:
 //   run_record_relu(device, x, n, slope, y, bits) and run_replay_relu(device, x, bits, n, slope, y)
 // x, y: (n); y may be x. bits: ((n + 7) / 8)
 template <class Device>
 Tensor record(const Tensor& x, double slope, const Tensor& y) {
+  check_elements<Device>(x);
   Device device(x);
   auto bits = new_empty(x, {ceil_div(x.numel(), 8)}, ScalarType::Byte);
   dispatch<Device>(x, [&](auto type) {
@@ -22,6 +30,7 @@ Tensor record(const Tensor& x, double slope, const Tensor& y) {
 
 template <class Device>
 void replay(const Tensor& x, const Tensor& bits, double slope, const Tensor& y) {
+  check_elements<Device>(x);
   const int64_t bytes = ceil_div(x.numel(), 8);
   STD_TORCH_CHECK(bits.scalar_type() == ScalarType::Byte, "bits must be uint8");
   STD_TORCH_CHECK(bits.dim() == 1 && bits.is_contiguous(), "bits must be one-dimensional and contiguous");
@@ -37,15 +46,7 @@ void replay(const Tensor& x, const Tensor& bits, double slope, const Tensor& y) 
 }
 
 template <class Device>
-void check_elements(const Tensor& x) {
-  check_place<Device>(x, x, "x");
-  STD_TORCH_CHECK(x.dim() == 1, "x must be one-dimensional, got ", x.dim(), " dimensions");
-  STD_TORCH_CHECK(x.is_contiguous(), "x must be contiguous, got stride ", x.stride(0));
-}
-
-template <class Device>
 std::tuple<Tensor, Tensor> record_relu(Tensor x, double slope) {
-  check_elements<Device>(x);
   auto y = new_empty(x, {x.numel()});
   auto bits = record<Device>(x, slope, y);
   return {y, bits};
@@ -53,13 +54,11 @@ std::tuple<Tensor, Tensor> record_relu(Tensor x, double slope) {
 
 template <class Device>
 Tensor record_relu_(Tensor x, double slope) {
-  check_elements<Device>(x);
   return record<Device>(x, slope, x);
 }
 
 template <class Device>
 Tensor replay_relu(Tensor x, Tensor bits, double slope) {
-  check_elements<Device>(x);
   auto y = new_empty(x, {x.numel()});
   replay<Device>(x, bits, slope, y);
   return y;
@@ -67,7 +66,6 @@ Tensor replay_relu(Tensor x, Tensor bits, double slope) {
 
 template <class Device>
 void replay_relu_(Tensor x, Tensor bits, double slope) {
-  check_elements<Device>(x);
   replay<Device>(x, bits, slope, x);
 }
 

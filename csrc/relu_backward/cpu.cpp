@@ -2,7 +2,6 @@
 #include <algorithm>
 #include <vector>
 
-#include "common/clones.h"
 #include "common/cpu.h"
 #include "relu_backward/operator.h"
 
@@ -41,51 +40,36 @@ constexpr int64_t kRowBlocks = 16;
 constexpr int64_t kBlocks = 32;
 constexpr int64_t kGrain = 32768;  // elements that are worth a thread
 
-struct Blocks {
-  int64_t rows, channels, size;
-  int64_t row_blocks = std::min(rows, kRowBlocks);
-  int64_t channel_blocks = std::min(channels, ceil_div(kBlocks, row_blocks));
-
-  static int64_t edge(int64_t block, int64_t blocks, int64_t count) { return block * count / blocks; }
-
-  // f(row block, first row, last row, first channel, last channel) for every block.
-  template <typename F>
-  void for_each(const F& f) const {
-    const int64_t tasks = row_blocks * channel_blocks;
-    const int64_t grain = std::max<int64_t>(1, kGrain * tasks / std::max<int64_t>(1, rows * channels * size));
-    torch::stable::parallel_for(0, tasks, grain, [&](int64_t begin, int64_t end) {
-      for (int64_t task = begin; task < end; ++task) {
-        const int64_t r = task / channel_blocks, c = task % channel_blocks;
-        f(r, edge(r, row_blocks, rows), edge(r + 1, row_blocks, rows), edge(c, channel_blocks, channels),
-          edge(c + 1, channel_blocks, channels));
-      }
-    });
-  }
-};
-
 template <typename T>
 void run_relu_backward(const Device&, const T* grad, const T* output, int64_t rows, int64_t channels, int64_t size,
                        T* masked, Wide<T>* sums) {
-  const Blocks blocks{rows, channels, size};
-  std::vector<double> partial(blocks.row_blocks * channels);
-  blocks.for_each([&](int64_t block, int64_t row, int64_t last_row, int64_t channel, int64_t last_channel) {
-    double* block_sums = partial.data() + block * channels;
-    for (; row < last_row; ++row) {
-      const int64_t at = (row * channels + channel) * size;
-      if (size == 1) {
-        mask_columns(grad + at, output + at, last_channel - channel, masked + at, block_sums + channel);
-        continue;
-      }
-      for (int64_t c = channel; c < last_channel; ++c) {
-        const int64_t slice = at + (c - channel) * size;
-        block_sums[c] += mask_slice(grad + slice, output + slice, size, masked + slice);
+  const int64_t row_blocks = std::min(rows, kRowBlocks);
+  const int64_t channel_blocks = std::min(channels, ceil_div(kBlocks, row_blocks));
+  const int64_t tasks = row_blocks * channel_blocks;
+  const int64_t grain = std::max<int64_t>(1, kGrain * tasks / (rows * channels * size));
+  std::vector<double> partial(row_blocks * channels);
+  torch::stable::parallel_for(0, tasks, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t block = task / channel_blocks, part = task % channel_blocks;
+      const int64_t first = part * channels / channel_blocks, last = (part + 1) * channels / channel_blocks;
+      double* block_sums = &partial[block * channels];
+      for (int64_t row = block * rows / row_blocks; row < (block + 1) * rows / row_blocks; ++row) {
+        const int64_t at = (row * channels + first) * size;
+        if (size == 1) {
+          mask_columns(grad + at, output + at, last - first, masked + at, block_sums + first);
+          continue;
+        }
+        for (int64_t c = first; c < last; ++c) {
+          const int64_t slice = at + (c - first) * size;
+          block_sums[c] += mask_slice(grad + slice, output + slice, size, masked + slice);
+        }
       }
     }
   });
   if (sums == nullptr) return;
   for (int64_t c = 0; c < channels; ++c) {
     double sum = 0.0;
-    for (int64_t block = 0; block < blocks.row_blocks; ++block) sum += partial[block * channels + c];
+    for (int64_t block = 0; block < row_blocks; ++block) sum += partial[block * channels + c];
     sums[c] = static_cast<Wide<T>>(sum);
   }
 }

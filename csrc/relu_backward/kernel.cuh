@@ -120,13 +120,8 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
 template <typename Out>
 __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     relu_backward_sums_kernel(const double* partial, int64_t channels, int64_t count, Out* sums) {
-  for (int64_t channel = blockIdx.x; channel < channels; channel += gridDim.x) {
-    double sum[1] = {0.0};
-#pragma unroll 4
-    for (int64_t i = threadIdx.x; i < count; i += blockDim.x) sum[0] += partial[channel * count + i];
-    block_sum(sum);
-    if (threadIdx.x == 0) sums[channel] = static_cast<Out>(sum[0]);
-  }
+  for (int64_t channel = blockIdx.x; channel < channels; channel += gridDim.x)
+    sum_numbers(partial + channel * count, count, sums + channel);
 }
 
 constexpr int64_t kReluBlocks = 2048;  // enough for every device, and few enough to leave each something to do
@@ -159,10 +154,10 @@ ReluPlan plan_columns(const ReluTensors<T>& in) {
 
 // No dimension may be 0.
 template <typename T>
-ReluPlan plan_relu_backward(const ReluTensors<T>& in, bool with_sums) {
+ReluPlan plan_relu_backward(const ReluTensors<T>& in) {
   constexpr int64_t short_slice = 256;
-  if (!with_sums || in.channels == 1) return plan_slices(1, 1, in.rows * in.columns());
-  return in.size <= short_slice ? plan_columns(in) : plan_slices(in.rows, in.channels, in.size);
+  const bool by_columns = in.channels > 1 && in.size <= short_slice;
+  return by_columns ? plan_columns(in) : plan_slices(in.rows, in.channels, in.size);
 }
 
 template <typename T>
@@ -175,8 +170,7 @@ void launch_columns(const ReluTensors<T>& in, const ReluPlan& plan, double* part
 }
 
 template <typename T>
-void launch_slices(ReluTensors<T> in, const ReluPlan& plan, double* partial, cudaStream_t stream) {
-  if (partial == nullptr || in.channels == 1) in = {in.grad, in.output, in.masked, 1, 1, in.rows * in.columns()};
+void launch_slices(const ReluTensors<T>& in, const ReluPlan& plan, double* partial, cudaStream_t stream) {
   const int threads = threads_for<T>(std::min(in.size, kSegment) / 2);  // two packs for each: a batch of sweep_packs
   const auto kernel = partial == nullptr ? relu_backward_slices_kernel<T, false> : relu_backward_slices_kernel<T, true>;
   launch_kernel(kernel, {grid_for(in.channels * plan.parts), threads}, stream, in, plan, partial);
@@ -186,8 +180,9 @@ void launch_slices(ReluTensors<T> in, const ReluPlan& plan, double* partial, cud
 template <class Device, typename T>
 void run_relu_backward(Device& device, const T* grad, const T* output, int64_t rows, int64_t channels, int64_t size,
                        T* masked, Wide<T>* sums) {
-  const ReluTensors<T> in{grad, output, masked, rows, channels, size};
-  const ReluPlan plan = plan_relu_backward(in, sums != nullptr);
+  ReluTensors<T> in{grad, output, masked, rows, channels, size};
+  if (sums == nullptr || channels == 1) in = {grad, output, masked, 1, 1, rows * channels * size};
+  const ReluPlan plan = plan_relu_backward(in);
   if (sums == nullptr) return launch_slices(in, plan, nullptr, device.stream());
   double* partial = device.workspace(channels * plan.sums);
   plan.by_columns ? launch_columns(in, plan, partial, device.stream())

@@ -1,7 +1,6 @@
 // row_norms on the CPU.
 #include <cmath>
 
-#include "common/clones.h"
 #include "common/cpu.h"
 #include "common/segments.h"
 #include "row_norms/operator.h"
@@ -32,7 +31,7 @@ SGR_CLONES double square_sum(const T* x, int64_t n) {
 
 template <typename T>
 void run_row_norms(const Device&, const RowSet<T, 1>& in, double* norms) {
-  const auto squares = row_totals<T, 1>(0, in.rows(), in.cols(), [&](int64_t b, int64_t column, int64_t length) {
+  const auto squares = row_totals<T, 1>(in.rows(), in.cols(), [&](int64_t b, int64_t column, int64_t length) {
     return std::array{square_sum(in[0].at(b, column), length)};
   });
   for (int64_t b = 0; b < in.rows(); ++b) norms[b] = std::sqrt(squares[b]);

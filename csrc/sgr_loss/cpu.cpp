@@ -31,31 +31,27 @@ SGR_CLONES double stretch_distance(const T* __restrict d, const T* __restrict g,
   return sum;
 }
 
-// alpha, beta and alpha_target of the rows [first, last). Adds their losses to *loss. coef: (3, last - first).
+// alpha, beta and alpha_target of every row. Adds the losses of the rows to *loss. coef: (3, rows).
 template <typename T>
-void row_coefficients(const RowSet<T, 2>& in, int64_t first, int64_t last, const Options& options, double* coef,
-                      double* loss) {
-  const int64_t rows = last - first;
-  constexpr bool exact_distance = std::is_same_v<T, double>;  // 1 - c from float64 sums would lose digits
+void row_coefficients(const RowSet<T, 2>& in, const Options& options, double* coef, double* loss) {
+  const bool of_units = options.normalize && kUnitDistance<T>;
+  const int64_t rows = in.rows(), cols = in.cols();
   std::vector<double> sums(rows * 3);
   if (options.normalize || options.floor.get() > 0.0) {
-    sums = row_totals<T, 3>(first, last, in.cols(), [&](int64_t b, int64_t column, int64_t length) {
+    sums = row_totals<T, 3>(rows, cols, [&](int64_t b, int64_t column, int64_t length) {
       return stretch_sums(in[0].at(b, column), in[1].at(b, column), length);
     });
   }
-  const bool half_distance = options.normalize && exact_distance;
-  if (half_distance || !options.normalize) {
-    const auto distance = row_totals<T, 1>(first, last, in.cols(), [&](int64_t b, int64_t column, int64_t length) {
-      const double* s = &sums[(b - first) * 3];
-      const double d_scale = half_distance ? 1.0 / std::sqrt(s[0]) : 1.0;
-      const double g_scale = half_distance ? 1.0 / std::sqrt(s[1]) : 1.0;
+  if (of_units || !options.normalize) {
+    const auto distance = row_totals<T, 1>(rows, cols, [&](int64_t b, int64_t column, int64_t length) {
+      const double d_scale = of_units ? 1.0 / std::sqrt(sums[b * 3]) : 1.0;
+      const double g_scale = of_units ? 1.0 / std::sqrt(sums[b * 3 + 1]) : 1.0;
       return std::array{stretch_distance(in[0].at(b, column), in[1].at(b, column), length, d_scale, g_scale)};
     });
-    for (int64_t b = 0; b < rows; ++b) sums[b * 3 + 2] = half_distance ? 0.5 * distance[b] : distance[b];
+    for (int64_t b = 0; b < rows; ++b) sums[b * 3 + 2] = distance[b];
   }
   for (int64_t b = 0; b < rows; ++b) {
-    const double* s = &sums[b * 3];
-    const RowCoef row = finish_row(s[0], s[1], s[2], options.normalize, half_distance, options);
+    const RowCoef row = finish_row<T>(&sums[b * 3], options.normalize, options);
     coef[b] = row.alpha;
     coef[rows + b] = row.beta;
     coef[2 * rows + b] = row.alpha_target;
@@ -66,21 +62,22 @@ void row_coefficients(const RowSet<T, 2>& in, int64_t first, int64_t last, const
 template <typename T>
 void run_sgr_loss(const Device&, const RowSet<T, 2>& in, const Options& options, double* coef, Wide<T>* loss) {
   double sum = 0.0;
-  row_coefficients(in, 0, in.rows(), options, coef, &sum);
+  row_coefficients(in, options, coef, &sum);
   *loss = static_cast<Wide<T>>(sum);
 }
 
 // Block by block, so that the second sweep finds the rows in the cache.
 template <typename T>
-void run_sgr_residual(const Device&, const RowSet<T, 2>& in, const Options& options, Wide<T>* loss, Wide<T>* v) {
+void run_sgr_residual(const Device& device, const RowSet<T, 2>& in, const Options& options, Wide<T>* loss,
+                      Wide<T>* v) {
   constexpr int64_t cache_block = 262144;  // elements
   const int64_t block = std::clamp<int64_t>(cache_block / in.cols(), 1, in.rows());
   std::vector<double> coef(3 * block);
   double sum = 0.0;
   for (int64_t first = 0; first < in.rows(); first += block) {
-    const int64_t last = std::min(in.rows(), first + block);
-    row_coefficients(in, first, last, options, coef.data(), &sum);
-    combine(in, first, last, coef.data(), coef.data() + (last - first), 1.0, v);
+    const auto some = in.slice(first, std::min(first + block, in.rows()));
+    row_coefficients(some, options, coef.data(), &sum);
+    run_combine(device, some, &coef[0], &coef[some.rows()], Number<Wide<T>>{1.0, nullptr}, v + first * in.cols());
   }
   *loss = static_cast<Wide<T>>(sum);
 }

@@ -21,12 +21,9 @@ enum class Sums {
   kDistance       // dd, 0, sum (delta - target)^2
 };
 
-// The first (or only) sweep. 1 - c from sums of products has an absolute error of 1e-16: nothing for a float32 loss,
-// but float64 loses digits where rows are near-parallel, and so takes norms first and the distance of unit rows after.
+// The first (or only) sweep.
 template <typename T, bool normalize>
-constexpr Sums kFirstSums = !normalize                  ? Sums::kDistance
-                            : std::is_same_v<T, double> ? Sums::kNorms
-                                                        : Sums::kProducts;
+constexpr Sums kFirstSums = !normalize ? Sums::kDistance : kUnitDistance<T> ? Sums::kNorms : Sums::kProducts;
 
 // The rows are delta and target.
 template <Sums kind, typename T, int width>
@@ -45,40 +42,32 @@ __device__ inline void add_pair(const Packs<T, width, 2>& pair, double d_scale, 
   }
 }
 
-// sums[2] is the third sum of the last sweep.
-template <typename T, bool normalize>
-__device__ inline RowCoef finish_row(const double (&sums)[3], const Options& options) {
-  constexpr bool half_distance = kFirstSums<T, normalize> == Sums::kNorms;
-  return sgr::finish_row(sums[0], sums[1], half_distance ? 0.5 * sums[2] : sums[2], normalize, half_distance, options);
-}
-
 // Memory the kernels need besides inputs and outputs.
 struct Workspace {
   double* row_loss;  // (rows)
-  double* norms;     // (rows, 2): dd, gg
   double* coef;      // (3, rows)
   RowSums sums;
 
   // memory: (doubles(rows, cols))
   Workspace(double* memory, int64_t rows)
-      : row_loss(memory), norms(memory + rows), coef(memory + 3 * rows), sums(memory + 6 * rows, rows) {}
+      : row_loss(memory), coef(memory + rows), sums(memory + 4 * rows, rows) {}
 
-  static int64_t doubles(int64_t rows, int64_t cols) { return 6 * rows + RowSums::doubles(rows, cols, 3); }
+  static int64_t doubles(int64_t rows, int64_t cols) { return 4 * rows + RowSums::doubles(rows, cols, 3); }
 };
 
-// coef: (3, rows).
+// coef: (3, rows). Between the two sweeps of float64, dd and gg lie in the place of alpha and beta.
 template <Sums kind, typename T, bool normalize>
 __device__ inline void write_row(int64_t row, int64_t rows, double (&sums)[3], const Options& options,
                                  const Workspace& work, double* coef) {
   if constexpr (kind == Sums::kNorms) {
-    work.norms[2 * row] = sums[0];
-    work.norms[2 * row + 1] = sums[1];
+    coef[row] = sums[0];
+    coef[rows + row] = sums[1];
   } else {
     if constexpr (kind == Sums::kUnitDistance) {
-      sums[0] = work.norms[2 * row];
-      sums[1] = work.norms[2 * row + 1];
+      sums[0] = coef[row];
+      sums[1] = coef[rows + row];
     }
-    const RowCoef result = finish_row<T, normalize>(sums, options);
+    const RowCoef result = finish_row<T>(sums, normalize, options);
     coef[row] = result.alpha;
     coef[rows + row] = result.beta;
     coef[2 * rows + row] = result.alpha_target;
@@ -93,15 +82,17 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
   for_each_segment(in, [&](int64_t row, int64_t column, int length, const auto& reader) {
     double d_scale = 1.0, g_scale = 1.0, sums[3] = {0.0, 0.0, 0.0};
     if constexpr (kind == Sums::kUnitDistance) {
-      d_scale = 1.0 / sqrt(work.norms[2 * row]);
-      g_scale = 1.0 / sqrt(work.norms[2 * row + 1]);
+      d_scale = 1.0 / sqrt(coef[row]);
+      g_scale = 1.0 / sqrt(coef[in.rows() + row]);
     }
     sweep<T>(align(length, reader), reader,
              [&](int, const auto& pair) { add_pair<kind>(pair, d_scale, g_scale, sums); });
     if (!row_sum(sums, row, column, in.cols(), work.sums)) return;
     if (threadIdx.x == 0) write_row<kind, T, normalize>(row, in.rows(), sums, options, work, coef);
   });
-  if constexpr (kind != Sums::kNorms) sum_row_losses(work.row_loss, in.rows(), work.sums.tickets, gridDim.x, loss);
+  if constexpr (kind != Sums::kNorms) {
+    if (last_to_arrive(work.sums.tickets, gridDim.x)) sum_numbers(work.row_loss, in.rows(), loss);
+  }
 }
 
 // coef: (3, rows), see row_math.h. loss: one number. Neither rows nor cols may be 0.

@@ -26,7 +26,7 @@ Options make_options(const Tensor& delta, bool normalize, int64_t reduction, dou
 template <class Device>
 std::tuple<Tensor, Tensor> sgr_loss(Tensor delta, Tensor target, bool normalize, int64_t reduction, double floor,
                                     std::optional<Tensor> floor_tensor, double eps) {
-  check_pair<Device>(delta, target);
+  check_row_pair<Device>(delta, target, "delta and target");
   Device device(delta);
   if (delta.numel() == 0)
     return {new_zeros(delta, {}, result_type(delta)), new_zeros(delta, {3, delta.size(0)}, ScalarType::Double)};
@@ -51,7 +51,7 @@ Tensor sgr_loss_backward(Tensor grad_loss, Tensor delta, Tensor target, Tensor a
 template <class Device>
 std::tuple<Tensor, Tensor> sgr_residual(Tensor delta, Tensor target, bool normalize, int64_t reduction, double floor,
                                         std::optional<Tensor> floor_tensor, double eps) {
-  check_pair<Device>(delta, target);
+  check_row_pair<Device>(delta, target, "delta and target");
   Device device(delta);
   auto v = new_empty(delta, {delta.size(0), delta.size(1)}, result_type(delta));
   if (delta.numel() == 0) return {new_zeros(delta, {}, result_type(delta)), v};

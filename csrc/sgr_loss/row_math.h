@@ -35,13 +35,20 @@ SGR_HOST_DEVICE inline double floor_weight(double norm, double floor) {
   return ratio > 1.0 ? 1.0 : ratio * ratio;
 }
 
-// dd = sum delta^2, gg = sum target^2. `third` is
-//   sum delta target                       normalize, third_is_half_distance = false
-//   sum (delta^ - target^)^2 / 2           normalize, third_is_half_distance = true (float64 input)
-//   sum (delta - target)^2                 not normalize
+// Where rows of T are normalised: is 1 - c taken from the distance of unit rows, and not from the sum of products? The
+// latter has an absolute error of 1e-16: nothing for a float32 loss, but float64 would lose digits where rows are
+// near-parallel.
+template <typename T>
+constexpr bool kUnitDistance = std::is_same_v<T, double>;
+
+// sums: sum delta^2, sum target^2 and
+//   sum delta target             normalize
+//   sum (delta^ - target^)^2     normalize, kUnitDistance
+//   sum (delta - target)^2       not normalize
 // normalize is an argument beside the options because CUDA kernels know it when they are compiled.
-SGR_HOST_DEVICE inline RowCoef finish_row(double dd, double gg, double third, bool normalize,
-                                          bool third_is_half_distance, const Options& options) {
+template <typename T>
+SGR_HOST_DEVICE RowCoef finish_row(const double* sums, bool normalize, const Options& options) {
+  const double dd = sums[0], gg = sums[1], third = sums[2];
   const double s = options.scale, d_norm = sqrt(dd);
   const double w = floor_weight(d_norm, options.floor.get());
   if (!normalize) return {s * w, -s * w, s * w, 0.5 * s * w * third};
@@ -49,8 +56,8 @@ SGR_HOST_DEVICE inline RowCoef finish_row(double dd, double gg, double third, bo
   // Ask for dead, never for live: comparisons with NaN are false, so NaN rows go on and show.
   if (d_norm <= options.eps || g_norm <= options.eps) return {0.0, 0.0, 0.0, 0.0};
   const double ratio = sqrt(gg / dd);
-  const double c = third_is_half_distance ? 1.0 - third : third / gg * ratio;  // exactly 1 for equal rows
-  double one_minus_c = third_is_half_distance ? third : 1.0 - c;
+  const double c = kUnitDistance<T> ? 1.0 - 0.5 * third : third / gg * ratio;  // exactly 1 for equal rows
+  double one_minus_c = kUnitDistance<T> ? 0.5 * third : 1.0 - c;
   if (one_minus_c < 0.0) one_minus_c = 0.0;
   // alpha delta and beta target cancel where the two are parallel. Taking alpha from beta by the ratio of the norms
   // keeps their rounding errors together.

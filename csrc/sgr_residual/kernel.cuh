@@ -29,22 +29,12 @@ struct RowCache {
 
   template <int width>
   __device__ Packs<T, width, 2> read(int offset) const {
-    Packs<T, width, 2> packs;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const WordOf<T, width> word = *place<width>(row[i], offset);
-      memcpy(&packs.row[i], &word, sizeof(word));
-    }
-    return packs;
+    return {pack_of<T, width>(*place<width>(row[0], offset)), pack_of<T, width>(*place<width>(row[1], offset))};
   }
   template <int width>
   __device__ void write(int offset, const Packs<T, width, 2>& packs) const {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      WordOf<T, width> word;
-      memcpy(&word, &packs.row[i], sizeof(word));
-      *place<width>(row[i], offset) = word;
-    }
+    *place<width>(row[0], offset) = word_of(packs.row[0]);
+    *place<width>(row[1], offset) = word_of(packs.row[1]);
   }
 
  private:
@@ -87,7 +77,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
       cluster_sum(distance, parts);
       sums[2] = distance[2];
     }
-    const RowCoef coef = finish_row<T, normalize>(sums, options);
+    const RowCoef coef = finish_row<T>(sums, normalize, options);
     if (part == 0 && threadIdx.x == 0) work.row_loss[row] = coef.loss;
     const bool dead = coef.alpha == 0.0 && coef.beta == 0.0;
     sweep<T>(span, cache, [&](int offset, const auto& pair) {
@@ -95,7 +85,8 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     });
     __syncthreads();  // the next row may be dealt out to the threads differently
   }
-  if (part == 0) sum_row_losses(work.row_loss, in.rows(), work.sums.tickets, gridDim.x / parts, loss);
+  if (part > 0) return;
+  if (last_to_arrive(work.sums.tickets, gridDim.x / parts)) sum_numbers(work.row_loss, in.rows(), loss);
 }
 
 // How a row is spread over blocks; parts = 0: it does not fit on chip.
@@ -127,41 +118,34 @@ bool cluster_fits(Kernel kernel, const Launch& launch) {
   return refused == cudaSuccess && clusters > 0;
 }
 
-// Lifts the kernel's limits to those of the device. They belong to the kernel and not to a launch, so all threads of
-// the process that launch it must set the same.
-template <typename Kernel>
-void lift_limits(Kernel kernel, int shared_bytes, int parts) {
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
-  if (parts > 8) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
-}
-
 // The smallest cluster that leaves room for three blocks on a processor, so that one row is read while another is
-// written; else for two, else for one. Clusters of 16 run on some devices only and come last.
+// written; else for two, else for one. Clusters of 16 run on some devices only and come last. Lifts the kernel's limits
+// to those of the device: they belong to the kernel and not to a launch, so all threads of the process that launch it
+// must set the same.
 template <typename T, typename Kernel>
 OnChip plan_on_chip(Kernel kernel, int64_t cols) {
   const int per_processor = device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
   const int reserved = device_attribute(cudaDevAttrReservedSharedMemoryPerBlock);
   const int per_block = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  struct Choice {
-    int blocks_per_processor, parts;
-  };
-  constexpr Choice choices[] = {{3, 1}, {3, 2}, {3, 4}, {3, 8}, {2, 1}, {2, 2}, {2, 4}, {2, 8},
-                                {1, 1}, {1, 2}, {1, 4}, {1, 8}, {1, 16}};
-  for (const auto& choice : choices) {
-    const OnChip plan = spread_row<T>(cols, choice.parts);
-    const int64_t budget = std::min(per_processor / choice.blocks_per_processor - reserved, per_block);
-    if (static_cast<int64_t>(plan.shared_bytes) > budget) continue;
-    lift_limits(kernel, per_block, choice.parts);
-    const Launch launch{choice.parts, threads_for<T>(plan.slice), plan.shared_bytes, choice.parts};
-    if (choice.parts == 1 || cluster_fits(kernel, launch)) return plan;
+  for (int blocks = 3; blocks > 0; --blocks) {  // on a processor
+    const int64_t budget = std::min(per_processor / blocks - reserved, per_block);
+    for (int parts = 1; parts <= (blocks > 1 ? 8 : 16); parts *= 2) {
+      const OnChip plan = spread_row<T>(cols, parts);
+      if (static_cast<int64_t>(plan.shared_bytes) > budget) continue;
+      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, per_block));
+      if (parts > 8) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
+      const Launch launch{parts, threads_for<T>(plan.slice), plan.shared_bytes, parts};
+      if (parts == 1 || cluster_fits(kernel, launch)) return plan;
+    }
   }
   return {0, 0, 0};
 }
 
-template <bool normalize, class Device, typename T>
-void run_sgr_residual_as(Device& device, const RowSet<T, 2>& in, const Options& options, Wide<T>* loss, Wide<T>* v) {
+// loss: one number. v: (rows, cols) contiguous. Neither rows nor cols may be 0.
+template <class Device, typename T>
+void run_sgr_residual(Device& device, const RowSet<T, 2>& in, const Options& options, Wide<T>* loss, Wide<T>* v) {
   const Workspace work(device.workspace(Workspace::doubles(in.rows(), in.cols())), in.rows());
-  const auto kernel = sgr_residual_kernel<T, normalize>;
+  const auto kernel = options.normalize ? sgr_residual_kernel<T, true> : sgr_residual_kernel<T, false>;
   const OnChip plan = plan_on_chip<T>(kernel, in.cols());
   if (plan.parts == 0) {
     launch_sgr_loss(in, options, work, work.coef, loss, device.stream());
@@ -170,13 +154,6 @@ void run_sgr_residual_as(Device& device, const RowSet<T, 2>& in, const Options& 
   const Launch launch{grid_for(in.rows(), plan.parts), threads_for<T>(plan.slice), plan.shared_bytes, plan.parts};
   work.sums.clear_tickets(0, device.stream());
   launch_kernel(kernel, launch, device.stream(), in, options, work, plan.parts, static_cast<int>(plan.slice), loss, v);
-}
-
-// loss: one number. v: (rows, cols) contiguous. Neither rows nor cols may be 0.
-template <class Device, typename T>
-void run_sgr_residual(Device& device, const RowSet<T, 2>& in, const Options& options, Wide<T>* loss, Wide<T>* v) {
-  if (options.normalize) return run_sgr_residual_as<true>(device, in, options, loss, v);
-  run_sgr_residual_as<false>(device, in, options, loss, v);
 }
 
 }  // namespace sgr::cuda

@@ -1,7 +1,6 @@
 // The CPU kernel of sgr_shift, sgr_loss_backward and the second half of sgr_residual.
 #pragma once
 
-#include "common/clones.h"
 #include "common/cpu.h"
 #include "common/segments.h"
 
@@ -18,15 +17,14 @@ SGR_CLONES void combine_stretch(const T* __restrict d, const T* __restrict g, co
   }
 }
 
-// out_b = factor (alpha_b delta_b + beta_b target_b) for the rows [first, last), and x_b more if there are three
-// inputs. A row without coefficients adds nothing, even where it holds Inf. alpha, beta: (last - first). out: (rows,
-// cols) contiguous.
+// out_b = factor (alpha_b delta_b + beta_b target_b), and x_b more if there are three inputs. A row without
+// coefficients adds nothing, even where it holds Inf. alpha, beta: (rows). out: (rows, cols) contiguous.
 template <typename T, int inputs, typename Out>
-void combine(const RowSet<T, inputs>& in, int64_t first, int64_t last, const double* alpha, const double* beta,
-             double factor, Out* out) {
-  for_each_segment(first, last, in.cols(), [&](int64_t b, int64_t, int64_t column, int64_t length) {
-    const bool dead = alpha[b - first] == 0.0 && beta[b - first] == 0.0;  // whatever the factor is
-    const double a = dead ? 0.0 : factor * alpha[b - first], c = dead ? 0.0 : factor * beta[b - first];
+void run_combine(const Device&, const RowSet<T, inputs>& in, const double* alpha, const double* beta,
+                 const Number<Wide<T>>& factor, Out* out) {
+  for_each_segment(in.rows(), in.cols(), [&](int64_t b, int64_t, int64_t column, int64_t length) {
+    const bool dead = alpha[b] == 0.0 && beta[b] == 0.0;  // whatever the factor is
+    const double a = dead ? 0.0 : factor.get() * alpha[b], c = dead ? 0.0 : factor.get() * beta[b];
     constexpr bool with_x = inputs == 3;
     const T* x = with_x ? in[inputs - 1].at(b, column) : nullptr;
     Out* to = out + b * in.cols() + column;
@@ -38,12 +36,6 @@ void combine(const RowSet<T, inputs>& in, int64_t first, int64_t last, const dou
       std::fill_n(to, length, Out{});
     }
   });
-}
-
-template <typename T, int inputs>
-void run_combine(const Device&, const RowSet<T, inputs>& in, const double* alpha, const double* beta,
-                 const Number<Wide<T>>& factor, T* out) {
-  combine(in, 0, in.rows(), alpha, beta, factor.get(), out);
 }
 
 }  // namespace sgr::cpu

@@ -5,26 +5,15 @@
 
 namespace sgr {
 
-template <class Device>
-void check_pair(const Tensor& delta, const Tensor& target) {
-  check_alike<Device>(delta, target, "delta and target");
-  check_rows(delta, "delta");
-  check_rows(target, "target");
-}
-
 // factor (alpha_b delta_b + beta_b target_b), to which a third matrix may be added. The factor is *scale if there is
 // one. Every device has, for rows of at least one element:
 //   run_combine(device, in, alpha, beta, factor, out)  alpha, beta: (rows). out: (rows, cols) contiguous
 template <class Device, typename... X>
 Tensor combine(const Tensor& delta, const Tensor& target, const Tensor& alpha, const Tensor& beta, double factor,
                const Tensor* scale, const X&... x) {
-  check_pair<Device>(delta, target);
-  for (const auto& coefficient : {alpha, beta}) {
-    STD_TORCH_CHECK(coefficient.scalar_type() == ScalarType::Double && coefficient.is_contiguous() &&
-                        coefficient.numel() == delta.size(0),
-                    "alpha and beta must be contiguous float64 tensors, one number a row");
-    check_place<Device>(coefficient, delta, "alpha and beta");
-  }
+  check_row_pair<Device>(delta, target, "delta and target");
+  check_per_row<Device>(alpha, delta, ScalarType::Double, "alpha");
+  check_per_row<Device>(beta, delta, ScalarType::Double, "beta");
   Device device(delta);
   auto out = new_empty(delta, {delta.size(0), delta.size(1)});
   if (delta.numel() == 0) return out;
@@ -39,8 +28,7 @@ Tensor combine(const Tensor& delta, const Tensor& target, const Tensor& alpha, c
 
 template <class Device>
 Tensor sgr_shift(Tensor x, Tensor delta, Tensor target, Tensor alpha, Tensor beta, double factor) {
-  check_alike<Device>(x, delta, "x and delta");
-  check_rows(x, "x");
+  check_row_pair<Device>(x, delta, "x and delta");
   return combine<Device>(delta, target, alpha, beta, factor, nullptr, x);
 }
 
