@@ -112,7 +112,8 @@ def test_what_the_page_names_exists(tree):
     places = (tree, tree / "csrc" / "row_dot", tree / "sgr_kernels" / "operators")
     assert [name for name in files if not any((place / name).exists() for place in places)] == []
     assert [name for name in names - files if "/" in name and not (tree / name).exists()] == []
-    sources = [path for folder in FOLDERS for path in (tree / folder).rglob("*.*") if path.suffix in (".py", ".h")]
+    suffixes = {".py", ".h", ".cuh"}
+    sources = [path for folder in FOLDERS for path in (tree / folder).rglob("*.*") if path.suffix in suffixes]
     words = set(re.findall(r"\w+", " ".join(path.read_text() for path in sources)))
     assert [name for name in names - files if "/" not in name and not set(name.split(".")) <= words] == []
 
