@@ -3,8 +3,6 @@
 Both classes have the same methods. Each method but ``output_shape`` is one matrix product; grad_z is dL/dz.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

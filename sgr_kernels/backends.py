@@ -1,7 +1,5 @@
 """Which kernels run: discovery of the compiled libraries, the report, and the choice for a tensor."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib.machinery

@@ -10,8 +10,6 @@ A^T X belongs to L. The other terms belong to the SGR loss, and Algorithm 1 comp
 treats dL/dy as constant, and the terms with C are the curvature that it leaves out. To weight the SGR loss, scale V.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import torch

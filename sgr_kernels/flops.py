@@ -3,8 +3,6 @@
 Importing this module registers the formulas. Other products of this package call ATen, which torch counts itself.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

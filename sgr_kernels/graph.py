@@ -1,7 +1,5 @@
 """Walking an autograd graph."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from typing import Any
 

@@ -5,8 +5,6 @@ that, but a difference of two such gradients is mostly rounding. Here the hardwa
 Outputs and the gradients of inputs are those of autocast.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -90,12 +88,12 @@ class _Linear(torch.autograd.Function):
         wanted = ctx.needs_input_grad
         with torch.autocast(input.device.type, enabled=False):
             grad_input = grad_output @ weight if wanted[0] else None
-            grad_weight = _product(grad_output.t(), input) if wanted[1] else None
+            grad_weight = _float32_product(grad_output.t(), input) if wanted[1] else None
             grad_bias = grad_output.sum(0, dtype=torch.float32) if wanted[2] else None
         return grad_input, grad_weight, grad_bias
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
+def _float32_product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b of half precision matrices, in float32."""
     if a.is_cuda:
         return torch.mm(a, b, out_dtype=torch.float32)

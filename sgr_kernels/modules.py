@@ -1,7 +1,5 @@
 """Modules around :mod:`sgr_kernels.functional`."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,7 +1,5 @@
 """Functions whose calls modes and tensor subclasses see, by torch's ``__torch_function__`` protocol."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

@@ -5,8 +5,6 @@ numbers are those of Yang et al., "Towards Interpretable Deep Local Learning wit
 ICML 2024.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -1,12 +1,9 @@
-"""Everything of this package that leans on parts of torch which torch does not promise to keep.
+"""The only module of this package that uses private parts of torch, which a new version may change.
 
-Tried with torch 2.11 to 2.14. Each entry says why a public way does not do; tests/test_torch_internals.py fails with a
-sentence about the entry that a new version of torch breaks.
+Tried with torch 2.11 to 2.14. Each entry says why no public part will do. tests/test_torch_internals.py checks each and
+names the one that a version breaks.
 """
 
-from __future__ import annotations
-
-import contextlib
 import functools
 import sys
 from collections.abc import Callable
@@ -17,30 +14,32 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-# Maps over nested containers: torch has no public module for them in every version we support.
+# Maps over nested containers: older versions have no public ones.
 from torch.utils._pytree import tree_leaves, tree_map
 
 __all__ = ["tree_leaves", "tree_map"]
 
-# In-place arithmetic on lists of tensors, a few kernels for all: public torch has it one tensor at a time only.
+# In-place arithmetic on lists of tensors in a few kernels: public torch takes one tensor at a time.
 foreach_add_ = torch._foreach_add_
 foreach_sub_ = torch._foreach_sub_
 foreach_mul_ = torch._foreach_mul_
 foreach_copy_ = torch._foreach_copy_
 
-# Functions that function modes see in place of public ones: there is no public name for them.
+# Functions that function modes see when a public one is called; they have no public name.
 LAYER_FUNCTIONS = torch._C._nn
 SET_GRAD_ENABLED = torch._C._set_grad_enabled
 
-# Where torch keeps autograd Functions of its own: they are marked by nothing but the names of their modules.
+# Modules in which torch has autograd Functions of its own; nothing else marks these.
 OWN_AUTOGRAD_FUNCTIONS = ("torch.utils.checkpoint.", "torch._functorch.", "torch._dynamo.", "torch._inductor.")
 
-# () -> bool: whether torch.func.vmap, grad or the like is active: public torch does not tell.
+# () -> bool: whether torch.func.vmap, grad or the like is active; public torch does not say.
 in_function_transform = torch._C._are_functorch_transforms_active
-# A context in which operators skip their derivatives: under public torch.no_grad() they still go through them.
+# () -> bool: whether a function mode is active; public has_torch_function needs a tensor, and fails in compiled code.
+in_function_mode = torch.overrides._is_torch_function_mode_enabled
+# A context in which operators skip their derivatives; under public torch.no_grad() they still go through them.
 below_autograd = torch._C._AutoDispatchBelowAutograd
-
-_Replacement = Callable[[Callable], Callable]
+# A context in which no function mode sees a call; public torch disables a mode in the mode's own handler only.
+outside_of_all_modes = torch._C.DisableTorchFunction
 
 
 def constant_when_compiled(function: Callable) -> Callable:
@@ -50,9 +49,9 @@ def constant_when_compiled(function: Callable) -> Callable:
 
 
 def in_compiled_graph() -> bool:
-    """Whether a graph of torch.compile is running: torch.compiler.is_compiling() speaks of its compilation only.
+    """Whether a graph of torch.compile is running; public torch.compiler.is_compiling() is about compiling one.
 
-    Such graphs run without gradients, which makes the usual answer, no, cheap.
+    Such graphs run without gradients, so the answer is quick wherever gradients are enabled.
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
@@ -62,16 +61,11 @@ def in_compiled_graph() -> bool:
     return frame is not None
 
 
-def in_function_mode() -> bool:
-    """Public has_torch_function says so only if given a tensor, and not while the compiler traces."""
-    return torch.overrides._is_torch_function_mode_enabled()
-
-
 def announce_when_compiled(function: Callable) -> None:
-    """Let modes see ``function`` of torch in compiled code too, as they do in eager code.
+    """Let modes see ``function`` of torch in compiled code, as they do in eager code.
 
-    The compiler announces what torch lists as overridable, and the list lacks a few functions (hardswish, relu_, ...).
-    It is public; the copy that a compiler makes when it is first used is not.
+    The compiler announces the functions that torch lists as overridable; a few (hardswish, relu_, ...) are missing.
+    The list is public, but not the copy of it that the compiler makes on first use.
     """
     torch.overrides.get_overridable_functions().setdefault(torch, []).append(function)
     compiler = sys.modules.get("torch._dynamo.variables.torch")
@@ -79,18 +73,13 @@ def announce_when_compiled(function: Callable) -> None:
         compiler.get_overridable_functions().add(function)
 
 
-def outside_of_all_modes() -> contextlib.AbstractContextManager:
-    """Public torch lets a mode step aside for calls from its handler only."""
-    return torch._C.DisableTorchFunction()
-
-
 def autograd_function_of(node: Any) -> type[torch.autograd.Function] | None:
-    """The autograd Function that made a node of a graph: publicly a node has a name only, which is not unique."""
+    """The autograd Function that made a node of a graph, if one did. Public is only its name, which is not unique."""
     return getattr(node, "_forward_cls", None)
 
 
 def will_be_executed(node: Any) -> bool:
-    """Whether the running backward pass goes on to ``node``: public ctx.needs_input_grad says whether some pass may."""
+    """Whether the running backward pass goes on to ``node``; public ctx.needs_input_grad says if any pass could."""
     try:
         return torch._C._will_engine_execute_node(node)
     except RuntimeError:  # a leaf that torch.autograd.grad was asked for
@@ -98,34 +87,36 @@ def will_be_executed(node: Any) -> bool:
 
 
 def writes_into_arguments(operator: torch._ops.OpOverload) -> bool:
-    """Public torch shows the schema of an operator only as text."""
+    """Whether the operator changes an argument; public torch shows its schema as text only."""
     return operator._schema.is_mutable
 
 
 def is_fake(tensor: Tensor) -> bool:
-    """Whether it is one of the tensors without numbers that tracing works with: they have no public type."""
+    """Whether it is a tensor without numbers, as used in tracing; the type is not public."""
     return isinstance(tensor, FakeTensor)
 
 
 def storage_key(tensor: Tensor) -> int:
-    """A number that tells apart the storages of living tensors: fake tensors have no public data_ptr()."""
+    """A number for the storage, unlike that of any other living one; public data_ptr() fails for fake tensors."""
     return tensor.untyped_storage()._cdata
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether a call of the module runs hooks of its own: publicly hooks can be added and removed, not listed."""
+    """Whether a call of the module runs hooks of its own; publicly hooks can be added and removed, not listed."""
     return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
-def intercept_checkpoints(recomputed_by: _Replacement, inputs_kept_by: _Replacement) -> None:
-    """From now on, what ``torch.utils.checkpoint(use_reentrant=False)`` computes again goes through ours.
+def intercept_checkpoints(
+    recomputed_by: Callable[[Callable], Callable], inputs_kept_by: Callable[[Callable], Callable]
+) -> None:
+    """Replace, from now on, two functions of ``torch.utils.checkpoint`` (``use_reentrant=False``).
 
-    Public context_fn is an argument of the network's own calls, which are not ours to change.
+    Public context_fn is an argument of calls in the network, which this package cannot change.
 
     Args:
-        recomputed_by: from the function that computes a region again to the one to be called in its place; called
-            where a forward pass enters the region.
-        inputs_kept_by: from the function that keeps the inputs of a region to the one to be called in its place.
+        recomputed_by: gets the function that computes a region again, whenever a forward pass enters a region; returns
+            the one to be called in its place.
+        inputs_kept_by: gets the function that keeps the inputs of a region; returns the one to be called in its place.
     """
     checkpoint = torch.utils.checkpoint
     frame = checkpoint._CheckpointFrame

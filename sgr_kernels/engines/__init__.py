@@ -3,8 +3,6 @@
 Each engine is a module with one function, ``run(inputs, options) -> LocalStep``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Algorithm 1 as published: a double backward through the module. Works for every twice differentiable module."""
 
-from __future__ import annotations
-
 import torch
 
 from ..functional.sgr_loss import loss as sgr_loss

@@ -1,7 +1,5 @@
 """What the engines share: the types of what a step gets and gives, and how gradients reach the parameters."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 

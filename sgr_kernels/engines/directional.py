@@ -8,8 +8,6 @@ or, of second order, sgr_weight / 2h * (G(x + h v) - G(x - h v)). Algorithm 1 tr
 passes at x + h v and x - h v: see :mod:`sgr_kernels.gates`. :mod:`.step_length` chooses h.
 """
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from ..functional.direction import sgr_direction

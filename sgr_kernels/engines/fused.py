@@ -3,8 +3,6 @@
 :mod:`sgr_kernels.blocks` has the gradients of the chain, :mod:`.local_loss` those of the loss at its end.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import torch

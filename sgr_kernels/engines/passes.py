@@ -1,7 +1,5 @@
 """Passes over one module that differ in x only: same decisions, same random numbers, same buffers."""
 
-from __future__ import annotations
-
 import contextlib
 import random
 import sys

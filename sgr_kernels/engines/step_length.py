@@ -16,8 +16,6 @@ are too large for any smaller one. In float16, which cannot hold gradient norms 
 was better in measurements; in float32 spreads of 1e4 need the larger one.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

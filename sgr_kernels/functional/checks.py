@@ -1,7 +1,5 @@
 """Argument checks: an error names the argument, what was given and what was expected."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from ..operators.common.dtypes import FLOATING

@@ -1,7 +1,5 @@
 """cross_entropy of local heads: argument checks."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The gradient v of an SGR loss as a direction to go, without v in memory, and the norms of rows."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Fixed classifiers."""
 
-from __future__ import annotations
-
 import math
 
 import torch

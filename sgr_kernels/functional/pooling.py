@@ -1,7 +1,5 @@
 """Average pooling over positions, as the heads of local modules have it."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """linear_relu and conv2d_relu: layers whose backward and double backward are fused."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Loss, input gradient and SGR weight gradient of one ReLU block in one call, without a graph."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -61,7 +59,7 @@ def linear_relu_sgr(
         bias: (m,) or None.
         grad_output: (..., m) dL/dy.
         target: shape of ``x``, the gradient the previous module had for its output.
-        output: y, where it is at hand; else it is computed.
+        output: y, if it is known; None: it is computed.
         curvature: "none": the upstream gradient is treated as constant (Eq. 35); "exact": what Algorithm 1 computes.
             In a training step, with the forward pass, 6 and 10 B m n FLOPs.
         hvp: U -> C, the Hessian of L with respect to y applied to U, both of the shape of y; needed by "exact". Called
@@ -106,8 +104,8 @@ def conv2d_relu_sgr(
         grad_output: (B, m, H', W') dL/dy.
         target, output, curvature, hvp, normalize, reduction, floor, eps: as in :func:`linear_relu_sgr`.
 
-    Returns, raises:
-        likewise.
+    Returns:
+        :class:`Conv2dReLUSGR` (loss, delta, grad_weight, grad_bias). Errors: as :func:`linear_relu_sgr`.
     """
     affine = Conv2d(*conv_geometry(x, weight, bias, stride, padding, dilation, groups))
     options = Options(normalize, reduction, floor, eps)

@@ -1,7 +1,5 @@
 """Tensors as the rows (B, n) that operators see, with unit stride along a row, and results back in their layout."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 

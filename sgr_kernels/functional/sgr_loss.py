@@ -1,7 +1,5 @@
 """sgr_loss and sgr_residual: argument checks and layout."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from ..operators.common.options import Options

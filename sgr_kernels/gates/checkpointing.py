@@ -1,7 +1,5 @@
 """Activation checkpointing: a region that a backward pass computes again takes the decisions of the first time."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import threading
@@ -20,9 +18,7 @@ _CURRENT = _Current()
 
 @contextlib.contextmanager
 def recomputing_along(gates: Record | Replay) -> Iterator[None]:
-    """Inside, regions of ``torch.utils.checkpoint`` (``use_reentrant=False``) are recomputed with the decisions on the
-    tape of ``gates``.
-    """
+    """Inside, ``torch.utils.checkpoint`` (``use_reentrant=False``) computes regions again with the decisions taped."""
     _intercept_once()
     before, _CURRENT.gates = _CURRENT.gates, gates
     try:
@@ -38,7 +34,7 @@ def _intercept_once() -> None:
 
 
 def _along_the_tape(recompute: Callable) -> Callable:
-    """``recompute`` of a region that is being entered, with the decisions from here on."""
+    """``recompute`` with the decisions that the region now entered takes."""
     gates = _CURRENT.gates
     if gates is None:
         return recompute
@@ -52,9 +48,7 @@ def _along_the_tape(recompute: Callable) -> Callable:
 
 
 def _hidden_from_gates(keep_inputs: Callable) -> Callable:
-    """Keeping the inputs of a region calls functions of torch that are no part of the network: gates must not see
-    them.
-    """
+    """``keep_inputs``, unseen by gates: the functions of torch that it calls are no part of the network."""
 
     @functools.wraps(keep_inputs)
     def call(*args):

@@ -1,7 +1,5 @@
 """Declarations of a network's own operations for ``engine="directional"``: smooth, or with a rule of its own."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from types import BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType

@@ -3,8 +3,6 @@
 A name stands for every function and method that torch has under it, with the in-place forms and operators.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

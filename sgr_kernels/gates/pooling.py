@@ -1,7 +1,5 @@
 """Rules of max pooling: recorded winners are taken again."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -4,8 +4,6 @@ The same rule serves recording and replaying. At a kink it takes the branch that
 branch that gives NaN.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Which rule each function of torch and of this package has: importing this module registers them."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 
@@ -52,7 +50,7 @@ def _norm(function: Callable) -> Callable:
         order = kwargs.get("ord", kwargs.get("p", args[1] if len(args) > 1 else None))
         if order in ("fro", 2, None):
             return function(*args, **kwargs)
-        return gates.other(function, args, kwargs)
+        return gates.without_rule(function, args, kwargs)
 
     return rule
 

@@ -5,8 +5,6 @@ gives. Passes over a network share these decisions through a list, the tape: :cl
 reads it. Both are function modes, so that torch.compile traces them with the network.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -63,7 +61,7 @@ class Gates(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = {} if kwargs is None else kwargs
         if func.__name__ == "__get__":
-            return self.other(func, args, kwargs)
+            return self.without_rule(func, args, kwargs)
         if func in SHAPE_ONLY:
             return func(*args, **kwargs)
         if in_compiled_graph():  # traced with its gates, so its calls need none
@@ -78,7 +76,7 @@ class Gates(TorchFunctionMode):
             if self.recording:
                 self.dtypes.append(result.dtype)
             return result
-        return self.other(func, args, kwargs)
+        return self.without_rule(func, args, kwargs)
 
     def decide(self, choose: Callable[..., Tensor], *args: Any) -> Tensor:
         """``choose(*args)``, a tensor of bool or of indices: computed in the first pass, read from the tape in others.
@@ -104,7 +102,7 @@ class Record(Gates):
     """Runs a network as it is and writes its decisions to ``tape``.
 
     Raises (inside the network):
-        ValueError: an operation that depends on ``source`` is neither smooth nor has a gated form.
+        ValueError: an operation that depends on ``source`` is not known to be smooth and has no rule.
     """
 
     recording = True
@@ -120,6 +118,7 @@ class Record(Gates):
         return len(self.tape)
 
     def enter(self, func: Callable) -> None:
+        """Writes down that ``func``, which decides, is called."""
         self.tape.append(func)
 
     def keep(self, decision: Any) -> None:
@@ -136,7 +135,7 @@ class Record(Gates):
         self.keep(_Constant(tree_map(_copied, args[0] if written else result), written))
         return result
 
-    def other(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+    def without_rule(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         if not _is_smooth(func) and self._depends((args, kwargs)):
             raise ValueError(
                 f"{_name(func)} is on no list of smooth functions, and its gates are not known: engine='directional' "
@@ -170,6 +169,7 @@ class Replay(Gates):
         self.position = position
 
     def enter(self, func: Callable) -> None:
+        """Checks that the same function is called as in the first pass."""
         expected = self.recall()
         if expected is not func:
             raise RuntimeError(
@@ -192,7 +192,7 @@ class Replay(Gates):
             return args[0].copy_(recorded.value)
         return tree_map(_copied, recorded.value)
 
-    def other(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+    def without_rule(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         return func(*args, **kwargs)
 
     def check_finished(self) -> None:

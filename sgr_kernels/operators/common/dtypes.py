@@ -1,7 +1,5 @@
 """Which dtypes operators take, and in which they answer."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

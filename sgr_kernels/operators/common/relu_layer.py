@@ -4,8 +4,6 @@ The gates are all that is kept of the nonlinearity: y > 0 says what z > 0 said, 
 backward treats them as constants, as Algorithm 1 does, and cannot be differentiated again.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """conv2d_relu: relu(conv2d(x, W) + b), its backward and its double backward, as :mod:`..linear_relu`."""
 
-from __future__ import annotations
-
 from ...affine import Conv2d
 from ..common import relu_layer
 from ..common.operator import Operator

@@ -5,8 +5,6 @@ is rounding noise, and a normalised residual sees nothing but the direction.
 Kernels: csrc/cross_entropy/cpu.cpp and cuda.cu, :mod:`.triton`, :mod:`.reference`.
 """
 
-from __future__ import annotations
-
 import torch
 
 from ..common.dtypes import loss_dtype

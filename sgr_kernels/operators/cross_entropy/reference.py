@@ -2,8 +2,6 @@
 backend by their formulas, in float64.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -6,8 +6,6 @@ whatever x holds. Names ending in an underscore work in place.
 Kernels: csrc/gate_bits/cpu.cpp and cuda.cu, :mod:`.triton`, :mod:`.reference`.
 """
 
-from __future__ import annotations
-
 import torch
 
 from ..common.operator import Operator

@@ -1,7 +1,5 @@
 """gate_bits in plain PyTorch."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """linear_relu: relu(x W^T + b), its backward and its double backward: library products and :mod:`..relu_backward`."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from ...affine import Linear

@@ -3,8 +3,6 @@
 Only in Triton (:mod:`.triton`): other backends multiply with the library and fuse what lies between the products.
 """
 
-from __future__ import annotations
-
 import torch
 
 from ..common import options as opt

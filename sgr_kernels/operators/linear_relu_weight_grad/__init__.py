@@ -3,8 +3,6 @@
 Only in Triton (:mod:`.triton`): other backends multiply with the library and fuse what lies between the products.
 """
 
-from __future__ import annotations
-
 from ..common.dtypes import loss_dtype
 from ..common.operator import Operator
 

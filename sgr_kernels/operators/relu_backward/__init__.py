@@ -5,8 +5,6 @@ The operator sees (R, C, S) contiguous tensors: (B, features, 1) of a linear lay
 Kernels: csrc/relu_backward/cpu.cpp and cuda.cu, :mod:`.triton`, :mod:`.reference`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """relu_backward in plain PyTorch."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -3,8 +3,6 @@
 Kernels: csrc/row_norms/cpu.cpp and cuda.cu, :mod:`.triton`, :mod:`.reference`.
 """
 
-from __future__ import annotations
-
 import torch
 
 from ..common.operator import Operator

@@ -5,8 +5,6 @@ alpha_b delta_b + beta_b target_b, and dL/d target_b is alpha_target_b target_b 
 Kernels: csrc/sgr_loss/cpu.cpp and cuda.cu, :mod:`.triton`, :mod:`.reference`.
 """
 
-from __future__ import annotations
-
 import torch
 
 from ..common import options as opt

@@ -4,8 +4,6 @@ Everything is computed in float64: |delta| of a well classified sample is 1e-11 
 their digits in float32.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

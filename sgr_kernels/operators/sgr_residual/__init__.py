@@ -3,8 +3,6 @@
 Kernels: csrc/sgr_residual/cpu.cpp and cuda.cu, :mod:`.triton`, :mod:`.reference`.
 """
 
-from __future__ import annotations
-
 from ..common import options as opt
 from ..common.dtypes import loss_dtype
 from ..common.operator import Operator

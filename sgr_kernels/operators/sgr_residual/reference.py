@@ -1,7 +1,5 @@
 """sgr_residual in plain PyTorch: by autograd, as it is defined, and by the formula, as the reference backend has it."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -3,8 +3,6 @@
 Kernels: csrc/sgr_shift/cpu.cpp and cuda.cu, :mod:`.triton`, :mod:`.reference`.
 """
 
-from __future__ import annotations
-
 from ..common.operator import Operator
 from . import reference
 

@@ -1,7 +1,5 @@
 """sgr_shift in plain PyTorch."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from ..sgr_loss.reference import combine
