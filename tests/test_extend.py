@@ -36,7 +36,8 @@ pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ comp
 
 def run(command: str | list[str], tree: pathlib.Path, **more: str) -> str:
     """What a command says that is started in a tree and sees no other one."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "SGR", "TRITON"))}
+    of_this_run = ("PYTEST", "SGR", "TRITON")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(of_this_run)}
     environment["PATH"] = f"{pathlib.Path(sys.executable).parent}:{environment['PATH']}"
     environment["PYTHONPATH"] = f"{tree}:{tree / 'build' / 'alias'}"
     process = subprocess.run(
@@ -107,11 +108,14 @@ def gate_block() -> str:
 
 def test_what_the_page_names_exists(tree):
     names = set(re.findall(r"`([\w./]+)`", PAGE.replace(DIFF, "")))
-    paths = {name for name in names if "/" in name}
-    assert paths and [path for path in paths if not any((tree / at / path).exists() for at in (".", "sgr_kernels", "csrc", "sgr_kernels/operators"))] == []
-    files = [path for folder in SOURCES[:3] for path in (tree / folder).rglob("*") if path.suffix in (".py", ".h", ".cuh")]
-    words = set(re.findall(r"\w+", " ".join(path.read_text() for path in files)))
-    assert [name for name in names - paths if not set(name.split(".")) <= words | set(["cpu.cu", "cuda", "h", "py", "cpp"])] == []
+    files = {name for name in names if name.endswith((".py", ".h", ".cpp", ".cu"))}
+    places = (tree, tree / "csrc" / "row_dot", tree / "sgr_kernels" / "operators")
+    assert [name for name in files if not any((place / name).exists() for place in places)] == []
+    assert [name for name in names - files if "/" in name and not (tree / name).exists()] == []
+    suffixes = {".py", ".h", ".cuh"}
+    sources = [path for folder in FOLDERS for path in (tree / folder).rglob("*.*") if path.suffix in suffixes]
+    words = set(re.findall(r"\w+", " ".join(path.read_text() for path in sources)))
+    assert [name for name in names - files if "/" not in name and not set(name.split(".")) <= words] == []
 
 
 # --- the operator -----------------------------------------------------------------------------------------------------
@@ -179,7 +183,8 @@ def test_cuda_compiles(tree):
     if nvcc is None:
         pytest.skip("no nvcc")
     command = [nvcc, "-std=c++17", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020b000000000000", "-arch=sm_90a", "-Icsrc"]
-    run([*command, *(f"-isystem={path}" for path in include_paths()), "-c", "csrc/row_dot/cuda.cu", "-o", "cuda.o"], tree)
+    command += [f"-isystem={path}" for path in include_paths()]
+    run([*command, "-c", "csrc/row_dot/cuda.cu", "-o", "cuda.o"], tree)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no Triton")
@@ -255,7 +260,8 @@ def apply(diff: str, tree: pathlib.Path) -> None:
 
 
 def test_backend(built, tmp_path):
-    shutil.copytree(built, tmp_path, symlinks=False, dirs_exist_ok=True, ignore=shutil.ignore_patterns("build", "tests"))
+    for folder in "sgr_kernels", "bench":
+        shutil.copytree(built / folder, tmp_path / folder)
     (tmp_path / "build" / "alias").mkdir(parents=True)
     (tmp_path / "build" / "alias" / "sgr_bench").symlink_to(tmp_path / "bench")
     apply(DIFF, tmp_path)

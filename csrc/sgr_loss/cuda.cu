@@ -1,10 +1,10 @@
-// sgr_loss, sgr_loss_backward and sgr_residual on CUDA.
+// sgr_loss and sgr_loss_backward on CUDA.
 #include "common/cuda.cuh"
+#include "sgr_loss/kernel.cuh"
 #include "sgr_loss/operator.h"
-#include "sgr_residual/kernel.cuh"
+#include "sgr_shift/kernel.cuh"
 
 STABLE_TORCH_LIBRARY_IMPL(sgr, CUDA, m) {
   m.impl("sgr_loss", TORCH_BOX(&sgr::sgr_loss<sgr::cuda::Device>));
   m.impl("sgr_loss_backward", TORCH_BOX(&sgr::sgr_loss_backward<sgr::cuda::Device>));
-  m.impl("sgr_residual", TORCH_BOX(&sgr::sgr_residual<sgr::cuda::Device>));
 }

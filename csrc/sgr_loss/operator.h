@@ -1,4 +1,4 @@
-// sgr_loss, sgr_loss_backward and sgr_residual, as far as they are the same on every device.
+// sgr_loss and sgr_loss_backward, as far as they are the same on every device.
 #pragma once
 
 #include "sgr_loss/row_math.h"
@@ -21,8 +21,8 @@ Options make_options(const Tensor& delta, bool normalize, int64_t reduction, dou
   return {normalize, scale, {floor, floor_pointer}, eps};
 }
 
-// Every device has run_sgr_loss(device, in, options, coef, loss) and run_sgr_residual(device, in, options, loss, v),
-// for rows of at least one element. loss: one number. coef: (3, rows). v: (rows, cols) contiguous.
+// Every device has run_sgr_loss(device, in, options, coef, loss) for rows of at least one element. loss: one number.
+// coef: (3, rows).
 template <class Device>
 std::tuple<Tensor, Tensor> sgr_loss(Tensor delta, Tensor target, bool normalize, int64_t reduction, double floor,
                                     std::optional<Tensor> floor_tensor, double eps) {
@@ -46,23 +46,6 @@ Tensor sgr_loss_backward(Tensor grad_loss, Tensor delta, Tensor target, Tensor a
                   "grad_loss must be a scalar of the dtype of the loss");
   check_place<Device>(grad_loss, delta, "grad_loss");
   return combine<Device>(delta, target, alpha, beta, 1.0, &grad_loss);
-}
-
-template <class Device>
-std::tuple<Tensor, Tensor> sgr_residual(Tensor delta, Tensor target, bool normalize, int64_t reduction, double floor,
-                                        std::optional<Tensor> floor_tensor, double eps) {
-  check_row_pair<Device>(delta, target, "delta and target");
-  Device device(delta);
-  auto v = new_empty(delta, {delta.size(0), delta.size(1)}, result_type(delta));
-  if (delta.numel() == 0) return {new_zeros(delta, {}, result_type(delta)), v};
-  const auto options = make_options<Device>(delta, normalize, reduction, floor, floor_tensor, eps);
-  auto loss = new_empty(delta, {}, result_type(delta));
-  dispatch<Device>(delta, [&](auto type) {
-    using T = decltype(type);
-    run_sgr_residual(device, row_set<T>(delta, target), options, mutable_data<Wide<T>>(loss),
-                     mutable_data<Wide<T>>(v));
-  });
-  return {loss, v};
 }
 
 }  // namespace sgr

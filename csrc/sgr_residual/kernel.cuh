@@ -1,8 +1,5 @@
-// The CUDA kernel of sgr_residual; the CPU has it in sgr_loss/cpu.cpp, and both are registered beside sgr_loss, whose
-// kernels rows take that do not fit here.
-//
 // Loss and v in one kernel that reads the inputs once: a row stays on chip, in the shared memory of one block or of a
-// cluster of blocks.
+// cluster of blocks. Rows that do not fit take the kernels of sgr_loss and sgr_shift.
 //
 // Within a row, each thread reads back only what it put into shared memory itself; blocks and threads exchange nothing
 // but sums.
