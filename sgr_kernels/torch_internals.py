@@ -30,7 +30,10 @@ LAYER_FUNCTIONS = torch._C._nn
 SET_GRAD_ENABLED = torch._C._set_grad_enabled
 
 # Modules in which torch has autograd Functions of its own; nothing else marks these.
-OWN_AUTOGRAD_FUNCTIONS = ("torch.utils.checkpoint.", "torch._functorch.", "torch._dynamo.", "torch._inductor.")
+# The last are those of torch.library.register_autograd; modes see the operators themselves.
+OWN_AUTOGRAD_FUNCTIONS = (
+    "torch.utils.checkpoint.", "torch._functorch.", "torch._dynamo.", "torch._inductor.", "torch._library.autograd.",
+)  # fmt: skip
 
 # () -> bool: whether torch.func.vmap, grad or the like is active; public torch does not say.
 in_function_transform = torch._C._are_functorch_transforms_active

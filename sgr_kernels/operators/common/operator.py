@@ -78,6 +78,8 @@ class Operator:
     def __call__(self, *args: Any) -> Any:
         """By the backend that is responsible for the first argument."""
         namespace = "sgr" if self.composed is not None else NAMESPACES[select(args[0])]
+        if namespace not in self._calls:
+            self._namespace(select(args[0]))  # raises
         return self._calls[namespace](*args)
 
     def has(self, backend: str) -> bool:
@@ -115,10 +117,11 @@ class Operator:
         self._overloads[namespace] = overload
         if self.derivative is not None:
             self._calls[namespace] = self._differentiable(namespace, overload, self.derivative)
-        elif writes_into_arguments(overload):  # torch takes no derivative for those, and warns by itself
-            self._calls[namespace] = overload
         else:
-            torch.library.register_autograd(qualified, self._refuse)
+            if writes_into_arguments(overload):  # torch takes no derivative for those
+                torch.library.impl(qualified, "Autograd", self._refuse_to_write(overload))
+            else:
+                torch.library.register_autograd(qualified, self._refuse)
             self._calls[namespace] = _constant(overload)
 
     def _differentiable(self, namespace: str, overload: Callable[..., Any], derivative: Derivative) -> Callable:
@@ -142,6 +145,15 @@ class Operator:
 
     def _refuse(self, ctx: Any, *grads: Any) -> tuple:
         raise RuntimeError(f"{self.name} has no derivative (of this order)")
+
+    def _refuse_to_write(self, overload: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any) -> Any:
+            if _is_differentiated(args):
+                raise RuntimeError(f"{self.name} has no derivative: it cannot write into what is differentiated")
+            with below_autograd():
+                return overload(*args)
+
+        return call
 
 
 # The dispatcher's way to a derivative goes through Python and takes longer than a small problem. Eager code has shorter
