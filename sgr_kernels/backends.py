@@ -55,7 +55,7 @@ def backend(name: str) -> Iterator[None]:
 
 
 def select(tensor: Tensor) -> str:
-    """Name of the backend that works on ``tensor``: the requested one, else the fastest that is known to be right."""
+    """Name of the backend that works on ``tensor``: the requested one, else the first of the device that is "ok"."""
     return _choose(_requested, tensor.device.type)
 
 
@@ -69,8 +69,9 @@ def _chosen(requested: str | None, device: str) -> str:
     if requested is not None:
         _check_device(requested, device)
         return requested
-    candidates = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}.get(device, ())
-    return next((name for name in candidates if _status(name) == "ok"), "reference")
+    candidates = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}.get(device, ())  # in the order of preference
+    able = (name for name in candidates if _status(name) == "ok" and _device_of(name) == device)
+    return next(able, "reference")
 
 
 @functools.cache
@@ -87,9 +88,14 @@ def _check_request(name: str, source: str) -> None:
 
 
 def _check_device(name: str, device: str) -> None:
-    runs_on = {"cpu": "cpu", "cuda": "cuda", "triton": "cpu" if _interpreting() else "cuda"}.get(name, device)
+    runs_on = _device_of(name) or device
     if device != runs_on:
         raise RuntimeError(f"backend {name!r} works on {runs_on} tensors here, got a {device} tensor")
+
+
+def _device_of(name: str) -> str | None:
+    """Where a backend works, None: everywhere. The interpreter of Triton works on the CPU."""
+    return {"cpu": "cpu", "cuda": "cuda", "triton": "cpu" if _interpreting() else "cuda"}.get(name)
 
 
 def _interpreting() -> bool:

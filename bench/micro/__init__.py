@@ -50,7 +50,8 @@ _WRITTEN: dict[str, Op] = {
     **cross_entropy.OPS,
     **gate_bits.OPS,
 }
-OPS: dict[str, Op] = {**_WRITTEN, **others.all_but(each for op in _WRITTEN.values() for each in op.operators)}
+GENERIC: dict[str, Op] = others.all_but(each for op in _WRITTEN.values() for each in op.operators)
+OPS: dict[str, Op] = {**_WRITTEN, **GENERIC}
 MODES = tuple(dict.fromkeys(mode for op in OPS.values() for mode in op.modes))
 DTYPES = ("float32", "bfloat16")
 

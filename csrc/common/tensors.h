@@ -1,8 +1,8 @@
 // What the registered operators share: result types, data pointers, dtype dispatch, checks.
 //
 // The operator.h of a folder is written once, for every Device: that of cpu.h or that of cuda.cuh. A device says where
-// tensors must be and what half types are called there. The folder's cpu.cpp and kernel.cuh have the functions
-// run_<operator>(device, ...) that it calls, which see pointers in the place of tensors.
+// tensors must be and what half types are called there. operator.h calls functions run_...(device, ...), which see
+// pointers in the place of tensors: for the CPU they are in cpu.cpp or kernel.h, for CUDA in kernel.cuh.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

@@ -32,8 +32,8 @@ SGR_ALWAYS_INLINE W mask(bool shut) {
   return shut ? W{0} : static_cast<W>(~W{0});
 }
 
-// Asks for closed gates: NaN is open. Half types are compared as integers, without conversion: closed are 0 and
-// everything up to -Inf, above which lie the negative NaNs.
+// Asks for closed gates: NaN is open. Half types are compared as signed integers, without conversion: closed are +0 and
+// everything from -0, the smallest integer, to -Inf. The negative NaNs are larger, and open.
 SGR_ALWAYS_INLINE uint64_t gate_of(double x) { return mask<uint64_t>(x <= 0); }
 SGR_ALWAYS_INLINE uint32_t gate_of(float x) { return mask<uint32_t>(x <= 0); }
 SGR_ALWAYS_INLINE uint16_t gate_of(int16_t bits, int16_t minus_infinity) {

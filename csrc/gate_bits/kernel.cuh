@@ -15,8 +15,8 @@ struct Gated {
   double slope;
 };
 
-// `left` elements remain. Those past the end count as 0. Plain loads: in place, others write to the same memory. A word
-// and not a pack, because taking it apart would wait for it: that is left to its use.
+// `left` elements remain; those past the end count as 0. Not through the read-only cache: x may be y, which other
+// threads write. Returns the raw word, because unpacking it here would wait for the load.
 template <typename T, int width>
 __device__ inline WordOf<T, width> load_word(const T* from, int64_t left) {
   if (left >= width) return __ldca(reinterpret_cast<const WordOf<T, width>*>(from));

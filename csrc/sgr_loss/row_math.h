@@ -22,7 +22,8 @@ struct RowCoef {
   double alpha, beta, alpha_target, loss;
 };
 
-// s of the loss s * sum_b w_b (1 - c_b): 2 / (B n), 2 / B or 2.
+// s of the loss: 2 / (B n), 2 / B or 2. The loss is s * sum_b w_b (1 - c_b) with the cosine c_b and the floor weight
+// w_b; without normalize it is s / 2 * sum_b w_b |delta_b - target_b|^2.
 SGR_HOST_DEVICE inline double reduction_scale(int reduction, int64_t rows, int64_t cols) {
   if (reduction == kMean) return 2.0 / (static_cast<double>(rows) * static_cast<double>(cols));
   return reduction == kBatchMean ? 2.0 / static_cast<double>(rows) : 2.0;

@@ -57,7 +57,7 @@ def row_norms(tensor: Tensor) -> Tensor:
 
 
 def _norms(delta: Tensor, target: Tensor, coef: Tensor, normalize: bool) -> Tensor:
-    """|v_b| from the coefficients: v = s w (c delta^ - target^) / |delta| is as long as beta target, times the sine."""
+    """|v_b| = |beta_b| |target_b| sin(delta_b, target_b), with cos^2 = alpha alpha_target / beta^2 of the row."""
     alpha, beta, alpha_target = coef
     if not normalize:
         return alpha * row_norms(delta - target)

@@ -13,7 +13,7 @@ import torch
 from sgr_bench import cases, cli, micro, timing
 from sgr_bench.cases.case import Size
 from sgr_bench.checks import WrongResult, relative_error
-from sgr_bench.micro import OPS, cross_entropy, measurement, relu_layers, relu_sgr
+from sgr_bench.micro import GENERIC, OPS, cross_entropy, measurement, relu_layers, relu_sgr
 from sgr_bench.micro import sgr_loss as losses
 from sgr_bench.micro.derivatives import MODES, Point, run_of
 from sgr_bench.micro.grid import text, timed
@@ -59,7 +59,8 @@ pytestmark = pytest.mark.skipif(sk.backends()["cpu"] != "ok", reason="needs the 
 def make_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(micro.roofline, "limits", lambda device, quick: LIMITS)
     for operator in {op.operators[0] for op in OPS.values()}:
-        small = dataclasses.replace(cases.of(operator), sizes=TINY[operator.name])
+        given = cases.of(operator)
+        small = dataclasses.replace(given, sizes=TINY.get(operator.name) or tiny(given.sizes[0].shape))
         patch.setitem(cases.all_of_them(), operator, small)
     patch.setattr(timing, "repeats_for", lambda seconds, budget: 3)
 
@@ -100,8 +101,7 @@ def test_every_operator_is_measured_in_every_mode_by_every_provider(rows):
             "linear_relu": of_layer | {bare},
             "conv2d_relu": of_layer | {bare},
             "gate_bits": of_layer | {"torch.relu"},
-            "relu_backward": of_layer,
-            "row_norms": of_layer,
+            **dict.fromkeys(GENERIC, of_layer),
         }.get(op, of_layer | {"eager"})
         if mode in relu_sgr.MODES:
             expected = of_block | {bare} | ({"reference"} if mode == "none" else set())
@@ -224,7 +224,8 @@ def test_modes_are_the_derivatives_that_they_are_said_to_be():
 @pytest.mark.parametrize("op", OPS)
 def test_every_way_computes_the_same_in_float64(op):
     """What torch itself computes may be far off in the dtype of a case: here the formulas are shown to be right."""
-    shape = {"linear": (8, 12, 16), "conv2d": (3, 12, 5, 5), "gate_bits": (3, 5, 7), "relu_backward": (3, 5, 7)}
+    shape = {"linear": (8, 12, 16), "conv2d": (3, 12, 5, 5), "gate_bits": (3, 5, 7)}
+    shape |= {name: cases.of(GENERIC[name].operators[0]).sizes[0].shape for name in GENERIC}
     inputs = OPS[op].inputs(
         next((s for name, s in shape.items() if op.startswith(name)), (6, 17)), torch.float64, "cpu"
     )

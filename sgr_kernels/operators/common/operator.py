@@ -29,7 +29,7 @@ class Derivative:
     Attributes:
         save: ``(ctx, inputs, output)``, keeps what ``backward`` needs.
         backward: ``(ctx, alike, *grads)``, one gradient an input. ``alike(operator)`` is another operator, as
-            implemented by the backend of the forward pass.
+            implemented by the backend of the forward pass; composed operators choose a backend for their parts anew.
     """
 
     save: Callable[[Any, tuple, Any], None]
@@ -157,8 +157,8 @@ class Operator:
 
 
 # The dispatcher's way to a derivative goes through Python and takes longer than a small problem. Eager code has shorter
-# ones: two autograd Functions, which get the overload and its derivative as the last argument of a call, so that the
-# derivative finds its inputs where they are; and none at all where nothing is differentiated.
+# ones: operators with a derivative are one of two autograd Functions, those without one skip autograd (_constant). The
+# Functions get the overload and its derivative as the last argument: ctx.needs_input_grad counts from the first input.
 
 
 class _Eager(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""How two batches of gradients are compared: one value for what every operator of the residual is told besides them."""
+"""The options of an SGR loss (normalize, reduction, floor, eps) as one value; operators take them as flat arguments."""
 
 from __future__ import annotations
 

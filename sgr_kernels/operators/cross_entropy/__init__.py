@@ -2,7 +2,7 @@
 
 With p = softmax(logits) the gradient at the label is -sum_{k != y} p_k, never p_y - 1: for confident samples the latter
 is rounding noise, and a normalised residual sees nothing but the direction.
-Kernels: csrc/cross_entropy/cpu.cpp and cuda.cu, :mod:`.triton`, :mod:`.reference`.
+Kernels: csrc/cross_entropy/kernel.cuh (CUDA) and cpu.cpp, :mod:`.triton`, :mod:`.reference`.
 """
 
 import torch

@@ -3,7 +3,7 @@
 Operators see memory, not shapes: contiguous one-dimensional tensors. ``bits`` is uint8, (ceil(n / 8),); bit i % 8 of
 byte i // 8 is 1 where x > 0 or NaN, and bits beyond n are 0. A closed gate gives slope * x, and with slope 0 plain 0
 whatever x holds. Names ending in an underscore work in place.
-Kernels: csrc/gate_bits/cpu.cpp and cuda.cu, :mod:`.triton`, :mod:`.reference`.
+Kernels: csrc/gate_bits/kernel.cuh (CUDA) and cpu.cpp, :mod:`.triton`, :mod:`.reference`.
 """
 
 import torch

@@ -25,7 +25,8 @@ from ..relu_backward.triton import behind_relu
 def _factors_kernel(factors, alpha, beta, batch, factor: tl.float64, BLOCK: tl.constexpr):
     """factors (4, B): two float32 numbers whose product is factor * alpha, and two for beta; alpha, beta (B,).
 
-    alpha of a confident sample exceeds float32, and so may the product with it of anything but a tiny delta.
+    factor * alpha, of size 1 / |delta|^2, overflows float32 where alpha * delta does not. Two numbers applied one after
+    the other keep every intermediate result in range.
     """
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     factor = tl.full([], factor, tl.float64)  # the interpreter hands on a Python number

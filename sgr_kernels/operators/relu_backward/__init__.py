@@ -2,7 +2,7 @@
 
 The operator sees (R, C, S) contiguous tensors: (B, features, 1) of a linear layer, (B, channels, H W) of an image, or
 (B H W, channels, 1) of a channels-last one. :func:`through_relu` takes any layout.
-Kernels: csrc/relu_backward/cpu.cpp and cuda.cu, :mod:`.triton`, :mod:`.reference`.
+Kernels: csrc/relu_backward/kernel.cuh (CUDA) and cpu.cpp, :mod:`.triton`, :mod:`.reference`.
 """
 
 from collections.abc import Callable

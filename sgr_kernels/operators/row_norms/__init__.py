@@ -1,6 +1,6 @@
 """row_norms: the Euclidean norms of rows, accumulated in float64 without a float64 copy of the rows.
 
-Kernels: csrc/row_norms/cpu.cpp and cuda.cu, :mod:`.triton`, :mod:`.reference`.
+Kernels: csrc/row_norms/kernel.cuh (CUDA) and cpu.cpp, :mod:`.triton`, :mod:`.reference`.
 """
 
 import torch

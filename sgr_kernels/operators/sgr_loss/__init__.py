@@ -2,7 +2,7 @@
 
 Operators see rows: (B, n) tensors with unit stride along a row. With the coefficients, dL/d delta_b is
 alpha_b delta_b + beta_b target_b, and dL/d target_b is alpha_target_b target_b + beta_b delta_b.
-Kernels: csrc/sgr_loss/cpu.cpp and cuda.cu, :mod:`.triton`, :mod:`.reference`.
+Kernels: csrc/sgr_loss/kernel.cuh (CUDA) and kernel.h (CPU), :mod:`.triton`, :mod:`.reference`.
 """
 
 import torch

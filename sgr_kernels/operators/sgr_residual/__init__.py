@@ -1,6 +1,6 @@
 """sgr_residual: the loss of :mod:`..sgr_loss` and its gradient v = dL/d delta in one go.
 
-Kernels: csrc/sgr_residual/cpu.cpp and cuda.cu, :mod:`.triton`, :mod:`.reference`.
+Kernels: csrc/sgr_residual/kernel.cuh (CUDA) and cpu.cpp, :mod:`.triton`, :mod:`.reference`.
 """
 
 from ..common import options as opt

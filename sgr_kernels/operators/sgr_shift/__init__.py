@@ -1,6 +1,6 @@
 """sgr_shift: x + factor * v without v, from the coefficients of :mod:`..sgr_loss`.
 
-Kernels: csrc/sgr_shift/cpu.cpp and cuda.cu, :mod:`.triton`, :mod:`.reference`.
+Kernels: csrc/sgr_shift/kernel.cuh (CUDA) and kernel.h (CPU), :mod:`.triton`, :mod:`.reference`.
 """
 
 from ..common.operator import Operator

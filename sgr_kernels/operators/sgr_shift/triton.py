@@ -1,4 +1,4 @@
-"""sgr_shift in Triton: the kernel is `combine_kernel`, which serves the backward of sgr_loss too."""
+"""sgr_shift in Triton. Its kernel, `combine_kernel` in common/triton_rows.py, serves the backward of sgr_loss too."""
 
 from __future__ import annotations
 
