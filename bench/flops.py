@@ -11,8 +11,7 @@ from torch.utils.flop_counter import register_flop_formula
 from sgr_kernels.operators.common.operator import Operator
 from sgr_kernels.operators.conv2d_relu import conv2d_relu, conv2d_relu_backward, conv2d_relu_double_backward
 from sgr_kernels.operators.linear_relu import linear_relu, linear_relu_backward, linear_relu_double_backward
-from sgr_kernels.operators.linear_relu_delta import linear_relu_delta
-from sgr_kernels.operators.linear_relu_weight_grad import linear_relu_weight_grad
+from sgr_kernels.operators.linear_relu_sgr import linear_relu_delta, linear_relu_weight_grad
 
 Shape = torch.Size
 

@@ -7,7 +7,7 @@ Interpretable Deep Local Learning with Successive Gradient Reconciliation", ICML
 import torch
 from torch import Tensor, nn
 
-from sgr_kernels.operators.common.dtypes import loss_dtype
+from sgr_kernels.operators.common.checks import loss_dtype
 from sgr_kernels.operators.common.options import DEFAULT, Options
 from sgr_kernels.operators.cross_entropy.reference import cross_entropy as cross_entropy
 from sgr_kernels.operators.gate_bits.reference import pack_bits as pack_bits

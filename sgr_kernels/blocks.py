@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .affine import AffineMap
 from .functional.relu_layers import cast_for_autocast
-from .operators.common.dtypes import loss_dtype
+from .operators.common.checks import loss_dtype
 from .operators.relu_backward import through_relu
 
 

@@ -1,10 +1,12 @@
 """Modules around :mod:`sgr_kernels.functional`."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from . import functional
-from .functional.pooling import average_positions
+from .functional.sgr_loss import loss
 from .operators.common.options import Options
 
 
@@ -29,21 +31,14 @@ class SGRLoss(nn.Module):
         eps: float = 1e-12,
     ) -> None:
         super().__init__()
-        Options(normalize, reduction, floor, eps).check()
-        self.weight = weight
-        self.normalize = normalize
-        self.reduction = reduction
-        self.floor = floor
-        self.eps = eps
+        self.weight, self.options = weight, Options(normalize, reduction, floor, eps)
+        self.options.check()
 
     def forward(self, delta: Tensor, target: Tensor) -> Tensor:
-        loss = functional.sgr_loss(
-            delta, target, normalize=self.normalize, reduction=self.reduction, floor=self.floor, eps=self.eps
-        )
-        return self.weight * loss
+        return self.weight * loss(delta, target, self.options)
 
     def extra_repr(self) -> str:
-        return f"weight={self.weight}, normalize={self.normalize}, reduction={self.reduction!r}"
+        return f"weight={self.weight}, normalize={self.options.normalize}, reduction={self.options.reduction!r}"
 
 
 class LinearReLU(nn.Linear):
@@ -70,6 +65,19 @@ class Conv2dReLU(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         geometry = (self.stride, self.padding, self.dilation, self.groups)
         return functional.conv2d_relu(x, self.weight, self.bias, *geometry)
+
+
+def average_positions(x: Tensor) -> Tensor:
+    """(B, C, any number of positions) -> (B, C): the mean over all positions; (B, C) stays as it is.
+
+    A sum that is divided, because its gradient is then a view of the one that arrives. torch.mean writes its gradient
+    out at every position, and in the first module of a ResNet-50 that is where a step needs most memory.
+    """
+    if x.dim() == 2:
+        return x
+    # The sum of a float16 map may be larger than float16 goes, where the mean is not.
+    wide = torch.float32 if x.dtype == torch.float16 else x.dtype
+    return (x.flatten(2).sum(2, dtype=wide) / math.prod(x.shape[2:])).to(x.dtype)
 
 
 class CrossEntropyHead(nn.Module):

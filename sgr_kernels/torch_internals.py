@@ -13,11 +13,11 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.overrides import handle_torch_function, has_torch_function
 
 # Maps over nested containers: older versions have no public ones.
-from torch.utils._pytree import tree_leaves, tree_map
-
-__all__ = ["tree_leaves", "tree_map"]
+from torch.utils._pytree import tree_leaves as tree_leaves
+from torch.utils._pytree import tree_map as tree_map
 
 # In-place arithmetic on lists of tensors in a few kernels: public torch takes one tensor at a time.
 foreach_add_ = torch._foreach_add_
@@ -49,6 +49,19 @@ def constant_when_compiled(function: Callable) -> Callable:
     """Public torch.compiler.assume_constant_result does the same, but imports the compiler, which takes a second."""
     function._dynamo_marked_constant = True
     return function
+
+
+def overridable(function: Callable) -> Callable:
+    """Announce calls of ``function`` to the active modes, as torch's own functions do."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        tensors = tuple(a for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
+        if in_function_mode() or has_torch_function(tensors):
+            return handle_torch_function(call, tensors, *args, **kwargs)
+        return function(*args, **kwargs)
+
+    return call
 
 
 def in_compiled_graph() -> bool:
@@ -87,11 +100,6 @@ def will_be_executed(node: Any) -> bool:
         return torch._C._will_engine_execute_node(node)
     except RuntimeError:  # a leaf that torch.autograd.grad was asked for
         return True
-
-
-def writes_into_arguments(operator: torch._ops.OpOverload) -> bool:
-    """Whether the operator changes an argument; public torch shows its schema as text only."""
-    return operator._schema.is_mutable
 
 
 def is_fake(tensor: Tensor) -> bool:

@@ -10,7 +10,7 @@ from helpers import DTYPES, assert_as_exact_as, device_of, operators_on, upcast
 from sgr_bench import reference
 
 import sgr_kernels as sk
-from sgr_kernels.operators.common.dtypes import loss_dtype
+from sgr_kernels.operators.common.checks import loss_dtype
 
 KERNEL_BACKENDS = [name for name, status in sk.backends().items() if status == "ok" and name != "reference"]
 MARGINS = [1.0, 18.0, 40.0, 60.0, -1.0, -18.0, -21.0, -40.0, -60.0]

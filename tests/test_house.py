@@ -131,24 +131,29 @@ FOLDERS = sorted(path for path in (PACKAGE / "operators").iterdir() if path.is_d
 FOLDERS = [path for path in FOLDERS if path.name != "common"]
 
 
+LAYER = "{0}", "{0}_backward", "{0}_double_backward"  # what layer_operators("name", ...) defines, all composed
+
+
 def operators_in(text: str) -> dict[str, bool]:
     """Names of the operators that a file defines, and whether the compiled libraries have to implement them."""
-    return {
-        schema_name(node): not any(
-            keyword.arg == "composed" or (keyword.arg == "compiled" and getattr(keyword.value, "value", True) is False)
-            for keyword in node.keywords
-        )
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "Operator"
-    }
+    found: dict[str, bool] = {}
+    for node in ast.walk(ast.parse(text)):
+        maker = getattr(node.func, "id", getattr(node.func, "attr", "")) if isinstance(node, ast.Call) else ""
+        if maker == "layer_operators":
+            found |= {name.format(node.args[0].value): False for name in LAYER}
+        elif maker == "Operator" and (name := schema_name(node)):
+            found[name] = not any(
+                each.arg == "composed" or (each.arg == "compiled" and getattr(each.value, "value", True) is False)
+                for each in node.keywords
+            )
+    return found
 
 
 def schema_name(call: ast.Call) -> str:
-    """What stands before the first parenthesis of the schema."""
+    """What stands before the first parenthesis of the schema; nothing where layer_operators makes up the name."""
     [schema] = call.args
     first = schema.values[0] if isinstance(schema, ast.JoinedStr) else schema
-    assert isinstance(first, ast.Constant), "the schema of an operator begins with its name"
-    return first.value.partition("(")[0]
+    return first.value.partition("(")[0] if isinstance(first, ast.Constant) else ""
 
 
 def implemented_in(text: str, headers: dict[str, str], device: str) -> set[str]:
@@ -320,8 +325,10 @@ b = op.Operator(
 )
 c = Operator("third(" "Tensor x) -> Tensor", fake=f, composed=g)
 d = Operator("fourth(Tensor x) -> Tensor", fake=f, compiled=True)
+e, f, g = layer_operators("fifth", Linear)
 """
-    assert operators_in(text) == {"first": True, "second": False, "third": False, "fourth": True}
+    layer = {"fifth": False, "fifth_backward": False, "fifth_double_backward": False}
+    assert operators_in(text) == {"first": True, "second": False, "third": False, "fourth": True, **layer}
 
 
 @pytest.mark.parametrize(

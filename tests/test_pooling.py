@@ -6,7 +6,7 @@ import pytest
 import torch
 from sgr_bench.live_memory import peak_live_bytes
 
-from sgr_kernels.functional.pooling import average_positions
+from sgr_kernels.modules import average_positions
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (3, 4, 5), (3, 4, 5, 2), (0, 4, 3), (2, 3, 0)])

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import sgr_kernels as sk
-from sgr_kernels.operators.common.dtypes import loss_dtype
+from sgr_kernels.operators.common.checks import loss_dtype
 from sgr_kernels.operators.relu_backward import through_relu
 
 KERNEL_BACKENDS = [name for name, status in sk.backends().items() if status == "ok" and name != "reference"]

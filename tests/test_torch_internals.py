@@ -156,12 +156,6 @@ def test_operators_below_autograd():
     assert not result.requires_grad, "operators are differentiated below autograd"
 
 
-def test_operators_that_write_into_their_arguments():
-    operators = torch.ops.aten.add_.Tensor, torch.ops.aten.add.Tensor
-    found = [torch_internals.writes_into_arguments(operator) for operator in operators]
-    assert found == [True, False], "schemas of operators say in another way what is written to"
-
-
 def test_fake_tensors_and_storages():
     seen = []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sgr_kernels.operators.common.dtypes import loss_dtype
+from sgr_kernels.operators.common.checks import loss_dtype
 from sgr_kernels.operators.cross_entropy import cross_entropy, cross_entropy_hvp
 
 from .. import reference

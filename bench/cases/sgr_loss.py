@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from sgr_kernels.operators.common.dtypes import loss_dtype
+from sgr_kernels.operators.common.checks import loss_dtype
 from sgr_kernels.operators.common.options import DEFAULT, Options
 from sgr_kernels.operators.sgr_loss import sgr_loss, sgr_loss_backward
 

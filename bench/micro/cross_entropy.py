@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import sgr_kernels as sk
-from sgr_kernels.operators.common.dtypes import loss_dtype
+from sgr_kernels.operators.common.checks import loss_dtype
 from sgr_kernels.operators.cross_entropy import cross_entropy, cross_entropy_hvp
 
 from .. import reference

@@ -1,4 +1,3 @@
-// cross_entropy and cross_entropy_hvp on CUDA.
 #include "common/cuda.cuh"
 #include "cross_entropy/kernel.cuh"
 #include "cross_entropy/operator.h"

@@ -1,4 +1,3 @@
-// The operators of recorded gates on CUDA.
 #include "common/cuda.cuh"
 #include "gate_bits/kernel.cuh"
 #include "gate_bits/operator.h"

@@ -1,4 +1,3 @@
-// relu_backward on CUDA.
 #include "common/cuda.cuh"
 #include "relu_backward/kernel.cuh"
 #include "relu_backward/operator.h"

@@ -1,4 +1,3 @@
-// row_norms on the CPU.
 #include <cmath>
 
 #include "common/cpu.h"

@@ -1,4 +1,3 @@
-// row_norms on CUDA.
 #include "common/cuda.cuh"
 #include "row_norms/kernel.cuh"
 #include "row_norms/operator.h"

@@ -1,4 +1,3 @@
-// sgr_loss and sgr_loss_backward on the CPU.
 #include "sgr_loss/kernel.h"
 #include "sgr_loss/operator.h"
 #include "sgr_shift/kernel.h"

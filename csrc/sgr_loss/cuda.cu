@@ -1,4 +1,3 @@
-// sgr_loss and sgr_loss_backward on CUDA.
 #include "common/cuda.cuh"
 #include "sgr_loss/kernel.cuh"
 #include "sgr_loss/operator.h"

@@ -1,4 +1,3 @@
-// sgr_residual on the CPU.
 #include "sgr_loss/kernel.h"
 #include "sgr_residual/operator.h"
 #include "sgr_shift/kernel.h"

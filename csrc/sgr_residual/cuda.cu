@@ -1,4 +1,3 @@
-// sgr_residual on CUDA.
 #include "common/cuda.cuh"
 #include "sgr_residual/kernel.cuh"
 #include "sgr_residual/operator.h"

@@ -1,4 +1,3 @@
-// sgr_shift on the CPU.
 #include "sgr_shift/kernel.h"
 #include "sgr_shift/operator.h"
 

@@ -1,4 +1,3 @@
-// sgr_shift on CUDA.
 #include "common/cuda.cuh"
 #include "sgr_shift/kernel.cuh"
 #include "sgr_shift/operator.h"

@@ -12,8 +12,6 @@ from ..operators.common.options import Options
 from . import autograd, directional, fused
 from .common import LocalStep, StepInputs, StepOptions
 
-__all__ = ["LocalStep", "local_step"]
-
 ENGINES = {"autograd": autograd, "fused": fused, "directional": directional}
 
 

@@ -8,6 +8,7 @@ or, of second order, sgr_weight / 2h * (G(x + h v) - G(x - h v)). Algorithm 1 tr
 passes at x + h v and x - h v: see :mod:`sgr_kernels.gates`. :mod:`.step_length` chooses h.
 """
 
+import torch
 from torch import Tensor
 
 from ..functional.direction import sgr_direction
@@ -15,7 +16,7 @@ from ..torch_internals import foreach_add_, foreach_mul_, foreach_sub_
 from . import autograd
 from .common import LocalStep, StepInputs, StepOptions, add_gradients, in_wider_dtype, memory_of_its_own, unscale
 from .passes import Passes
-from .step_length import length_along
+from .step_length import inverse_length
 
 
 def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
@@ -30,12 +31,13 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
     sgr, direction = sgr_direction(*pair, options.comparison(delta))
     if gradients and x.numel() > 0:
         ends = (x, delta), (output, delta_out)
-        length = length_along(direction, *ends, passes.eps, options.radius, options.order)
+        inverse = inverse_length(direction, *ends, passes.eps, options.radius, options.order)
+        h = torch.where(inverse == 0, 0.0, 1 / inverse)
         source = x.to(direction.delta.dtype)
-        points = [direction.shift(source, sign * length.h).to(x.dtype) for sign in (1, -1)[: options.order]]
+        points = [direction.shift(source, sign * h).to(x.dtype) for sign in (1, -1)[: options.order]]
         delta_out = delta_out if options.need_delta_out else None
         del ends, deltas, delta, pair, direction, source  # the passes need the memory
-        gradients = reconciled(passes, gradients, points, options.sgr_weight * length.inverse)
+        gradients = reconciled(passes, gradients, points, options.sgr_weight * inverse)
     add_gradients(passes.parameters, gradients)
     return LocalStep(loss, sgr, output, delta_out if options.need_delta_out else None)
 

@@ -15,8 +15,7 @@ from ..functional.direction import sgr_direction
 from ..functional.relu_layers import cast_for_autocast
 from ..functional.sgr_loss import residual
 from ..modules import Conv2dReLU, LinearReLU
-from ..operators.linear_relu_delta import linear_relu_delta
-from ..operators.linear_relu_weight_grad import linear_relu_weight_grad
+from ..operators.linear_relu_sgr import linear_relu_delta, linear_relu_weight_grad
 from .common import LocalStep, StepInputs, StepOptions, add_gradients, in_wider_dtype, unscale
 from .local_loss import Gradients, LocalLoss, local_loss, runs_as_written
 

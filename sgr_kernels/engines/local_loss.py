@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from ..functional.cross_entropy import check_labels
-from ..functional.pooling import average_positions
 from ..functional.relu_layers import cast_for_autocast
 from ..functional.rows import with_unit_stride
-from ..modules import CrossEntropyHead, ETFClassifier
+from ..modules import CrossEntropyHead, ETFClassifier, average_positions
 from ..operators.cross_entropy import cross_entropy, cross_entropy_hvp
 from ..torch_internals import has_hooks
 from .common import check_scalar, trainable

@@ -16,8 +16,6 @@ are too large for any smaller one. In float16, which cannot hold gradient norms 
 was better in measurements; in float32 spreads of 1e4 need the larger one.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
@@ -28,20 +26,15 @@ GAIN_POWER = 0.75
 LARGEST, LARGEST_IN_FLOAT16 = 0.05, 0.02  # bounds on h rho_b
 
 
-class StepLength(NamedTuple):
-    h: Tensor  # 0-d float64; 0 where v = 0
-    inverse: Tensor  # 1 / h; 0 where v = 0
-
-
-def length_along(
+def inverse_length(
     direction: Direction,
     start: tuple[Tensor, Tensor],
     end: tuple[Tensor, Tensor | None],
     eps: float,
     radius: float | None,
     order: int,
-) -> StepLength:
-    """h for the difference along v.
+) -> Tensor:
+    """1 / h for the difference along v, 0-d float64; 0 where v = 0.
 
     Args:
         start: x and dL/dx, both (B, ...).
@@ -61,7 +54,7 @@ def length_along(
         typical = ((sizes * ratios.square()).sum() / sizes.sum().clamp(min=torch.finfo(sizes.dtype).tiny)).sqrt()
         wanted = typical * gain_of_module(*start, *end) ** GAIN_POWER / (TYPICAL[order] * eps**0.5)
         inverse = torch.maximum(inverse, wanted)
-    return StepLength(torch.where(inverse == 0, 0.0, 1 / inverse), inverse)
+    return inverse
 
 
 def gain_of_module(x: Tensor, delta: Tensor, output: Tensor, delta_out: Tensor | None) -> Tensor:

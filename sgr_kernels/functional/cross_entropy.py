@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from ..operators.common.checks import check_floating, check_shape
 from ..operators.cross_entropy import cross_entropy as operator
-from ..overrides import overridable
-from .checks import check_floating, check_shape
+from ..torch_internals import overridable
 from .rows import with_unit_stride
 
 

@@ -1,6 +1,5 @@
 """The gradient v of an SGR loss as a direction to go, without v in memory, and the norms of rows."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,15 +19,14 @@ class Direction:
 
     Attributes:
         delta, target: (B, ...).
-        alpha, beta: (B,) float64.
-        norms: |v_b|, (B,) float64, computed when called.
+        coef: alpha, beta and alpha_target of the rows, (3, B) float64.
+        normalize: as of the loss.
     """
 
     delta: Tensor
     target: Tensor
-    alpha: Tensor
-    beta: Tensor
-    norms: Callable[[], Tensor]
+    coef: Tensor
+    normalize: bool
 
     def shift(self, x: Tensor, step: float | Tensor) -> Tensor:
         """x + step * v. In half precision v itself may overflow where the sum does not.
@@ -38,9 +36,18 @@ class Direction:
             step: a number or a 0-d float64 tensor.
         """
         is_number = isinstance(step, float)
-        alpha, beta = (self.alpha, self.beta) if is_number else (step * self.alpha, step * self.beta)
+        alpha, beta, _ = self.coef if is_number else step * self.coef
         rows = as_rows(x, self.delta, self.target)
         return from_rows(shift_operator(*rows, alpha, beta, step if is_number else 1.0), x)
+
+    def norms(self) -> Tensor:
+        """|v_b| = |beta_b| |target_b| sin(delta_b, target_b), with cos^2 = alpha alpha_target / beta^2; (B,)."""
+        alpha, beta, alpha_target = self.coef
+        if not self.normalize:
+            return alpha * row_norms(self.delta - self.target)
+        cosine = (alpha * alpha_target).sqrt() / beta
+        sine = (1 - cosine.square()).clamp(min=0).sqrt()
+        return torch.where(beta == 0, 0.0, -beta * row_norms(self.target) * sine)  # no coefficients: a dead row
 
 
 def sgr_direction(delta: Tensor, target: Tensor, options: Options) -> tuple[Tensor, Direction]:
@@ -48,19 +55,9 @@ def sgr_direction(delta: Tensor, target: Tensor, options: Options) -> tuple[Tens
     check_pair(delta, target, options)
     delta, target = delta.detach(), target.detach()
     loss, coef = loss_operator(*as_rows(delta, target), *options.arguments(delta))
-    return loss, Direction(delta, target, coef[0], coef[1], lambda: _norms(delta, target, coef, options.normalize))
+    return loss, Direction(delta, target, coef, options.normalize)
 
 
 def row_norms(tensor: Tensor) -> Tensor:
     """|row_b| of a tensor (B, ...), (B,) float64."""
     return norms_operator(*as_rows(tensor))
-
-
-def _norms(delta: Tensor, target: Tensor, coef: Tensor, normalize: bool) -> Tensor:
-    """|v_b| = |beta_b| |target_b| sin(delta_b, target_b), with cos^2 = alpha alpha_target / beta^2 of the row."""
-    alpha, beta, alpha_target = coef
-    if not normalize:
-        return alpha * row_norms(delta - target)
-    cosine = (alpha * alpha_target).sqrt() / beta
-    sine = (1 - cosine.square()).clamp(min=0).sqrt()
-    return torch.where(beta == 0, 0.0, -beta * row_norms(target) * sine)  # no coefficients: a dead row

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..operators.common.checks import check_floating, check_like, check_shape
 from ..operators.conv2d_relu import conv2d_relu as conv2d_operator
 from ..operators.linear_relu import linear_relu as linear_operator
-from ..overrides import overridable
-from .checks import check_floating, check_like, check_shape
+from ..torch_internals import overridable
 
 
 @overridable

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..affine import AffineMap, Conv2d, Linear
 from ..blocks import Block
+from ..operators.common.checks import check_like, check_shape
 from ..operators.common.options import Options
-from .checks import check_like, check_shape
 from .relu_layers import check_linear, conv_geometry
 from .sgr_loss import residual
 

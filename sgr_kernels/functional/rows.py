@@ -9,7 +9,8 @@ def as_rows(like: Tensor, *others: Tensor) -> list[Tensor]:
         return [tensor.unsqueeze(1) for tensor in (like, *others)]
     order = _storage_order(like)
     in_order = order == sorted(order)  # views cost microseconds, which small problems notice
-    return [_unit_stride(tensor if in_order else tensor.permute([0, *order])) for tensor in (like, *others)]
+    ordered = (tensor if in_order else tensor.permute([0, *order]) for tensor in (like, *others))
+    return [with_unit_stride(tensor.flatten(1)) for tensor in ordered]
 
 
 def from_rows(rows: Tensor, like: Tensor) -> Tensor:
@@ -24,10 +25,6 @@ def from_rows(rows: Tensor, like: Tensor) -> Tensor:
 def with_unit_stride(rows: Tensor) -> Tensor:
     """Rows (B, n) as operators take them."""
     return rows if rows.stride(1) == 1 else rows.contiguous()
-
-
-def _unit_stride(tensor: Tensor) -> Tensor:
-    return with_unit_stride(tensor.flatten(1))
 
 
 def _storage_order(tensor: Tensor) -> list[int]:

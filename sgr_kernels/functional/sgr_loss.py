@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
+from ..operators.common.checks import check_floating, check_like
 from ..operators.common.options import Options
 from ..operators.sgr_loss import sgr_loss as loss_operator
 from ..operators.sgr_residual import sgr_residual as residual_operator
-from .checks import check_floating, check_like
 from .rows import as_rows, from_rows
 
 

@@ -7,7 +7,7 @@
 """
 
 from . import table  # noqa: F401  (registers the rules)
-from .declarations import gate, smooth
-from .tape import Record, Replay
-
-__all__ = ["Record", "Replay", "gate", "smooth"]
+from .declarations import gate as gate
+from .declarations import smooth as smooth
+from .tape import Record as Record
+from .tape import Replay as Replay

@@ -7,11 +7,9 @@ from types import BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorTy
 import torch
 from torch import Tensor
 
-from ..graph import nodes_behind
-from ..overrides import overridable
-from ..torch_internals import OWN_AUTOGRAD_FUNCTIONS, announce_when_compiled, autograd_function_of
+from ..torch_internals import OWN_AUTOGRAD_FUNCTIONS, announce_when_compiled, autograd_function_of, overridable
 from .lists import SHAPE_ONLY, SMOOTH, functions_called
-from .tape import CONSTANT, RULES
+from .tape import CONSTANT, RULES, nodes_behind
 
 _OPERATORS = (type(torch.ops.aten.relu), type(torch.ops.aten.relu.default))
 _OF_TORCH = {function for functions in torch.overrides.get_overridable_functions().values() for function in functions}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..operators.common.dtypes import FLOATING
+from ..operators.common.checks import FLOATING
 from ..operators.gate_bits import record_relu, record_relu_, replay_relu, replay_relu_
 from .tape import Gates, memory_format
 

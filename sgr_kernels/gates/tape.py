@@ -5,14 +5,13 @@ gives. Passes over a network share these decisions through a list, the tape: :cl
 reads it. Both are function modes, so that torch.compile traces them with the network.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from ..graph import nodes_behind
 from ..mixed_precision import LAYERS
 from ..operators.gate_bits.reference import pack_bits, unpack_bits
 from ..torch_internals import in_compiled_graph, tree_leaves, tree_map
@@ -244,3 +243,15 @@ def _name(func: Any) -> str:
     if torch.compiler.is_compiling():  # the compiler cannot trace the rest
         return func.__name__
     return resolve_name(func) or getattr(func, "__qualname__", repr(func))
+
+
+def nodes_behind(tensors: Iterable[Tensor]) -> Iterator[Any]:
+    """Every node of the graph that ends in the tensors, once. The node of a leaf has it as ``variable``."""
+    queue, seen = [tensor.grad_fn for tensor in tensors], set()
+    while queue:
+        node = queue.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        queue.extend(edge for edge, _ in node.next_functions)

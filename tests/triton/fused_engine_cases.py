@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 import sgr_kernels as sk
-from sgr_kernels.operators.linear_relu_delta import linear_relu_delta
-from sgr_kernels.operators.linear_relu_weight_grad import linear_relu_weight_grad
+from sgr_kernels.operators.linear_relu_sgr import linear_relu_delta, linear_relu_weight_grad
 
 DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 B, N, M, K = 33, 70, 90, 5

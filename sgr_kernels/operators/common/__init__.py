@@ -1,1 +1,0 @@
-"""What operators share: their description, options of the residual, dtypes, layouts, and Triton functions."""

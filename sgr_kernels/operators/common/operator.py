@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...backends import select
-from ...torch_internals import below_autograd, in_function_mode, in_function_transform, writes_into_arguments
+from ...torch_internals import below_autograd, in_function_mode, in_function_transform
 
 NAMESPACES = {"reference": "sgr_reference", "cpu": "sgr", "triton": "sgr_triton", "cuda": "sgr"}
 
@@ -118,7 +118,7 @@ class Operator:
         if self.derivative is not None:
             self._calls[namespace] = self._differentiable(namespace, overload, self.derivative)
         else:
-            if writes_into_arguments(overload):  # torch takes no derivative for those
+            if "!" in self._schema:  # torch takes no derivative for those
                 torch.library.impl(qualified, "Autograd", self._refuse_to_write(overload))
             else:
                 torch.library.register_autograd(qualified, self._refuse)

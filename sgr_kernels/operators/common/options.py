@@ -11,7 +11,6 @@ REDUCTIONS = ("mean", "batchmean", "sum")  # operators take the index
 
 # In the schema of an operator; the call is operator(..., *options.arguments(delta)).
 SCHEMA = "bool normalize, int reduction, float floor, Tensor? floor_tensor, float eps"
-Arguments = tuple[bool, int, float, Tensor | None, float]
 
 
 class Options(NamedTuple):
@@ -41,7 +40,7 @@ class Options(NamedTuple):
         elif not self.floor >= 0:
             raise ValueError(f"floor must be a norm >= 0, got {self.floor}")
 
-    def arguments(self, delta: Tensor) -> Arguments:
+    def arguments(self, delta: Tensor) -> tuple[bool, int, float, Tensor | None, float]:
         """As operators take them: a floor that is a tensor goes to the device of ``delta``, without looking at it."""
         index = REDUCTIONS.index(self.reduction)
         if not isinstance(self.floor, Tensor):

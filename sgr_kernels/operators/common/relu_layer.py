@@ -4,6 +4,7 @@ The gates are all that is kept of the nonlinearity: y > 0 says what z > 0 said, 
 backward treats them as constants, as Algorithm 1 does, and cannot be differentiated again.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -65,8 +66,50 @@ def _tangent(affine: AffineMap, v_x, v_weight, v_bias, output: Tensor, x: Tensor
     return through_relu(z, output, affine.features_last)[0]
 
 
-def derivative_by(backward_operator: Operator) -> Derivative:
-    """Derivative of the layer ``operator(x, weight, bias, *geometry)``."""
+def layer_operators(
+    name: str, affine: Callable[..., AffineMap], geometry: str = ""
+) -> tuple[Operator, Operator, Operator]:
+    """The operators ``name``, ``name``_backward and ``name``_double_backward.
+
+    Args:
+        affine: from the geometry of a call to the affine map.
+        geometry: schema of the geometry, which comes last in every call.
+    """
+    count = geometry.count(",")
+
+    def with_affine(function: Callable) -> Callable:
+        def call(*args: Any) -> Any:
+            split = len(args) - count
+            return function(affine(*args[split:]), *args[:split])
+
+        return call
+
+    # The implementations are made of other operators, so they also are their own fakes.
+    forward_, backward_, double_backward_ = map(with_affine, (forward, backward, double_backward))
+    double_operator = Operator(
+        f"{name}_double_backward(Tensor? v_x, Tensor? v_weight, Tensor? v_bias, Tensor grad, Tensor output, Tensor x,"
+        f" Tensor weight, bool[] wanted{geometry}) -> (Tensor, Tensor, Tensor)",
+        fake=double_backward_,
+        composed=double_backward_,
+    )
+    backward_operator = Operator(
+        f"{name}_backward(Tensor grad, Tensor output, Tensor x, Tensor weight, bool[] wanted{geometry})"
+        " -> (Tensor, Tensor, Tensor)",
+        fake=backward_,
+        composed=backward_,
+        derivative=_second_derivative(double_operator),
+    )
+    layer = Operator(
+        f"{name}(Tensor x, Tensor weight, Tensor? bias{geometry}) -> Tensor",
+        fake=forward_,
+        composed=forward_,
+        derivative=_derivative(backward_operator),
+    )
+    return layer, backward_operator, double_operator
+
+
+def _derivative(backward_operator: Operator) -> Derivative:
+    """Of the layer (x, weight, bias, *geometry)."""
 
     def save(ctx: Any, inputs: tuple, output: Tensor) -> None:
         x, weight, bias, *ctx.geometry = inputs
@@ -74,15 +117,16 @@ def derivative_by(backward_operator: Operator) -> Derivative:
 
     def derivative(ctx: Any, alike, grad: Tensor) -> tuple:
         x, weight, output = ctx.saved_tensors
-        wanted = [_executed(ctx, i) for i in range(3)]
+        # Algorithm 1 first asks for the gradient of x alone; needs_input_grad says which arguments require one at all.
+        wanted = [ctx.needs_input_grad[i] and will_be_executed(ctx.next_functions[i][0]) for i in range(3)]
         grads = alike(backward_operator)(grad, output, x, weight, wanted, *ctx.geometry)
         return *(g if want else None for g, want in zip(grads, wanted, strict=True)), *(None for _ in ctx.geometry)
 
     return Derivative(save, derivative)
 
 
-def second_derivative_by(double_backward_operator: Operator) -> Derivative:
-    """Derivative of ``backward_operator(grad, output, x, weight, wanted, *geometry)``."""
+def _second_derivative(double_backward_operator: Operator) -> Derivative:
+    """Of its backward (grad, output, x, weight, wanted, *geometry)."""
 
     def save(ctx: Any, inputs: tuple, output: tuple) -> None:
         grad, result, x, weight, _, *ctx.geometry = inputs
@@ -97,11 +141,3 @@ def second_derivative_by(double_backward_operator: Operator) -> Derivative:
         return for_grad, None, for_x, for_weight, None, *(None for _ in ctx.geometry)
 
     return Derivative(save, derivative)
-
-
-def _executed(ctx: Any, index: int) -> bool:
-    """Whether this backward pass wants the gradient of a tensor argument.
-
-    Algorithm 1 first asks for that of x alone; torch tells a Python function only which arguments require one at all.
-    """
-    return ctx.needs_input_grad[index] and will_be_executed(ctx.next_functions[index][0])

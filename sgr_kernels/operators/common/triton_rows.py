@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .dtypes import loss_dtype
+from .checks import loss_dtype
 
 _BLOCK = 2048  # elements of a row per step of a program
 _MIN_CHUNK = 2 * _BLOCK  # shorter pieces of a row are not worth a program

@@ -7,7 +7,7 @@ Kernels: csrc/cross_entropy/kernel.cuh (CUDA) and cpu.cpp, :mod:`.triton`, :mod:
 
 import torch
 
-from ..common.dtypes import loss_dtype
+from ..common.checks import loss_dtype
 from ..common.operator import Derivative, Operator
 from . import reference
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..common.dtypes import loss_dtype
+from ..common.checks import loss_dtype
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:

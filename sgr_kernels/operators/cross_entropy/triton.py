@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common.dtypes import loss_dtype
+from ..common.checks import loss_dtype
 from ..common.triton_rows import new_losses, row_stride, total_loss
 
 _BLOCK = 4096  # classes per step of a program

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..common.dtypes import loss_dtype
+from ..common.checks import loss_dtype
 from ..common.operator import Operator
 from . import reference
 

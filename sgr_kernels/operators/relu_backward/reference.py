@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..common.dtypes import loss_dtype
+from ..common.checks import loss_dtype
 
 
 def relu_backward(grad: Tensor, output: Tensor, sum_channels: bool) -> tuple[Tensor, Tensor]:

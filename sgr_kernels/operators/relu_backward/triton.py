@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common.dtypes import loss_dtype
+from ..common.checks import loss_dtype
 
 _TILE = 2048  # elements per step of a program
 _SEGMENT = 256  # contiguous elements that are worth a tile of their own; what is left of a tile goes to further rows

@@ -1,7 +1,5 @@
 """row_norms in Triton: the first sweep of sgr_loss, for one tensor."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

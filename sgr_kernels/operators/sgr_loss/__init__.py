@@ -8,7 +8,7 @@ Kernels: csrc/sgr_loss/kernel.cuh (CUDA) and kernel.h (CPU), :mod:`.triton`, :mo
 import torch
 
 from ..common import options as opt
-from ..common.dtypes import loss_dtype
+from ..common.checks import loss_dtype
 from ..common.operator import Derivative, Operator
 from . import reference
 
@@ -41,8 +41,12 @@ def _backward(ctx, alike, grad_loss, _grad_coef):
     delta, target, coef, floor_tensor = ctx.saved_tensors
     need_delta, need_target = ctx.needs_input_grad[:2]
     if torch.is_grad_enabled():
-        options = opt.Options.of(*ctx.numbers, floor_tensor, ctx.eps)
-        grads = _differentiable_backward(ctx, grad_loss, delta, target, options)
+        # Views keep the two arguments apart even when the caller passed one tensor twice.
+        views = delta.view_as(delta), target.view_as(target)
+        wanted = [view for view, need in zip(views, (need_delta, need_target), strict=True) if need]
+        loss = reference.sgr_loss(*views, opt.Options.of(*ctx.numbers, floor_tensor, ctx.eps))
+        found = iter(torch.autograd.grad(loss, wanted, grad_loss, create_graph=True))
+        grads = (next(found) if need else None for need in (need_delta, need_target))
     else:
         alpha, beta, alpha_target = coef.unbind(0)
         kernel = alike(sgr_loss_backward)
@@ -51,15 +55,6 @@ def _backward(ctx, alike, grad_loss, _grad_coef):
             kernel(grad_loss, target, delta, alpha_target, beta) if need_target else None,
         )
     return *grads, None, None, None, None, None
-
-
-def _differentiable_backward(ctx, grad_loss, delta, target, options):
-    # Views keep the two arguments apart even when the caller passed one tensor twice.
-    views = delta.view_as(delta), target.view_as(target)
-    wanted = [view for view, need in zip(views, ctx.needs_input_grad, strict=False) if need]
-    loss = reference.sgr_loss(*views, options)
-    grads = iter(torch.autograd.grad(loss, wanted, grad_loss, create_graph=True))
-    return tuple(next(grads) if need else None for need in ctx.needs_input_grad[:2])
 
 
 # grad_loss * (alpha_b delta_b + beta_b target_b); exchange the arguments for the gradient of the target

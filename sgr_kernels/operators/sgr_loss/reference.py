@@ -7,7 +7,7 @@ their digits in float32.
 import torch
 from torch import Tensor
 
-from ..common.dtypes import loss_dtype
+from ..common.checks import loss_dtype
 from ..common.options import DEFAULT, Options
 
 

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common.dtypes import loss_dtype
+from ..common.checks import loss_dtype
 from ..common.options import Options
 from ..common.triton_rows import (
     combined,
@@ -94,43 +94,32 @@ def finish_row(dd, gg, third, scale, floor, floor_pointer, eps, NORMALIZE: tl.co
 @triton.jit(do_not_specialize=["splits"])
 def _partial_sums_kernel(
     partials, delta, target, delta_stride, target_stride, n, splits, chunk,
-    DISTANCE: tl.constexpr, BLOCK: tl.constexpr, VECTOR: tl.constexpr,
+    DISTANCE: tl.constexpr, SPLITS: tl.constexpr, BLOCK: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
-    """First sweep: partials[:, row, split] = the three sums over one chunk of one row.
+    """partials[:, row, split] = the three sums over one chunk of one row. A second sweep, with SPLITS, replaces the
+    third by that of (delta / |delta| - target / |target|)^2.
 
     partials (3, B, splits) float64; delta, target (B, n), or None for a target that is delta.
     """
     program = tl.program_id(0)
     row = (program // splits).to(tl.int64)
     start = (program % splits).to(tl.int64) * chunk
+    total = tl.num_programs(0).to(tl.int64)
+    d_norm = 1.0
+    g_norm = 1.0
+    if SPLITS > 0:
+        lanes = tl.arange(0, SPLITS)
+        sums = partials + row * splits + lanes
+        d_norm = tl.sqrt(tl.sum(tl.load(sums, mask=lanes < splits, other=0.0), 0))
+        g_norm = tl.sqrt(tl.sum(tl.load(sums + total, mask=lanes < splits, other=0.0), 0))
     if target is not None:
         target += row * target_stride
     delta += row * delta_stride
-    dd, gg, third = _chunk_sums(delta, target, 1.0, 1.0, start, chunk, n, DISTANCE, BLOCK, VECTOR)
-    total = tl.num_programs(0).to(tl.int64)
-    tl.store(partials + program, dd)
-    tl.store(partials + total + program, gg)
+    dd, gg, third = _chunk_sums(delta, target, d_norm, g_norm, start, chunk, n, DISTANCE, BLOCK, VECTOR)
+    if SPLITS == 0:
+        tl.store(partials + program, dd)
+        tl.store(partials + total + program, gg)
     tl.store(partials + 2 * total + program, third)
-
-
-@triton.jit(do_not_specialize=["splits"])
-def _partial_distances_kernel(
-    partials, delta, target, delta_stride, target_stride, n, splits, chunk,
-    SPLITS: tl.constexpr, BLOCK: tl.constexpr, VECTOR: tl.constexpr,
-):  # fmt: skip
-    """Second sweep: replaces the third sum by that of (delta / |delta| - target / |target|)^2. Arguments as above."""
-    program = tl.program_id(0)
-    row = (program // splits).to(tl.int64)
-    start = (program % splits).to(tl.int64) * chunk
-    total = tl.num_programs(0).to(tl.int64)
-    lanes = tl.arange(0, SPLITS)
-    sums = partials + row * splits + lanes
-    d_norm = tl.sqrt(tl.sum(tl.load(sums, mask=lanes < splits, other=0.0), 0))
-    g_norm = tl.sqrt(tl.sum(tl.load(sums + total, mask=lanes < splits, other=0.0), 0))
-    _, _, distance = _chunk_sums(
-        delta + row * delta_stride, target + row * target_stride, d_norm, g_norm, start, chunk, n, True, BLOCK, VECTOR
-    )
-    tl.store(partials + 2 * total + program, distance)
 
 
 @triton.jit(do_not_specialize=["batch", "splits"])
@@ -162,29 +151,30 @@ def coefficients_kernel(
 
 def sgr_loss(delta: Tensor, target: Tensor, *arguments) -> tuple[Tensor, Tensor]:
     """Implementation of ``sgr_triton::sgr_loss``: the loss, and (3, B) float64 alpha, beta and alpha_target."""
-    options, (batch, n) = Options.of(*arguments), delta.shape
+    options = Options.of(*arguments)
     if delta.numel() == 0:
-        return delta.new_zeros((), dtype=loss_dtype(delta)), delta.new_zeros((3, batch), dtype=torch.float64)
+        return delta.new_zeros((), dtype=loss_dtype(delta)), delta.new_zeros((3, len(delta)), dtype=torch.float64)
     exact = options.normalize and delta.dtype == torch.float64
     with torch.cuda.device_of(delta):
         partials = partial_sums(delta, target, not options.normalize)
         if exact:
-            splits, chunk = split_rows(batch, n)
-            _partial_distances_kernel[batch * splits,](
-                partials, delta, target, row_stride(delta), row_stride(target), n, splits, chunk,
-                SPLITS=triton.next_power_of_2(splits), **launch_options(delta, n),
-            )  # fmt: skip
+            partial_sums(delta, target, True, partials)
         return finish_rows(partials, delta, options, exact)
 
 
-def partial_sums(delta: Tensor, target: Tensor | None, distance: bool = False) -> Tensor:
-    """(3, B, splits) float64, see `_partial_sums_kernel`; on the device that is current."""
+def partial_sums(
+    delta: Tensor, target: Tensor | None, distance: bool = False, partials: Tensor | None = None
+) -> Tensor:
+    """(3, B, splits) float64, see `_partial_sums_kernel`: those of a first sweep, or of a second one over ``partials``;
+    on the device that is current.
+    """
     batch, n = delta.shape
     splits, chunk = split_rows(batch, n)
-    partials = delta.new_empty((3, batch, splits), dtype=torch.float64)
+    padded = 0 if partials is None else triton.next_power_of_2(splits)
+    partials = delta.new_empty((3, batch, splits), dtype=torch.float64) if partials is None else partials
     _partial_sums_kernel[batch * splits,](
         partials, delta, target, row_stride(delta), 0 if target is None else row_stride(target), n, splits, chunk,
-        DISTANCE=distance, **launch_options(delta, n),
+        DISTANCE=distance, SPLITS=padded, **launch_options(delta, n),
     )  # fmt: skip
     return partials
 

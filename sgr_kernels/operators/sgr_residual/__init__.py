@@ -4,7 +4,7 @@ Kernels: csrc/sgr_residual/kernel.cuh (CUDA) and cpu.cpp, :mod:`.triton`, :mod:`
 """
 
 from ..common import options as opt
-from ..common.dtypes import loss_dtype
+from ..common.checks import loss_dtype
 from ..common.operator import Operator
 from . import reference
 

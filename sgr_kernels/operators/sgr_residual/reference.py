@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from ..common.dtypes import loss_dtype
+from ..common.checks import loss_dtype
 from ..common.options import Options
 from ..sgr_loss.reference import coefficients, combine, sgr_loss
 

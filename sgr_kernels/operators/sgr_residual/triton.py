@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common.dtypes import loss_dtype
+from ..common.checks import loss_dtype
 from ..common.options import Options
 from ..common.triton_rows import combine, combined, new_losses, row_stride, terms, total_loss
 from ..sgr_loss.triton import finish_row, row_options, sgr_loss

@@ -1,7 +1,5 @@
 """sgr_shift in Triton. Its kernel, `combine_kernel` in common/triton_rows.py, serves the backward of sgr_loss too."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from ..common.triton_rows import combined

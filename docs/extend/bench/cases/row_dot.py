@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sgr_kernels.operators.common.dtypes import loss_dtype
+from sgr_kernels.operators.common.checks import loss_dtype
 from sgr_kernels.operators.row_dot import reference, row_dot, row_dot_backward
 
 from .case import Cases, Inputs, Size, against

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from ..common.dtypes import loss_dtype
+from ..common.checks import loss_dtype
 from ..common.operator import Derivative, Operator
 from . import reference
 

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..common.dtypes import loss_dtype
+from ..common.checks import loss_dtype
 from ..common.triton_rows import block_of, fold, launch_options, row_stride
 
 # --- device -----------------------------------------------------------------------------------------------------------

@@ -1,8 +1,14 @@
-"""Argument checks: an error names the argument, what was given and what was expected."""
+"""Which dtypes operators take and answer in, and checks whose errors name the argument, what was given and expected."""
 
+import torch
 from torch import Tensor
 
-from ..operators.common.dtypes import FLOATING
+FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def loss_dtype(like: Tensor) -> torch.dtype:
+    """Dtype of losses, residuals and sums: float64 for float64 tensors, float32 for all others."""
+    return torch.float64 if like.dtype == torch.float64 else torch.float32
 
 
 def check_floating(name: str, value: object) -> None:

@@ -11,8 +11,7 @@ from helpers import any_order_sum_error, assert_as_exact_as, gamma, upcast
 from triton_helpers import DEVICE, column_major, exact_shift, normal, plain_shift, within_nan
 
 from sgr_kernels.operators.common import triton_products
-from sgr_kernels.operators.linear_relu_delta.triton import linear_relu_delta
-from sgr_kernels.operators.linear_relu_weight_grad.triton import linear_relu_weight_grad
+from sgr_kernels.operators.linear_relu_sgr.triton import linear_relu_delta, linear_relu_weight_grad
 from sgr_kernels.operators.sgr_loss import triton as residual
 
 PRODUCT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
