@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import release_free_memory
 
 import sgr_kernels as sk
 
@@ -26,6 +27,7 @@ def resident(kind: str) -> int:
 def extra_memory(function) -> int:
     """Peak of the resident set while ``function`` runs, less the resident set before, in bytes."""
     function()
+    release_free_memory()
     before = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     function()

@@ -18,11 +18,8 @@ ARCHITECTURES = ("80", "90a", "100")
 # Kernels bound by memory, by operator (patterns of their mangled names): how many rows they read, and whether they
 # write one.
 ROWS = {
-    "sgr_loss": {
-        "sgr_loss_kernel": (2, False),
-        "sgr_residual_kernel": (2, True),
-        "combine_kernelI.*Li2E": (2, True),
-    },
+    "sgr_loss": {"sgr_loss_kernel": (2, False), "combine_kernelI.*Li2E": (2, True)},
+    "sgr_residual": {"sgr_residual_kernel": (2, True)},
     "sgr_shift": {"combine_kernelI.*Li3E": (3, True)},
     "row_norms": {"row_norms_kernel": (1, False)},
     "relu_backward": {

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from helpers import release_free_memory
 from sgr_train.config import RunConfig
 from sgr_train.measure import PeakMemory, accuracy, measure_sgr
 from sgr_train.models import LocalModule, build
@@ -100,6 +101,7 @@ def test_accuracy_is_a_share_in_evaluation_mode(modules, batches):
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can reset the peak of the resident set")
 def test_peak_memory_begins_anew():
     size = 200 * 2**20
+    release_free_memory()
     first = PeakMemory(torch.device("cpu"))
     before = first.read()
     np.ones(size // 8)  # held only for a moment
