@@ -139,7 +139,10 @@ class Operator:
                 return overload(*args)
             if in_function_transform():
                 return _Transformed.apply(*args, parts)
-            return _Eager.apply(*args, parts)
+            if torch.is_grad_enabled():
+                return _Eager.apply(*args, parts)
+            with below_autograd():
+                return overload(*args)
 
         return call
 
