@@ -16,6 +16,8 @@
 
 namespace sgr::cpu {
 
+constexpr int64_t kGrain = 32768;  // elements that are worth a thread
+
 // Half types are bit patterns, with conversions a compiler can vectorise (no table, no branch, no library).
 struct BFloat16 {
   uint16_t bits;

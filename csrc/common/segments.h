@@ -20,7 +20,6 @@ constexpr int64_t kMaxSegments = 256;
 // themselves is what limits the result.
 template <typename T>
 constexpr int64_t kStretch = std::is_same_v<T, double> ? 128 : kSegment;
-constexpr int64_t kGrain = 32768;  // elements that are worth a thread
 
 inline int64_t segment_length(int64_t cols) {
   return kSegment * std::max<int64_t>(1, ceil_div(cols, kSegment * kMaxSegments));

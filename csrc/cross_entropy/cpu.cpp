@@ -39,12 +39,12 @@ struct Softmax {
   }
 };
 
-constexpr int64_t kGrain = 4096;  // logits that are worth a thread
+constexpr int64_t kLogitGrain = 4096;  // logits that are worth a thread
 
 // f(row, softmax of the row) for every row. labels: (rows).
 template <typename T, typename F>
 void for_each_row(const Rows<T>& logits, const int64_t* labels, const F& f) {
-  const int64_t grain = std::max<int64_t>(1, kGrain / logits.cols);
+  const int64_t grain = std::max<int64_t>(1, kLogitGrain / logits.cols);
   torch::stable::parallel_for(0, logits.rows, grain, [&](int64_t begin, int64_t end) {
     Softmax softmax;
     for (int64_t b = begin; b < end; ++b) {

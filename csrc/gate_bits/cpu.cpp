@@ -126,13 +126,12 @@ SGR_CLONES void replay_relu(const T* x, const uint8_t* bits, int64_t n, double s
   });
 }
 
-constexpr int64_t kBlock = 64;              // elements: whole words of gates, whatever the type
-constexpr int64_t kGrain = 32768 / kBlock;  // blocks that are worth a thread
+constexpr int64_t kBlock = 64;  // elements: whole words of gates, whatever the type
 
 // f(first, count) for stretches of whole blocks, but for the end of the last one.
 template <typename F>
 void for_each_stretch(int64_t n, const F& f) {
-  torch::stable::parallel_for(0, ceil_div(n, kBlock), kGrain, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, ceil_div(n, kBlock), kGrain / kBlock, [&](int64_t begin, int64_t end) {
     f(begin * kBlock, std::min(end * kBlock, n) - begin * kBlock);
   });
 }

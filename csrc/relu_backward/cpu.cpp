@@ -38,7 +38,6 @@ SGR_CLONES double mask_slice(const T* __restrict grad, const T* __restrict outpu
 // for every one of its channels.
 constexpr int64_t kRowBlocks = 16;
 constexpr int64_t kBlocks = 32;
-constexpr int64_t kGrain = 32768;  // elements that are worth a thread
 
 template <typename T>
 void run_relu_backward(const Device&, const T* grad, const T* output, int64_t rows, int64_t channels, int64_t size,

@@ -46,7 +46,7 @@ def test_gate_and_its_sums(dtype, shape):
 @pytest.mark.parametrize("shape", [(70, 300, 1), (9, 5, 300), (2, 2, 9000)])
 @pytest.mark.parametrize("programs", [1, 200])
 def test_gate_by_one_and_by_many_programs(monkeypatch, shape, programs):
-    monkeypatch.setattr(gate, "_PROGRAMS", programs)
+    monkeypatch.setattr(gate, "PROGRAMS", programs)
     monkeypatch.setattr(gate, "_MIN_STEPS", 1)
     monkeypatch.setattr(gate, "_TILE", 256)
     check_gate(normal(*shape), normal(*shape))

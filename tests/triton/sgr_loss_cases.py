@@ -99,7 +99,7 @@ def test_splits_cover_a_row_once(batch, n):
     assert (splits - 1) * chunk < n <= splits * chunk
     assert chunk % triton_rows._BLOCK == 0
     assert splits <= kernels._TILE  # the partial sums of a row are added up by one program
-    longest = max(triton_rows._MIN_CHUNK, triton_rows._BLOCK + batch * n // triton_rows._PROGRAMS)
+    longest = max(triton_rows._MIN_CHUNK, triton_rows._BLOCK + batch * n // triton_rows.PROGRAMS)
     assert chunk <= longest
 
 

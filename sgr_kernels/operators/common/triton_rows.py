@@ -15,7 +15,7 @@ from .checks import loss_dtype
 
 _BLOCK = 2048  # elements of a row per step of a program
 _MIN_CHUNK = 2 * _BLOCK  # shorter pieces of a row are not worth a program
-_PROGRAMS = 2048  # a few waves on the largest GPU; asking the device would make results depend on it
+PROGRAMS = 2048  # a few waves on the largest GPU; asking the device would make results depend on it
 
 
 @triton.jit
@@ -82,7 +82,7 @@ def _total_kernel(loss, losses, count, BLOCK: tl.constexpr):
 
 def split_rows(batch: int, n: int) -> tuple[int, int]:
     """Into how many pieces a row is split, and of how many elements (a multiple of the block)."""
-    wanted = triton.cdiv(_PROGRAMS, batch)
+    wanted = triton.cdiv(PROGRAMS, batch)
     chunk = max(triton.cdiv(triton.cdiv(n, wanted), _BLOCK) * _BLOCK, _MIN_CHUNK)
     return triton.cdiv(n, chunk), chunk
 

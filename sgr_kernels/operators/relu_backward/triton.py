@@ -12,11 +12,11 @@ import triton.language as tl
 from torch import Tensor
 
 from ..common.checks import loss_dtype
+from ..common.triton_rows import PROGRAMS
 
 _TILE = 2048  # elements per step of a program
 _SEGMENT = 256  # contiguous elements that are worth a tile of their own; what is left of a tile goes to further rows
 _MIN_STEPS = 2  # fewer are not worth a program
-_PROGRAMS = 2048  # a few waves on the largest GPU; asking the device would make results depend on it
 
 
 @triton.jit
@@ -110,5 +110,5 @@ def _tile(rows: int, channels: int, size: int) -> dict[str, int]:
 
 def _split(tiles: int, steps: int) -> tuple[int, int]:
     """Into how many programs the steps of one tile of channels are split, and how many each of them does."""
-    chunk = max(triton.cdiv(steps, triton.cdiv(_PROGRAMS, tiles)), _MIN_STEPS)
+    chunk = max(triton.cdiv(steps, triton.cdiv(PROGRAMS, tiles)), _MIN_STEPS)
     return triton.cdiv(steps, chunk), chunk
