@@ -1,23 +1,18 @@
 """Passes over one module that differ in x only: same decisions, same random numbers, same buffers."""
 
 import contextlib
-import random
-import sys
-import weakref
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..gates import Record, Replay
 from ..gates.checkpointing import recomputing_along
 from ..gates.declarations import refuse_undeclared
-from ..torch_internals import foreach_copy_, is_fake
+from ..torch_internals import is_fake
 from .common import StepInputs, check_scalar, trainable
-
-# Pairs of body and head that gave the same in two passes; value: whether they draw random numbers
-_VERIFIED: weakref.WeakKeyDictionary[Callable, weakref.WeakKeyDictionary[Callable, bool]] = weakref.WeakKeyDictionary()
+from .state import State, draws_numbers, set_verified, verified
 
 
 class _Recorded(NamedTuple):
@@ -41,11 +36,11 @@ class Passes:
     def __init__(self, inputs: StepInputs, grad_scale: float) -> None:
         self.inputs, self.grad_scale = inputs, grad_scale
         device = inputs.x.device
-        self.verified = inputs.head in _VERIFIED.get(inputs.body, ())
+        self.verified = verified(inputs.body, inputs.head)
         captured = is_capturing(device)
         if captured:
             self._check_capture()
-        self.state = _State((inputs.body, inputs.head), device, rewind_device=not captured)
+        self.state = State((inputs.body, inputs.head), device, rewind_device=not captured)
         self.start = self.state.save()
         self.tape: list = []
         self.parameters: list[Tensor] = []
@@ -108,13 +103,12 @@ class Passes:
                         f"two passes over the same input differ by {float(change / size):.0e} in their {name}: the "
                         "module is not deterministic, or keeps state outside of its buffers; use engine='autograd'"
                     )
-        draws = self.state.drew_numbers(self.start, self.end)
-        _VERIFIED.setdefault(self.inputs.body, weakref.WeakKeyDictionary())[self.inputs.head] = draws
+        set_verified(self.inputs.body, self.inputs.head, self.state.drew_numbers(self.start, self.end))
 
     def _check_capture(self) -> None:
         if not self.verified:
             raise RuntimeError("a first step outside of the capture is needed: it checks that two passes do the same")
-        if _VERIFIED[self.inputs.body][self.inputs.head]:
+        if draws_numbers(self.inputs.body, self.inputs.head):
             raise RuntimeError("random layers cannot be captured in a CUDA graph: its random stream cannot be rewound")
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,52 +116,6 @@ class Passes:
         loss = self.inputs.head(output, self.inputs.y)
         check_scalar(loss)
         return output, loss
-
-
-class _Snapshot(NamedTuple):
-    buffers: list[Tensor]
-    streams: list
-
-
-class _State:
-    """What a pass changes: the buffers of the modules among ``parts``, and the random streams of Python, NumPy, torch.
-
-    Args:
-        rewind_device: whether the random stream of a GPU is among them.
-    """
-
-    def __init__(self, parts: Iterable[nn.Module | Callable], device: torch.device, rewind_device: bool) -> None:
-        modules = [part for part in parts if isinstance(part, nn.Module)]
-        self.buffers = list(dict.fromkeys(buffer for module in modules for buffer in module.buffers()))
-        self.streams = [(random.getstate, random.setstate), (torch.get_rng_state, torch.set_rng_state)]
-        if "numpy" in sys.modules:
-            numpy_random = sys.modules["numpy"].random
-            self.streams.append((numpy_random.get_state, numpy_random.set_state))
-        if device.type == "cuda" and rewind_device:
-            self.streams.append(
-                (lambda: torch.cuda.get_rng_state(device), lambda state: torch.cuda.set_rng_state(state, device))
-            )
-
-    def save(self) -> _Snapshot:
-        return _Snapshot([buffer.detach().clone() for buffer in self.buffers], [get() for get, _ in self.streams])
-
-    def load(self, snapshot: _Snapshot) -> None:
-        if self.buffers:
-            with torch.no_grad():
-                foreach_copy_(self.buffers, snapshot.buffers)
-        for (_, put), state in zip(self.streams, snapshot.streams, strict=True):
-            put(state)
-
-    def drew_numbers(self, before: _Snapshot, after: _Snapshot) -> bool:
-        """Whether random numbers were drawn between two snapshots."""
-        return any(not _same(a, b) for a, b in zip(before.streams, after.streams, strict=True))
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Whether two states of a stream are equal: tensors, arrays, numbers, names or tuples of those."""
-    if isinstance(a, tuple):
-        return all(_same(x, y) for x, y in zip(a, b, strict=True))
-    return bool((a == b).all()) if hasattr(a, "all") else a == b
 
 
 def is_capturing(device: torch.device) -> bool:
