@@ -45,6 +45,16 @@ below_autograd = torch._C._AutoDispatchBelowAutograd
 outside_of_all_modes = torch._C.DisableTorchFunction
 
 
+# () -> int: the number that the next node of an autograd graph made in this thread gets; nothing public counts them.
+next_node_number = torch.autograd._get_sequence_nr
+NUMBER_OF_LEAVES = 2**64 - 1  # of the nodes of all leaves
+
+
+def node_number(node: Any) -> int:
+    """The number of a node of an autograd graph."""
+    return node._sequence_nr()
+
+
 def constant_when_compiled(function: Callable) -> Callable:
     """Public torch.compiler.assume_constant_result does the same, but imports the compiler, which takes a second."""
     function._dynamo_marked_constant = True
@@ -115,6 +125,11 @@ def storage_key(tensor: Tensor) -> int:
 def has_hooks(module: nn.Module) -> bool:
     """Whether a call of the module runs hooks of its own; publicly hooks can be added and removed, not listed."""
     return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
+
+
+def has_gradient_hooks(leaf: Tensor) -> bool:
+    """Whether ``Tensor.register_hook`` was called for a leaf; publicly hooks can be added and removed, not listed."""
+    return bool(leaf._backward_hooks)
 
 
 def intercept_checkpoints(

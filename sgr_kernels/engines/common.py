@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..functional.direction import row_norms
-from ..gates.tape import nodes_behind
+from ..gates.origins import nodes_behind
 from ..operators.common.options import Options
 from ..torch_internals import foreach_add_, storage_key
 

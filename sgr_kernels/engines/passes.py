@@ -9,10 +9,13 @@ from torch import Tensor
 
 from ..gates import Record, Replay
 from ..gates.checkpointing import recomputing_along
-from ..gates.declarations import refuse_undeclared
-from ..torch_internals import is_fake
+from ..gates.declarations import refuse_unseen
+from ..gates.randomness import Stretch, is_capturing
+from ..torch_internals import has_gradient_hooks, is_fake
 from .common import StepInputs, check_scalar, trainable
+from .gradient_check import check_gradient
 from .state import State, draws_numbers, set_verified, verified
+from .streams import Streams
 
 
 class _Recorded(NamedTuple):
@@ -35,13 +38,11 @@ class Passes:
 
     def __init__(self, inputs: StepInputs, grad_scale: float) -> None:
         self.inputs, self.grad_scale = inputs, grad_scale
-        device = inputs.x.device
         self.verified = verified(inputs.body, inputs.head)
-        captured = is_capturing(device)
-        if captured:
+        if is_capturing(inputs.x.device):
             self._check_capture()
-        self.state = State((inputs.body, inputs.head), device, rewind_device=not captured)
-        self.start = self.state.save()
+        self.state = State((inputs.body, inputs.head))
+        self.start, self.streams = self.state.save(), Streams()
         self.tape: list = []
         self.parameters: list[Tensor] = []
         self.eps = 0.0
@@ -53,10 +54,10 @@ class Passes:
         with torch.enable_grad(), recomputing_along(gates):
             with gates:
                 output, loss = self._forward(x)
-            if not self.verified:
-                refuse_undeclared(loss)
+            gates.note_compiled_code()
+            refuse_unseen(gates.calls, loss, x)
             self.tape, self.parameters = gates.tape, trainable((self.inputs.body, self.inputs.head), loss)
-            _check_precision(self.parameters)
+            _check_parameters(self.parameters)
             self.eps = _coarsest(x.device.type, [*gates.dtypes, *(p.dtype for p in self.parameters)])
             wanted = [*self.parameters, x, *([output] if output.requires_grad else [])]
             gradients = list(torch.autograd.grad(self.grad_scale * loss, wanted, allow_unused=True))
@@ -65,9 +66,11 @@ class Passes:
         if delta is None:
             raise ValueError("the local loss does not depend on x: there is no gradient to reconcile")
         self.end = self.state.save()
+        self.streams.end_first_pass()
+        recorded = _Recorded(loss.detach(), output.detach(), gradients, delta, delta_out)
         if not self.verified and not is_fake(x):  # a fake tensor has no numbers to compare
-            self._verify(x.detach(), output.detach(), loss.detach())
-        return _Recorded(loss.detach(), output.detach(), gradients, delta, delta_out)
+            self._verify(x.detach(), recorded)
+        return recorded
 
     def gradients(self, x: Tensor) -> list[Tensor | None]:
         """Those of the scaled loss for the parameters, at another x with the recorded decisions."""
@@ -81,29 +84,36 @@ class Passes:
         gates = Replay(self.tape)
         try:
             with torch.enable_grad(), recomputing_along(gates):
-                with gates:
+                with gates, self.streams.again():
                     output, loss = self._forward(x)
                 gates.check_finished()
                 yield output, loss
         finally:
             self.state.load(self.end)
 
-    def _verify(self, x: Tensor, *recorded: Tensor) -> None:
-        """Check, once for each body and head, that a second pass over the same x gives the output and loss recorded.
+    def _verify(self, x: Tensor, recorded: _Recorded) -> None:
+        """Check, once for each body and head, what the difference of two passes relies on.
 
-        Otherwise a change by hidden state or an unknown random stream would pass for a derivative.
+        A second pass over the same x must give the output and loss recorded: a change by hidden state or an unknown
+        random stream would pass for a derivative. And the gradient must be that of the loss.
         """
-        if not all(tensor.isfinite().all() for tensor in recorded):
+        if not all(tensor.isfinite().all() for tensor in (recorded.output, recorded.loss, recorded.delta)):
             return
         with self._replayed(x) as repeated:
-            for name, before, now in zip(("output", "loss"), recorded, repeated, strict=True):
-                change, size = (now.detach() - before).double().norm(), before.double().norm()
+            for name, before, now in zip(("output", "loss"), (recorded.output, recorded.loss), repeated, strict=True):
+                change, size = (t.abs().double().norm() for t in (now.detach() - before, before))
                 if not change <= size * self.eps**0.5:
                     raise RuntimeError(
                         f"two passes over the same input differ by {float(change / size):.0e} in their {name}: the "
                         "module is not deterministic, or keeps state outside of its buffers; use engine='autograd'"
                     )
-        set_verified(self.inputs.body, self.inputs.head, self.state.drew_numbers(self.start, self.end))
+        check_gradient(self._loss_at, x, recorded.delta / self.grad_scale, recorded.loss, self.eps)
+        rewinds = bool(self.streams.moved) or any(isinstance(entry, Stretch) for entry in self.tape)
+        set_verified(self.inputs.body, self.inputs.head, rewinds)
+
+    def _loss_at(self, x: Tensor) -> Tensor:
+        with self._replayed(x) as (_, loss):
+            return loss.detach()
 
     def _check_capture(self) -> None:
         if not self.verified:
@@ -118,11 +128,6 @@ class Passes:
         return output, loss
 
 
-def is_capturing(device: torch.device) -> bool:
-    """Whether a CUDA graph is being captured."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-
-
 def _coarsest(device: str, dtypes: Iterable[torch.dtype]) -> float:
     """Relative spacing of numbers in the lowest of these precisions and that of autocast."""
     found = {dtype for dtype in dtypes if dtype.is_floating_point}
@@ -131,10 +136,15 @@ def _coarsest(device: str, dtypes: Iterable[torch.dtype]) -> float:
     return max(torch.finfo(dtype).eps for dtype in found)
 
 
-def _check_precision(parameters: Iterable[Tensor]) -> None:
+def _check_parameters(parameters: Iterable[Tensor]) -> None:
     for parameter in parameters:
         if parameter.dtype in (torch.bfloat16, torch.float16):
             raise ValueError(
                 f"engine='directional' cannot take differences of {parameter.dtype} gradients: keep the parameters in "
                 "float32 and use autocast, or use engine='autograd'"
+            )
+        if has_gradient_hooks(parameter):
+            raise ValueError(
+                f"a parameter of shape {tuple(parameter.shape)} has a hook (Tensor.register_hook), which may change "
+                "its gradient: remove it and change .grad after the step, or use engine='autograd'"
             )

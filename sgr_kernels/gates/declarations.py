@@ -3,13 +3,16 @@
 import functools
 from collections.abc import Callable
 from types import BuiltinFunctionType, MethodDescriptorType, WrapperDescriptorType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..torch_internals import OWN_AUTOGRAD_FUNCTIONS, announce_when_compiled, autograd_function_of, overridable
 from .lists import SHAPE_ONLY, SMOOTH, functions_called
-from .tape import CONSTANT, RULES, nodes_behind
+from .origins import Calls, is_view, nodes_from
+from .randomness import HIDDEN
+from .tape import CONSTANT, RULES
 
 _OPERATORS = (type(torch.ops.aten.relu), type(torch.ops.aten.relu.default))
 _OF_TORCH = {function for functions in torch.overrides.get_overridable_functions().values() for function in functions}
@@ -40,6 +43,7 @@ def smooth(function: Callable) -> Callable:
     if _is_autograd_function(function):
         _SMOOTH_FUNCTIONS.add(function)
     SMOOTH.add(announced)
+    HIDDEN.add(announced)
     return announced
 
 
@@ -90,22 +94,42 @@ def gate(function: Callable) -> Callable[[Callable], Callable]:
     return register
 
 
-def refuse_undeclared(loss: Tensor) -> None:
-    """Look for autograd Functions in the graph of ``loss``: function modes do not see them.
+def refuse_unseen(calls: Calls, loss: Tensor, source: Tensor) -> None:
+    """Look in the graph of ``loss`` for what the calls of functions do not explain: function modes did not see it.
 
     Raises:
-        ValueError: names an autograd Function that is not known to be smooth.
+        ValueError: names a node between ``source`` and ``loss``, or the autograd Function that made it and is not
+            known to be smooth.
     """
-    for node in nodes_behind([loss]):
+    nodes = list(calls.unseen(loss))
+    # Most compilers make one node of a graph, an autograd Function of torch, and some of its results are views of what
+    # it gives. The others make the nodes of its functions.
+    in_one_node = {calls.compiled_stretch(node) for node in nodes if autograd_function_of(node) is not None}
+    for node in nodes:
         function = autograd_function_of(node)
-        if function is None or function in _SMOOTH_FUNCTIONS:
+        name = node.name() if function is None else f"{function.__module__}.{function.__qualname__}"
+        if function in _SMOOTH_FUNCTIONS or (function is not None and name.startswith(_KNOWN_MODULES)):
             continue
-        name = f"{function.__module__}.{function.__qualname__}"
-        if not name.startswith(_KNOWN_MODULES):
+        stretch = calls.compiled_stretch(node)
+        compiled = stretch is not None and (stretch not in in_one_node or is_view(node))
+        if compiled and function is None or not _leads_to(node, source):
+            continue
+        if function is None:
             raise ValueError(
-                f"the autograd Function {name} may have kinks: declare it with sgr_kernels.smooth() if it has none, "
-                "call what sgr_kernels.gate() makes of it if it has, or use engine='autograd'"
+                f"{name} comes from code whose calls engine='directional' does not see (scripted, traced, in C++ or in "
+                f"another thread): call it as Python in this thread, or as a function {_DECLARE}"
             )
+        raise ValueError(f"the autograd Function {name} may have kinks: it must be {_DECLARE}")
+
+
+_DECLARE = (
+    "declared with sgr_kernels.smooth() if it is smooth, with a backward pass that is its exact derivative, with "
+    "sgr_kernels.gate() if it has kinks; or use engine='autograd'"
+)
+
+
+def _leads_to(node: Any, source: Tensor) -> bool:
+    return any(getattr(other, "variable", None) is source for other in nodes_from([node]))
 
 
 def _announced(function: Callable, declaration: str) -> Callable:

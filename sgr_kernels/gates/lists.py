@@ -30,9 +30,8 @@ _LAYERS = """
     gelu silu mish softplus logsigmoid softsign tanhshrink softmax log_softmax softmin glu batch_norm instance_norm
     layer_norm group_norm rms_norm local_response_norm cosine_similarity embedding embedding_bag avg_pool1d
     avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample
-    pixel_shuffle pixel_unshuffle channel_shuffle dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout
-    feature_alpha_dropout cross_entropy nll_loss mse_loss kl_div binary_cross_entropy binary_cross_entropy_with_logits
-    soft_margin_loss ctc_loss
+    pixel_shuffle pixel_unshuffle channel_shuffle cross_entropy nll_loss mse_loss kl_div binary_cross_entropy
+    binary_cross_entropy_with_logits soft_margin_loss ctc_loss
 """
 _SHAPES = """
     view view_as reshape reshape_as ravel flatten unflatten permute transpose t swapaxes swapdims movedim moveaxis
@@ -47,9 +46,8 @@ _SHAPES = """
 _SHAPE_ONLY = """
     size dim ndimension numel nelement stride storage_offset element_size get_device is_floating_point is_complex
     is_contiguous is_same_size is_shared is_pinned is_set_to is_signed result_type can_cast len hash requires_grad
-    retain_grad register_hook data_ptr untyped_storage zeros_like ones_like empty_like full_like rand_like randn_like
-    randint_like new_zeros new_ones new_empty new_full new_tensor new_empty_strided bernoulli normal uniform random
-    exponential _assert
+    retain_grad data_ptr untyped_storage zeros_like ones_like empty_like full_like new_zeros new_ones new_empty new_full
+    new_tensor new_empty_strided _assert
 """
 
 

@@ -13,7 +13,8 @@ from torch.autograd.function import once_differentiable
 
 from ..operators.common.checks import FLOATING
 from ..operators.gate_bits import record_relu, record_relu_, replay_relu, replay_relu_
-from .tape import Gates, memory_format
+from .packing import memory_format
+from .tape import Gates
 
 
 def relu(gates: Gates, input: Tensor, inplace: bool = False) -> Tensor:

@@ -13,8 +13,9 @@ from ..operators import conv2d_relu as conv2d_relu_operators
 from ..operators import cross_entropy as cross_entropy_operators
 from ..operators import linear_relu as linear_relu_operators
 from . import pooling, rules
-from .declarations import gate, smooth
-from .lists import functions_called
+from .declarations import gate
+from .lists import SMOOTH, functions_called
+from .randomness import DROPOUTS, dropout
 from .tape import Gates
 
 # Functions, methods and in-place forms with these names have the rules with these names.
@@ -65,6 +66,8 @@ def _register() -> None:
         for name, make in (("max_pool", pooling.max_pool), ("adaptive_max_pool", pooling.adaptive_max_pool)):
             _give_rule(f"{name}{dims}d", make(dims, give_indices=False))
             _give_rule(f"{name}{dims}d_with_indices", make(dims, give_indices=True))
+    for function in DROPOUTS:
+        gate(function)(dropout(function))
     for function in functions_called("to", (Tensor,)) | functions_called("type", (Tensor,)):
         gate(function)(_conversion(function))
     for name in ("norm", "vector_norm", "normalize"):
@@ -74,8 +77,7 @@ def _register() -> None:
         gate(function)(_linear_relu)
     for function in (conv2d_relu, *conv2d_relu_operators.conv2d_relu.overloads()):
         gate(function)(_conv2d_relu)
-    for function in (cross_entropy, *cross_entropy_operators.cross_entropy.overloads()):
-        smooth(function)
+    SMOOTH.update((cross_entropy, *cross_entropy_operators.cross_entropy.overloads()))
 
 
 def _give_rule(name: str, rule: Callable) -> None:

@@ -5,7 +5,7 @@ gives. Passes over a network share these decisions through a list, the tape: :cl
 reads it. Both are function modes, so that torch.compile traces them with the network.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from ..mixed_precision import LAYERS
-from ..operators.gate_bits.reference import pack_bits, unpack_bits
-from ..torch_internals import in_compiled_graph, tree_leaves, tree_map
+from ..torch_internals import in_compiled_graph, next_node_number, tree_leaves, tree_map
 from .lists import NOT_SMOOTH_PROPERTIES, SHAPE_ONLY, SMOOTH, functions_named
+from .origins import Calls, nodes_behind
+from .packing import PackedBools, bits_of, copied, packed, unpacked
+from .randomness import BITS, DROPOUTS, HIDDEN, SOURCES, Stretch, draws_unseen
 
 # Functions with kinks and their rules, called as rule(gates, *args, **kwargs); see sgr_kernels.gate()
 RULES: dict[Callable, Callable] = {}
@@ -31,19 +33,14 @@ CONSTANT = functions_named(
 ) | {Tensor.__float__}
 
 
+_RANDOM = SOURCES | DROPOUTS | HIDDEN  # where gradients are off
+
+
 class _Constant(NamedTuple):
     """Result of a function that is constant in later passes."""
 
     value: Any
     written: bool  # whether the function wrote it into its first argument
-
-
-class _PackedBools(NamedTuple):
-    """A tensor of bool, one bit an element."""
-
-    bits: Tensor  # (ceil(n / 8),) uint8
-    shape: torch.Size  # of the tensor of bool, n elements
-    format: torch.memory_format  # of the same: the layout decides which kernels torch takes, and how they round
 
 
 class Gates(TorchFunctionMode):
@@ -58,14 +55,22 @@ class Gates(TorchFunctionMode):
     dtypes: list[torch.dtype]
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = {} if kwargs is None else kwargs
+        return self.call(func, args, {} if kwargs is None else kwargs)
+
+    def call(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+        """The function as this pass calls it."""
         if func.__name__ == "__get__":
             return self.without_rule(func, args, kwargs)
         if func in SHAPE_ONLY:
             return func(*args, **kwargs)
         if in_compiled_graph():  # traced with its gates, so its calls need none
             return func(*args, **kwargs)
-        if func in CONSTANT or not torch.is_grad_enabled():
+        if func is Tensor.register_hook:
+            raise ValueError(
+                "Tensor.register_hook may change a gradient, and engine='directional' needs that of the loss: remove "
+                "the hook, or use engine='autograd'"
+            )
+        if func in CONSTANT or func in SOURCES or not torch.is_grad_enabled():
             return self.constant(func, args, kwargs)
         if func in RULES:
             self.enter(func)
@@ -75,6 +80,8 @@ class Gates(TorchFunctionMode):
             if self.recording:
                 self.dtypes.append(result.dtype)
             return result
+        if func in HIDDEN and draws_unseen(func, args, kwargs):
+            return self.drawing(func, args, kwargs)
         return self.without_rule(func, args, kwargs)
 
     def decide(self, choose: Callable[..., Tensor], *args: Any) -> Tensor:
@@ -111,6 +118,25 @@ class Record(Gates):
         self.source = source
         self.tape: list[Any] = []
         self.dtypes = [source.dtype]
+        self.calls = Calls()
+        self.traced: list[str] = []  # names of functions that compiled code has called since the last call seen here
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = {} if kwargs is None else kwargs
+        if torch.compiler.is_compiling():
+            self.traced.append(func.__name__)
+            return self.call(func, args, kwargs)
+        self.note_compiled_code()
+        first = next_node_number()
+        result = self.call(func, args, kwargs)
+        self.calls.add(first, next_node_number())
+        return result
+
+    def note_compiled_code(self) -> None:
+        """To be called once more after the pass."""
+        if self.traced:
+            self.calls.add_compiled(next_node_number())
+            self.traced.clear()
 
     @property
     def position(self) -> int:
@@ -121,17 +147,25 @@ class Record(Gates):
         self.tape.append(func)
 
     def keep(self, decision: Any) -> None:
-        self.tape.append(_packed(decision))
+        self.tape.append(packed(decision))
 
     def constant(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         self.enter(func)
-        depends = _carries_gradient((args, kwargs))
+        changes = func in _RANDOM or _carries_gradient((args, kwargs))
         result = func(*args, **kwargs)
-        if not depends:
+        if not changes:
             self.keep(None)
             return result
-        written = result is args[0] or func is Tensor.__setitem__
-        self.keep(_Constant(tree_map(_copied, args[0] if written else result), written))
+        target = _written(func, args, kwargs, result)
+        value = result if target is None else target
+        self.keep(_Constant(bits_of(value) if func in BITS else tree_map(copied, value), target is not None))
+        return result
+
+    def drawing(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+        self.enter(func)
+        stretch = Stretch.of((args, kwargs))
+        result = self.without_rule(func, args, kwargs)
+        self.keep(stretch.ended() if stretch is not None else None)
         return result
 
     def without_rule(self, func: Callable, args: tuple, kwargs: dict) -> Any:
@@ -180,16 +214,24 @@ class Replay(Gates):
             return None
         entry = self.tape[self.position]
         self.position += 1
-        return _unpacked(entry)
+        return unpacked(entry)
 
     def constant(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         self.enter(func)
         recorded = self.recall()
         if recorded is None:
             return func(*args, **kwargs)
-        if recorded.written:
-            return args[0].copy_(recorded.value)
-        return tree_map(_copied, recorded.value)
+        in_bits = isinstance(recorded.value, PackedBools)
+        value = unpacked(recorded.value) if in_bits else tree_map(copied, recorded.value)
+        return kwargs.get("out", args[0] if args else None).copy_(value) if recorded.written else value
+
+    def drawing(self, func: Callable, args: tuple, kwargs: dict) -> Any:
+        self.enter(func)
+        stretch = self.recall()
+        if stretch is None:
+            return func(*args, **kwargs)
+        with stretch.again():
+            return func(*args, **kwargs)
 
     def without_rule(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         return func(*args, **kwargs)
@@ -209,30 +251,11 @@ def _carries_gradient(arguments: Any) -> bool:
     return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(arguments))
 
 
-def _packed(decision: Any) -> Any:
-    if not isinstance(decision, Tensor) or decision.dtype != torch.bool:
-        return _copied(decision)
-    layout = memory_format(decision) or torch.contiguous_format
-    return _PackedBools(pack_bits(decision), decision.shape, layout)
-
-
-def _unpacked(entry: Any) -> Any:
-    if not isinstance(entry, _PackedBools):
-        return _copied(entry)
-    return unpack_bits(entry.bits, entry.shape).contiguous(memory_format=entry.format)
-
-
-def memory_format(x: Tensor) -> torch.memory_format | None:
-    """The format of x in memory; None if there are gaps or torch has no name for the order."""
-    if x.is_contiguous():
-        return torch.contiguous_format
-    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
-    return last if last is not None and x.is_contiguous(memory_format=last) else None
-
-
-def _copied(value: Any) -> Any:
-    """A copy, since the network may write into a tensor it got."""
-    return value.detach().clone() if isinstance(value, Tensor) else value
+def _written(func: Callable, args: tuple, kwargs: dict, result: Any) -> Tensor | None:
+    """The argument into which the function wrote its result, if it did."""
+    if "out" in kwargs:
+        return kwargs["out"]
+    return args[0] if args and (result is args[0] or func is Tensor.__setitem__) else None
 
 
 def _name(func: Any) -> str:
@@ -243,15 +266,3 @@ def _name(func: Any) -> str:
     if torch.compiler.is_compiling():  # the compiler cannot trace the rest
         return func.__name__
     return resolve_name(func) or getattr(func, "__qualname__", repr(func))
-
-
-def nodes_behind(tensors: Iterable[Tensor]) -> Iterator[Any]:
-    """Every node of the graph that ends in the tensors, once. The node of a leaf has it as ``variable``."""
-    queue, seen = [tensor.grad_fn for tensor in tensors], set()
-    while queue:
-        node = queue.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        yield node
-        queue.extend(edge for edge, _ in node.next_functions)

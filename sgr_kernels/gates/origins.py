@@ -1,0 +1,99 @@
+"""Which nodes of an autograd graph were made by calls that a function mode saw.
+
+A mode sees calls of torch's functions in Python and in its own thread. What scripted modules, C++ and other threads do
+shows in the graph only. torch numbers the nodes that a thread makes, so the numbers made during the calls are known.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+from ..torch_internals import NUMBER_OF_LEAVES, next_node_number, node_number
+
+_VIEWS = """
+    Alias AsStrided Diagonal Expand Permute ReshapeAlias Select Slice Split SplitWithSizes Squeeze T Transpose Unbind
+    Unfold UnsafeView Unsqueeze View
+""".split()
+
+
+class Calls:
+    """The calls that a mode saw, as the numbers of the first node made in each, and of the first made after it.
+
+    Attributes:
+        compiled: the same of stretches between two calls in which compiled code ran, which was traced with the mode.
+    """
+
+    def __init__(self) -> None:
+        self.firsts: list[int] = []
+        self.ends: list[int] = []
+        self.last = next_node_number()
+        self.compiled: list[tuple[int, int]] = []
+
+    def add(self, first: int, end: int) -> None:
+        self.last = end
+        if end > first:
+            self.firsts.append(first)
+            self.ends.append(end)
+
+    def add_compiled(self, end: int) -> None:
+        self.compiled.append((self.last, end))
+        self.last = end
+
+    def compiled_stretch(self, node: Any) -> tuple[int, int] | None:
+        """The one of ``compiled`` in which the node was made."""
+        number = node_number(node)
+        return next((stretch for stretch in self.compiled if stretch[0] <= number < stretch[1]), None)
+
+    def unseen(self, loss: Tensor) -> Iterator[Any]:
+        """Nodes of the graph of ``loss`` that no call made; leaves excepted.
+
+        Another thread has numbers of its own, which may be those of a call here. But a number is given once, and in a
+        graph of one thread they fall from a node to the nodes it needs, other than those of the same call.
+        """
+        if loss.grad_fn is None:
+            return
+        numbers = {loss.grad_fn: node_number(loss.grad_fn)}
+        queue, given = [loss.grad_fn], set()
+        while queue:
+            node = queue.pop()
+            number = numbers[node]
+            call = self._call_of(number)
+            if call is None or number in given:
+                yield node
+            given.add(number)
+            for needed, _ in node.next_functions:
+                if needed is None or needed in numbers:
+                    continue
+                numbers[needed] = other = node_number(needed)
+                if other == NUMBER_OF_LEAVES:
+                    continue
+                queue.append(needed)
+                if other > number and call is not None and self._call_of(other) != call:
+                    yield node
+
+    def _call_of(self, number: int) -> int | None:
+        call = bisect_right(self.firsts, number) - 1
+        return call if call >= 0 and number < self.ends[call] else None
+
+
+def is_view(node: Any) -> bool:
+    return node.name().rstrip("0123456789").removesuffix("Backward") in _VIEWS
+
+
+def nodes_behind(tensors: Iterable[Tensor]) -> Iterator[Any]:
+    """Every node of the graph that ends in the tensors, once. The node of a leaf has it as ``variable``."""
+    return nodes_from(tensor.grad_fn for tensor in tensors)
+
+
+def nodes_from(nodes: Iterable[Any]) -> Iterator[Any]:
+    """The nodes, except where None, and every node they need, once."""
+    queue, seen = list(nodes), set()
+    while queue:
+        node = queue.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        yield node
+        queue.extend(needed for needed, _ in node.next_functions)

@@ -1,0 +1,45 @@
+"""Decisions as the tape keeps them: copies, and tensors of bool at one bit an element."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..operators.gate_bits.reference import pack_bits, unpack_bits
+
+
+class PackedBools(NamedTuple):
+    """A tensor of bool, or of zeros and ones, one bit an element."""
+
+    bits: Tensor  # (ceil(n / 8),) uint8
+    shape: torch.Size  # of the tensor, n elements
+    format: torch.memory_format  # of the same: the layout decides which kernels torch takes, and how they round
+    dtype: torch.dtype
+
+
+def packed(decision: Any) -> Any:
+    return bits_of(decision) if isinstance(decision, Tensor) and decision.dtype == torch.bool else copied(decision)
+
+
+def bits_of(values: Tensor) -> PackedBools:
+    layout = memory_format(values) or torch.contiguous_format
+    return PackedBools(pack_bits(values.detach().bool()), values.shape, layout, values.dtype)
+
+
+def unpacked(entry: Any) -> Any:
+    if not isinstance(entry, PackedBools):
+        return copied(entry)
+    return unpack_bits(entry.bits, entry.shape).contiguous(memory_format=entry.format).to(entry.dtype)
+
+
+def memory_format(x: Tensor) -> torch.memory_format | None:
+    """The format of x in memory; None if there are gaps or torch has no name for the order."""
+    if x.is_contiguous():
+        return torch.contiguous_format
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.dim())
+    return last if last is not None and x.is_contiguous(memory_format=last) else None
+
+
+def copied(value: Any) -> Any:
+    """A copy, since the network may write into a tensor it got."""
+    return value.detach().clone() if isinstance(value, Tensor) else value

@@ -1,0 +1,258 @@
+"""Random numbers in the directional engine: those of one ordinary pass, the same in every pass, whoever else draws."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import threading
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import sgr_kernels as sk
+from sgr_kernels.gates import Record
+
+
+class Layer(nn.Module):
+    """A convolution, the function in question, a smooth end."""
+
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.conv, self.function = nn.Conv2d(6, 6, 3, padding=1), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.function(self.conv(x)))
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(6, 18)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x.flatten(2).transpose(1, 2)).chunk(3, -1)
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=0.3).transpose(1, 2).reshape(x.shape)
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(6, 6, num_layers=2, dropout=0.3, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lstm(x.flatten(2).transpose(1, 2))[0].transpose(1, 2).reshape(x.shape)
+
+
+OWN = torch.Generator()
+
+
+def with_own_generator(x: Tensor) -> Tensor:
+    return x * torch.rand(x.shape, generator=OWN, dtype=x.dtype) + torch.empty_like(x).normal_(generator=OWN)
+
+
+def dropout_by_hand(x: Tensor) -> Tensor:
+    return x * torch.bernoulli(torch.full_like(x, 0.7)) / 0.7
+
+
+def stochastic_depth(x: Tensor) -> Tensor:
+    return x * torch.empty(len(x), 1, 1, 1, dtype=x.dtype).bernoulli_(0.5) / 0.5
+
+
+def into_a_buffer(x: Tensor) -> Tensor:
+    noise = torch.empty_like(x)
+    torch.rand(x.shape, out=noise)
+    torch.randn(size=x.shape)  # no positional argument
+    return x * noise
+
+
+@torch.no_grad()
+def noise_without_gradients(x: Tensor) -> Tensor:
+    tokens = torch.ones(1, 6, 8)
+    return F.dropout(torch.ones_like(x)) + F.scaled_dot_product_attention(tokens, tokens, tokens, None, 0.5).mean()
+
+
+def reparametrised(x: Tensor) -> Tensor:
+    return torch.distributions.Normal(x, F.softplus(x)).rsample()
+
+
+FUNCTIONS = {
+    "dropout": nn.Dropout(0.3),
+    "dropout in place": lambda x: F.dropout(x * 1, 0.3, inplace=True),
+    "torch.dropout": lambda x: torch.dropout(x, p=0.3, train=True),
+    "torch.dropout_": lambda x: torch.dropout_(x * 1, 0.3, True),
+    "dropout1d": lambda x: F.dropout1d(x.flatten(2), 0.3).view_as(x),
+    "dropout2d": nn.Dropout2d(0.3),
+    "dropout3d": lambda x: F.dropout3d(x[None], 0.3)[0],
+    "alpha_dropout": nn.AlphaDropout(0.3),
+    "feature_alpha_dropout": nn.FeatureAlphaDropout(0.3),
+    "dropout of everything": lambda x: x + F.dropout(x, 1.0),
+    "by hand": dropout_by_hand,
+    "rand_like": lambda x: x * torch.rand_like(x),
+    "stochastic depth": stochastic_depth,
+    "own generator": with_own_generator,
+    "permutation": lambda x: x[torch.randperm(len(x))],
+    "into a buffer": into_a_buffer,
+    "without gradients": lambda x: x * noise_without_gradients(x),
+    "reparametrised": reparametrised,
+    "attention": Attention(),
+    "attention layer": lambda x: ATTENTION_LAYER(*3 * [x.flatten(2).mT], need_weights=False)[0].mT.reshape(x.shape),
+    "recurrent": Recurrent(),
+    "declared": sk.smooth(lambda x: x * torch.rand_like(x)),
+    "Python": lambda x: x * random.random(),
+    "NumPy": lambda x: x * float(np.random.rand()),
+}
+ATTENTION_LAYER = nn.MultiheadAttention(6, 2, dropout=0.3, batch_first=True).double()
+REWOUND = ("attention", "attention layer", "recurrent", "declared", "Python", "NumPy")
+
+
+def head(features: Tensor, y: Tensor) -> Tensor:
+    return (features - y).square().sum((1, 2, 3)).mean()
+
+
+def seed() -> None:
+    torch.manual_seed(3), random.seed(3), np.random.seed(3), OWN.manual_seed(3)
+
+
+def streams() -> tuple:
+    return torch.rand(()).item(), random.random(), np.random.rand(), torch.rand((), generator=OWN).item()
+
+
+def step(name: str, engine: str, delta: bool = True, **options):
+    """The step, the gradient of the convolution, and what the streams give next."""
+    torch.manual_seed(0)
+    function = FUNCTIONS[name]
+    body = Layer(function.double() if isinstance(function, nn.Module) else function).double()
+    x, delta_pre = torch.randn(2, 4, 6, 4, 4, dtype=torch.float64).unbind(0)
+    seed()
+    result = sk.local_step(body, head, x, 0.3, delta_pre if delta else None, weight=1e3, engine=engine, **options)
+    return result, body.conv.weight.grad, streams()
+
+
+@pytest.mark.filterwarnings("ignore:dropout3d")
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_pass_has_the_numbers_of_one_ordinary_pass(name):
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        theirs, expected, their_streams = step(name, "autograd")
+        mine, result, my_streams = step(name, "directional", order=2, radius=1e-3)
+        plain = step(name, "autograd", delta=False)[1]
+    torch.testing.assert_close(mine.output, theirs.output)
+    torch.testing.assert_close(mine.loss, theirs.loss)
+    assert my_streams == their_streams
+    assert (result - expected).norm() < 1e-4 * (expected - plain).norm()
+
+
+def test_masks_take_a_bit_an_element():
+    x = torch.randn(64, 64, dtype=torch.float64, requires_grad=True)
+    for function in (lambda: F.dropout(x, 0.5), lambda: x * torch.bernoulli(torch.full_like(x, 0.5))):
+        with Record(x) as gates:
+            function()
+        sizes = [t.nbytes for entry in gates.tape for t in torch.utils._pytree.tree_leaves(entry) if torch.is_tensor(t)]
+        assert sizes == [64 * 64 / 8]
+
+
+# --- others who draw --------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def somebody_drawing(draw):
+    """Inside, another thread draws all the time."""
+    stop, drawing = threading.Event(), threading.Event()
+
+    def work():
+        while not stop.is_set():
+            draw()
+            drawing.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    drawing.wait()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+class Net(nn.Module):
+    """Many random layers, so that the passes take a while."""
+
+    def __init__(self, *random_layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(8))
+        self.random_layers = random_layers
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = F.relu(layer(x))
+            for random_layer in self.random_layers:
+                x = random_layer(x)
+        return x
+
+
+@pytest.mark.parametrize("name", ["torch", "Python", "NumPy"])
+def test_another_thread_may_draw_beside_dropout(name):
+    draw = {"torch": lambda: torch.rand(100), "Python": random.random, "NumPy": lambda: np.random.rand(100)}[name]
+    masks: list[Tensor] = []
+
+    class Watched(nn.Module):
+        """Dropout that shows its masks, or takes those shown."""
+
+        given = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.given is not None:
+                return x * self.given.pop(0)
+            y = F.dropout(x, 0.5)
+            masks.append(torch.where(x != 0, y / x, 0.0).detach())
+            return y
+
+    torch.manual_seed(0)
+    watched = Watched()
+    net = Net(watched).double()
+    x, delta_pre = torch.randn(2, 16, 64, dtype=torch.float64).unbind(0)
+    mean_square = lambda features, y: features.square().sum(1).mean()  # noqa: E731
+    for _ in range(5):
+        net.zero_grad(), masks.clear()
+        watched.given = None
+        try:
+            with somebody_drawing(draw):
+                sk.local_step(
+                    net, mean_square, x, None, delta_pre, weight=1e3, engine="directional", order=2, radius=1e-3
+                )
+        except RuntimeError as error:
+            assert name != "torch" and f"{name}'s global random stream" in str(error)
+            continue
+        result = torch.cat([p.grad.flatten() for p in net.parameters()])
+        net.zero_grad()
+        watched.given = masks[:8]
+        sk.local_step(net, mean_square, x, None, delta_pre, weight=1e3, engine="autograd")
+        expected = torch.cat([p.grad.flatten() for p in net.parameters()])
+        assert (result - expected).norm() < 1e-3 * expected.norm()
+
+
+def test_fused_attention_is_refused_where_another_thread_moves_the_stream():
+    net = Net(lambda x: F.scaled_dot_product_attention(*3 * [x[None]], dropout_p=0.5)[0]).double()
+    x, delta_pre = torch.randn(2, 16, 64, dtype=torch.float64).unbind(0)
+    refused = pytest.raises(RuntimeError, match="another thread draws .*torch.Generator")
+    with somebody_drawing(lambda: torch.rand(10)), refused:
+        for _ in range(20):
+            sk.local_step(
+                net, lambda f, y: f.square().sum(1).mean(), x, None, delta_pre, weight=1.0, engine="directional"
+            )
+
+
+@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
+def test_attention_with_dropout_breaks_a_compiled_graph(compiler):
+    """Its numbers can be drawn again in Python only."""
+    expected = step("attention", "directional", order=2, radius=1e-3)
+    FUNCTIONS["compiled attention"] = torch.compile(FUNCTIONS["attention"], backend=compiler)
+    result = step("compiled attention", "directional", order=2, radius=1e-3)
+    torch.testing.assert_close(result[1], expected[1])
+    torch.compiler.reset()
+    FUNCTIONS["compiled attention"] = torch.compile(FUNCTIONS["attention"], backend=compiler, fullgraph=True)
+    with pytest.raises(Exception, match="scaled_dot_product_attention with dropout inside of compiled code"):
+        step("compiled attention", "directional")
+    del FUNCTIONS["compiled attention"]
