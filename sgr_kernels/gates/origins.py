@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..torch_internals import NUMBER_OF_LEAVES, next_node_number, node_number
 
-_VIEWS = """
+_VIEW_NAMES = """
     Alias AsStrided Diagonal Expand Permute ReshapeAlias Select Slice Split SplitWithSizes Squeeze T Transpose Unbind
     Unfold UnsafeView Unsqueeze View
-""".split()
+"""
 
 
 class Calls:
@@ -79,7 +79,7 @@ class Calls:
 
 
 def is_view(node: Any) -> bool:
-    return node.name().rstrip("0123456789").removesuffix("Backward") in _VIEWS
+    return node.name().rstrip("0123456789").removesuffix("Backward") in _VIEW_NAMES.split()
 
 
 def nodes_behind(tensors: Iterable[Tensor]) -> Iterator[Any]:
