@@ -78,13 +78,13 @@ void run_cross_entropy_hvp(const Device&, const Rows<T>& logits, const int64_t* 
                            Wide<T>* out) {
   for_each_row(logits, labels, [&](int64_t b, const Softmax& softmax) {
     // Relative to the likeliest class, whose p is near 1 where the others vanish: its own share must not cancel.
-    const auto& p = softmax.p;
+    const double* p = softmax.p.data();
     const Wide<T>* t = tangent.at(b, 0);
-    const double top = t[std::max_element(p.begin(), p.end()) - p.begin()];
+    Wide<T>* row = out + b * logits.cols;
+    const double top = t[std::max_element(p, p + logits.cols) - p];
     double mean = 0.0;
     for (int64_t k = 0; k < logits.cols; ++k) mean += p[k] * (t[k] - top);
-    for (int64_t k = 0; k < logits.cols; ++k)
-      out[b * logits.cols + k] = static_cast<Wide<T>>(p[k] * (t[k] - top - mean) / logits.rows);
+    for (int64_t k = 0; k < logits.cols; ++k) row[k] = static_cast<Wide<T>>(p[k] * (t[k] - top - mean) / logits.rows);
   });
 }
 
