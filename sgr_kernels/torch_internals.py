@@ -29,6 +29,9 @@ foreach_copy_ = torch._foreach_copy_
 LAYER_FUNCTIONS = torch._C._nn
 SET_GRAD_ENABLED = torch._C._set_grad_enabled
 
+# In the message of the RuntimeError for a leaf that is written in place where gradients are enabled.
+WRITES_LEAF = "leaf Variable that requires grad"
+
 # Modules in which torch has autograd Functions of its own; nothing else marks these.
 # The last are those of torch.library.register_autograd; modes see the operators themselves.
 OWN_AUTOGRAD_FUNCTIONS = (
@@ -115,6 +118,34 @@ def storage_key(tensor: Tensor) -> int:
 def has_hooks(module: nn.Module) -> bool:
     """Whether a call of the module runs hooks of its own; publicly hooks can be added and removed, not listed."""
     return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
+
+
+def runs_forward_hooks(module: nn.Module) -> bool:
+    """Whether hooks of its own run in the forward pass, which may set attributes of it."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
+    """The modules right inside of it by name; public named_children() takes ten times as long."""
+    return module._modules
+
+
+def parameters_of(module: nn.Module) -> dict[str, nn.Parameter | None]:
+    """Its own parameters by name, as :func:`children_of`."""
+    return module._parameters
+
+
+def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
+    """Its own buffers by name, the dict that the module itself uses; publicly a buffer cannot be put back by name."""
+    return module._buffers
+
+
+def version_of(tensor: Tensor) -> int:
+    """How many times it was written in place; 0 for a tensor made in inference mode, which does not count."""
+    try:
+        return tensor._version
+    except RuntimeError:
+        return 0
 
 
 def intercept_checkpoints(

@@ -44,8 +44,9 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
     for block in chain.blocks:
         gradients += [(block.weight, block.grad_weight)] if block.wants_weight else []
         gradients += [(block.bias, block.grad_bias)] if block.wants_bias else []
+    delta_out = unscale(grad, options.grad_scale) if options.need_delta_out else None
     add_gradients(*_one_each(gradients))
-    return LocalStep(local.loss, sgr, output, unscale(grad, options.grad_scale) if options.need_delta_out else None)
+    return LocalStep(local.loss, sgr, output, delta_out)
 
 
 def _reconcile(
@@ -96,6 +97,7 @@ def _fits_two_kernels(chain: Chain, target: Tensor, options: StepOptions) -> boo
         and block.x.dtype == target.dtype != torch.float64
         and options.grad_scale == 1.0
         and options.relative_floor == 0.0
+        and not isinstance(options.sgr_weight, Tensor)
     )
 
 

@@ -18,7 +18,7 @@ from ..functional.rows import with_unit_stride
 from ..modules import CrossEntropyHead, ETFClassifier, average_positions
 from ..operators.cross_entropy import cross_entropy, cross_entropy_hvp
 from ..torch_internals import has_hooks
-from .common import check_scalar, trainable
+from .common import leaves_of, loss_of
 
 Gradients = list[tuple[Tensor, Tensor]]  # (parameter, gradient)
 
@@ -99,9 +99,8 @@ class AutogradLoss:
     def __init__(self, head, features: Tensor, labels, scale: float, second_order: bool) -> None:
         with torch.enable_grad():
             self.features = features.detach().requires_grad_()
-            loss = head(self.features, labels)
-            check_scalar(loss)
-            self.parameters = trainable((head,), loss)
+            loss = loss_of(head, self.features, labels)
+            self.parameters = leaves_of(loss, self.features)
             wanted = [self.features, *self.parameters]
             self.grad, *self.parameter_grads = torch.autograd.grad(
                 scale * loss, wanted, create_graph=second_order, allow_unused=True

@@ -11,7 +11,7 @@ from ..gates import Record, Replay
 from ..gates.checkpointing import recomputing_along
 from ..gates.declarations import refuse_undeclared
 from ..torch_internals import is_fake
-from .common import StepInputs, check_scalar, trainable
+from .common import StepInputs, leaves_of, loss_of, output_of
 from .state import State, draws_numbers, set_verified, verified
 
 
@@ -40,7 +40,7 @@ class Passes:
         captured = is_capturing(device)
         if captured:
             self._check_capture()
-        self.state = State((inputs.body, inputs.head), device, rewind_device=not captured)
+        self.state = State(inputs.body, inputs.head, device, rewind_device=not captured)
         self.start = self.state.save()
         self.tape: list = []
         self.parameters: list[Tensor] = []
@@ -55,7 +55,7 @@ class Passes:
                 output, loss = self._forward(x)
             if not self.verified:
                 refuse_undeclared(loss)
-            self.tape, self.parameters = gates.tape, trainable((self.inputs.body, self.inputs.head), loss)
+            self.tape, self.parameters = gates.tape, leaves_of(loss, x)
             _check_precision(self.parameters)
             self.eps = _coarsest(x.device.type, [*gates.dtypes, *(p.dtype for p in self.parameters)])
             wanted = [*self.parameters, x, *([output] if output.requires_grad else [])]
@@ -64,7 +64,7 @@ class Passes:
         delta = gradients.pop()
         if delta is None:
             raise ValueError("the local loss does not depend on x: there is no gradient to reconcile")
-        self.end = self.state.save()
+        self.end = self.state.save_after(self.start)
         if not self.verified and not is_fake(x):  # a fake tensor has no numbers to compare
             self._verify(x.detach(), output.detach(), loss.detach())
         return _Recorded(loss.detach(), output.detach(), gradients, delta, delta_out)
@@ -96,6 +96,11 @@ class Passes:
         if not all(tensor.isfinite().all() for tensor in recorded):
             return
         with self._replayed(x) as repeated:
+            if drifted := self.state.drifted(self.end):
+                raise RuntimeError(
+                    f"a pass writes in place what is no buffer ({drifted}), and another one changes it again: use "
+                    "register_buffer, assign a new value instead, or use engine='autograd'"
+                )
             for name, before, now in zip(("output", "loss"), recorded, repeated, strict=True):
                 change, size = (now.detach() - before).double().norm(), before.double().norm()
                 if not change <= size * self.eps**0.5:
@@ -103,6 +108,8 @@ class Passes:
                         f"two passes over the same input differ by {float(change / size):.0e} in their {name}: the "
                         "module is not deterministic, or keeps state outside of its buffers; use engine='autograd'"
                     )
+            if {*leaves_of(repeated[1], x)} != {*self.parameters}:
+                raise RuntimeError("two passes do not use the same parameters: make them before the first step")
         set_verified(self.inputs.body, self.inputs.head, self.state.drew_numbers(self.start, self.end))
 
     def _check_capture(self) -> None:
@@ -112,10 +119,8 @@ class Passes:
             raise RuntimeError("random layers cannot be captured in a CUDA graph: its random stream cannot be rewound")
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        output = self.inputs.body(x)
-        loss = self.inputs.head(output, self.inputs.y)
-        check_scalar(loss)
-        return output, loss
+        output = output_of(self.inputs.body, x)
+        return output, loss_of(self.inputs.head, output, self.inputs.y)
 
 
 def is_capturing(device: torch.device) -> bool:

@@ -1,52 +1,84 @@
 """What a pass changes besides its results, kept and put back; and which pairs of body and head need no more checks."""
 
+import operator
 import random
 import sys
+import types
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from ..torch_internals import foreach_copy_
+from ..torch_internals import buffers_of, foreach_copy_, version_of
+from .reach import Reach, is_full
 
-# Pairs of body and head that gave the same in two passes; value: whether they draw random numbers
-_VERIFIED: weakref.WeakKeyDictionary[Callable, weakref.WeakKeyDictionary[Callable, bool]] = weakref.WeakKeyDictionary()
+# Pairs of body and head that gave the same in two passes; value: whether they draw random numbers. See _key().
+_VERIFIED: dict[tuple, bool] = {}
 
 
 def verified(body: Callable, head: Callable) -> bool:
-    """Whether two passes of the pair gave the same."""
-    return head in _VERIFIED.get(body, ())
+    """Whether two passes of the pair gave the same, in the mode (training or not) that it is in."""
+    return _key(body, head) in _VERIFIED
 
 
 def draws_numbers(body: Callable, head: Callable) -> bool:
     """Whether a verified pair draws random numbers."""
-    return _VERIFIED[body][head]
+    return _VERIFIED[_key(body, head)]
 
 
 def set_verified(body: Callable, head: Callable, draws: bool) -> None:
-    """Remember that two passes gave the same; ``draws``: whether they draw random numbers."""
-    _VERIFIED.setdefault(body, weakref.WeakKeyDictionary())[head] = draws
+    """Remember, as long as both live, that two passes gave the same; ``draws``: whether they draw random numbers."""
+    key = _key(body, head)
+    try:
+        for part in (*_lasting(body), *_lasting(head)):
+            weakref.finalize(part, _VERIFIED.pop, key, None).atexit = False
+    except TypeError:  # an object that cannot be watched may be another one next time
+        return
+    _VERIFIED[key] = draws
+
+
+def _key(*parts: Callable) -> tuple:
+    lasting = [each for part in parts for each in _lasting(part)]
+    return tuple((id(each), getattr(each, "training", None)) for each in lasting)
+
+
+def _lasting(part: Callable) -> tuple:
+    """What makes up a callable: a bound method is made anew whenever it is named."""
+    return (part.__self__, part.__func__) if isinstance(part, types.MethodType) else (part,)
 
 
 class Snapshot(NamedTuple):
-    """What :class:`State` saved."""
+    """What :class:`State` saved: pairs of a thing and what was in it.
 
-    buffers: list[Tensor]
+    Attributes:
+        buffers: their contents.
+        places: the items of containers, see :class:`Reach`.
+        cells: the values of variables.
+        versions: how many times each tensor that is no buffer was written.
+        streams: states of the random streams.
+        written: contents of tensors that are no buffers.
+    """
+
+    buffers: list[tuple[Tensor, Tensor]]
+    places: list[tuple[Any, Any]]
+    cells: list[tuple[types.CellType, Any]]
+    versions: list[tuple[Tensor, int]]
     streams: list
+    written: list[tuple[Tensor, Tensor]] = []
 
 
 class State:
-    """What a pass changes: the buffers of the modules among ``parts``, and the random streams of Python, NumPy, torch.
+    """What a pass over a body and a head changes: what they reach, and the random streams of Python, NumPy and torch.
 
     Args:
         rewind_device: whether the random stream of a GPU is among them.
     """
 
-    def __init__(self, parts: Iterable[nn.Module | Callable], device: torch.device, rewind_device: bool) -> None:
-        modules = [part for part in parts if isinstance(part, nn.Module)]
-        self.buffers = list(dict.fromkeys(buffer for module in modules for buffer in module.buffers()))
+    def __init__(self, body: Callable, head: Callable, device: torch.device, rewind_device: bool) -> None:
+        self.parts = body, head
         self.streams = [(random.getstate, random.setstate), (torch.get_rng_state, torch.set_rng_state)]
         if "numpy" in sys.modules:
             numpy_random = sys.modules["numpy"].random
@@ -57,18 +89,78 @@ class State:
             )
 
     def save(self) -> Snapshot:
-        return Snapshot([buffer.detach().clone() for buffer in self.buffers], [get() for get, _ in self.streams])
+        """What is there now, without the contents of tensors that are no buffers: many are large, few are written."""
+        reach = Reach(self.parts)
+        return Snapshot(
+            [(buffer, buffer.detach().clone()) for buffer in _buffers(reach.modules)],
+            [(place, _items(place)) for place in reach.places],
+            [(cell, cell.cell_contents) for cell in reach.cells],
+            [(tensor, version_of(tensor)) for tensor in reach.tensors],
+            [get() for get, _ in self.streams],
+        )
+
+    def save_after(self, start: Snapshot) -> Snapshot:
+        """What is there after a pass, with the contents of all tensors that it wrote."""
+        written = [tensor for tensor, version in start.versions if version_of(tensor) != version]
+        return self.save()._replace(written=[(tensor, tensor.detach().clone()) for tensor in written])
+
+    def drifted(self, end: Snapshot) -> str:
+        """Names of the tensors, no buffers, that are not what they were; empty where all are."""
+        names = {
+            id(value): str(name)
+            for place, items in end.places
+            if isinstance(place, dict)
+            for name, value in items.items()
+        }
+        drifted = [tensor for tensor, content in end.written if not torch.equal(tensor, content)]
+        return ", ".join(names.get(id(tensor), f"a tensor of shape {tuple(tensor.shape)}") for tensor in drifted)
 
     def load(self, snapshot: Snapshot) -> None:
-        if self.buffers:
+        """Put it back. Tensors, modules and containers stay the objects that they are."""
+        for place, items in snapshot.places:
+            _put_back(place, items)
+        for cell, value in snapshot.cells:
+            if not is_full(cell) or cell.cell_contents is not value:
+                cell.cell_contents = value
+        if contents := [*snapshot.buffers, *snapshot.written]:
             with torch.no_grad():
-                foreach_copy_(self.buffers, snapshot.buffers)
+                foreach_copy_(*map(list, zip(*contents, strict=True)))
         for (_, put), state in zip(self.streams, snapshot.streams, strict=True):
             put(state)
 
     def drew_numbers(self, before: Snapshot, after: Snapshot) -> bool:
         """Whether random numbers were drawn between two snapshots."""
         return any(not _same(a, b) for a, b in zip(before.streams, after.streams, strict=True))
+
+
+def _buffers(modules: list[nn.Module]) -> list[Tensor]:
+    """The buffers, each once: of one that is expanded the part that is in memory. Lazy ones have no content yet."""
+    buffers = {id(b): b for module in modules for b in buffers_of(module).values() if b is not None and not is_lazy(b)}
+    return [_in_memory(buffer) for buffer in buffers.values()]
+
+
+def _in_memory(buffer: Tensor) -> Tensor:
+    if buffer.layout is torch.strided and 0 in buffer.stride():
+        for dim, stride in enumerate(buffer.stride()):
+            buffer = buffer.narrow(dim, 0, min(buffer.shape[dim], 1)) if stride == 0 else buffer
+    return buffer
+
+
+def _items(place: Any) -> Any:
+    return dict(place) if isinstance(place, dict) else set(place) if isinstance(place, set) else list(place)
+
+
+def _put_back(place: Any, items: Any) -> None:
+    """Make ``items`` those of a dict, a list, a set or a deque. What is as it was is not touched."""
+    if isinstance(place, dict):
+        for key in [key for key in place if key not in items]:
+            del place[key]
+        for key, value in items.items():
+            if key not in place or place[key] is not value:
+                place[key] = value
+    elif len(place) != len(items) or not all(map(operator.is_, place, items)):
+        place.clear()
+        place.update(items) if isinstance(place, set) else place.extend(items)
 
 
 def _same(a: Any, b: Any) -> bool:
