@@ -120,24 +120,14 @@ def has_hooks(module: nn.Module) -> bool:
     return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
-def runs_forward_hooks(module: nn.Module) -> bool:
-    """Whether hooks of its own run in the forward pass, which may set attributes of it."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+def parts_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], bool]:
+    """Modules, parameters and buffers right inside of a module, and whether it has hooks around its forward.
 
-
-def children_of(module: nn.Module) -> dict[str, nn.Module | None]:
-    """The modules right inside of it by name; public named_children() takes ten times as long."""
-    return module._modules
-
-
-def parameters_of(module: nn.Module) -> dict[str, nn.Parameter | None]:
-    """Its own parameters by name, as :func:`children_of`."""
-    return module._parameters
-
-
-def buffers_of(module: nn.Module) -> dict[str, Tensor | None]:
-    """Its own buffers by name, the dict that the module itself uses; publicly a buffer cannot be put back by name."""
-    return module._buffers
+    The dicts, by name, are those that the module itself uses, and have None for what is registered as such. Public
+    iterators take ten times as long, and cannot put a buffer back.
+    """
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return module._modules, module._parameters, module._buffers, bool(hooks)
 
 
 def version_of(tensor: Tensor) -> int:

@@ -244,7 +244,7 @@ def test_buffers_that_the_forward_pass_uses():
 
 def test_in_place_work_on_the_input_itself_is_an_error():
     _, head, x, y, delta_pre = module("resnet")
-    with pytest.raises(RuntimeError, match="in-place"):
+    with pytest.raises(ValueError, match="in place"):
         sk.local_step(nn.ReLU(inplace=True), head, x, y, delta_pre, weight=1.0, engine="directional")
 
 

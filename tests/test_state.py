@@ -163,17 +163,11 @@ def buffer_made(self, x):
     self.lazy += x.detach().mean(0)
 
 
-def module_made(self, x):
-    if not hasattr(self, "second"):
-        self.second = nn.BatchNorm1d(6)
-    self.second(x.detach())
-
-
 def scratch(self, x):
     vars(self).setdefault("space", torch.zeros(8, 6)).copy_(x.detach())
 
 
-CHANGES = [counted, averaged, collected, buffer_replaced, buffer_made, module_made, scratch]
+CHANGES = [counted, averaged, collected, buffer_replaced, buffer_made, scratch]
 
 
 def kept_by(model: Features) -> dict:
@@ -287,12 +281,6 @@ def test_buffers_in_any_layout(buffer):
     model.register_buffer("mask", buffer)
     steps(model, model.loss)
     assert torch.equal(model.mask.to_dense(), buffer.to_dense())
-
-
-def test_lazy_modules():
-    norm, head = nn.LazyBatchNorm1d(), nn.Linear(6, 3)
-    steps(nn.Sequential(nn.LazyLinear(6), norm, nn.Tanh()), lambda f, y: nn.functional.cross_entropy(head(f), y))
-    assert norm.num_batches_tracked == 2
 
 
 # --- how often two passes are compared --------------------------------------------------------------------------------

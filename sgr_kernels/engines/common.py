@@ -10,6 +10,7 @@ from ..functional.direction import row_norms
 from ..gates.tape import nodes_behind
 from ..operators.common.options import Options
 from ..torch_internals import WRITES_LEAF, foreach_add_, storage_key, tree_map, version_of
+from .reach import Reach
 
 
 class LocalStep(NamedTuple):
@@ -33,6 +34,7 @@ class StepInputs(NamedTuple):
 
     Attributes:
         target: ``delta_pre``, shape of ``x``; None: no SGR term.
+        reach: of body and head, before the step.
     """
 
     body: nn.Module | Callable[[Tensor], Tensor]
@@ -40,6 +42,7 @@ class StepInputs(NamedTuple):
     x: Tensor
     y: Tensor
     target: Tensor | None
+    reach: Reach
 
 
 class StepOptions(NamedTuple):
@@ -81,15 +84,13 @@ def loss_of(head: Callable, output: Tensor, y: Any) -> Tensor:
 
     Raises:
         TypeError: it is no tensor.
-        ValueError: it has more than one element or no gradient, or ``head`` writes into ``output``.
+        ValueError: it has more than one element, or ``head`` writes into ``output``.
     """
     loss = _without_writing("head", output, head, output, y)
     if not isinstance(loss, Tensor):
         raise TypeError(f"head must return a scalar loss, a tensor with one element, got {_described(loss)}")
     if loss.numel() != 1:
         raise ValueError(f"head must return a scalar loss, got shape {tuple(loss.shape)}")
-    if not loss.requires_grad:
-        raise ValueError("head must return a loss with a gradient: this one depends on no parameter and not on output")
     return loss.reshape(()) if loss.dim() else loss
 
 
@@ -137,7 +138,13 @@ def in_wider_dtype(delta: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def leaves_of(loss: Tensor, *constants: Tensor) -> list[Tensor]:
-    """What a step trains: the leaves of the graph of ``loss``, each once, but for ``constants``."""
+    """What a step trains: the leaves of the graph of ``loss``, each once, but for ``constants``.
+
+    Raises:
+        ValueError: there is no graph.
+    """
+    if not loss.requires_grad:
+        raise ValueError("head must return a loss with a gradient: this one depends on no parameter and not on output")
     leaves = (getattr(node, "variable", None) for node in nodes_behind([loss]))
     return [leaf for leaf in leaves if leaf is not None and not any(leaf is constant for constant in constants)]
 

@@ -23,7 +23,7 @@ from .local_loss import Gradients, LocalLoss, local_loss, runs_as_written
 @torch.no_grad()
 def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
     """The step of :func:`sgr_kernels.local_step`."""
-    body, head, x, y, target = inputs
+    body, head, x, y, target, _ = inputs
     flatten, chain = chain_of(body)
     if flatten:
         x, target = x.flatten(1), None if target is None else target.flatten(1)
@@ -177,7 +177,7 @@ def _layers(module: nn.Module | Callable, name: str) -> Iterator[tuple[str, nn.M
     if not isinstance(module, nn.Module):
         raise _refusal(f"a body that is no nn.Module ({module!r})")
     if not runs_as_written(module):
-        raise _refusal(f"{name} ({module}) with hooks or a forward of its own")
+        raise _refusal(f"{name} ({module}) with hooks, a forward of its own or computed weights")
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
         for index, child in enumerate(module):
             yield from _layers(child, f"{name}.{index}")

@@ -37,8 +37,12 @@ def local_loss(head: nn.Module | Callable, features: Tensor, labels, scale: floa
 
 
 def runs_as_written(module: nn.Module) -> bool:
-    """Whether calling the module does what its class says: it has no hooks and no ``forward`` of its own."""
-    return not has_hooks(module) and "forward" not in vars(module)
+    """Whether calling the module does what its class says: it has no hooks, no ``forward`` of its own, and its weights
+    are not computed from others.
+    """
+    own = vars(module)
+    computed = any(isinstance(weight := own.get(name), Tensor) and not weight.is_leaf for name in ("weight", "bias"))
+    return not (has_hooks(module) or "forward" in own or computed)
 
 
 class ClosedFormLoss:

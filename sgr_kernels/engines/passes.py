@@ -10,8 +10,10 @@ from torch import Tensor
 from ..gates import Record, Replay
 from ..gates.checkpointing import recomputing_along
 from ..gates.declarations import refuse_undeclared
+from ..gates.tape import nodes_behind
 from ..torch_internals import is_fake
 from .common import StepInputs, leaves_of, loss_of, output_of
+from .reach import Reach
 from .state import State, draws_numbers, set_verified, verified
 
 
@@ -40,8 +42,8 @@ class Passes:
         captured = is_capturing(device)
         if captured:
             self._check_capture()
-        self.state = State(inputs.body, inputs.head, device, rewind_device=not captured)
-        self.start = self.state.save()
+        self.state = State(device, rewind_device=not captured)
+        self.start = self.state.save(inputs.reach)
         self.tape: list = []
         self.parameters: list[Tensor] = []
         self.eps = 0.0
@@ -55,6 +57,7 @@ class Passes:
                 output, loss = self._forward(x)
             if not self.verified:
                 refuse_undeclared(loss)
+                self.nodes = set(nodes_behind([loss]))
             self.tape, self.parameters = gates.tape, leaves_of(loss, x)
             _check_precision(self.parameters)
             self.eps = _coarsest(x.device.type, [*gates.dtypes, *(p.dtype for p in self.parameters)])
@@ -64,7 +67,7 @@ class Passes:
         delta = gradients.pop()
         if delta is None:
             raise ValueError("the local loss does not depend on x: there is no gradient to reconcile")
-        self.end = self.state.save_after(self.start)
+        self.end = self.state.save_after(self.start, Reach(self.inputs.body, self.inputs.head))
         if not self.verified and not is_fake(x):  # a fake tensor has no numbers to compare
             self._verify(x.detach(), output.detach(), loss.detach())
         return _Recorded(loss.detach(), output.detach(), gradients, delta, delta_out)
@@ -108,9 +111,19 @@ class Passes:
                         f"two passes over the same input differ by {float(change / size):.0e} in their {name}: the "
                         "module is not deterministic, or keeps state outside of its buffers; use engine='autograd'"
                     )
-            if {*leaves_of(repeated[1], x)} != {*self.parameters}:
-                raise RuntimeError("two passes do not use the same parameters: make them before the first step")
+            self._check_graph(repeated[1])
         set_verified(self.inputs.body, self.inputs.head, self.state.drew_numbers(self.start, self.end))
+
+    def _check_graph(self, loss: Tensor) -> None:
+        """Check that the graph of another pass has the same leaves, and nothing else in common with the first."""
+        if loss.requires_grad and {*leaves_of(loss)} != {*self.parameters}:
+            raise RuntimeError("two passes do not use the same parameters: make them before the first step")
+        if any(not hasattr(node, "variable") for node in self.nodes.intersection(nodes_behind([loss]))):
+            raise RuntimeError(
+                "body or head uses a tensor that was computed before the step and has a graph: compute it in every "
+                "pass, detach it, or use engine='autograd'"
+            )
+        self.nodes.clear()
 
     def _check_capture(self) -> None:
         if not self.verified:

@@ -12,11 +12,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..torch_internals import buffers_of, children_of, parameters_of, runs_forward_hooks
+from ..torch_internals import parts_of
 
 LARGEST = 10_000  # items: larger containers hold data, and searching them takes time
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
-_OURS = ("torch", "sgr_kernels", "builtins")  # their modules keep all their state in buffers
+_OURS = ("torch", "sgr_kernels", "builtins", "functools")  # their modules keep all their state in buffers
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _LEAVES = frozenset(
     {int, float, bool, str, bytes, complex, type, type(None), types.ModuleType, types.BuiltinFunctionType}
@@ -34,21 +34,24 @@ class Reach:
         places: what a pass may put other things into: buffers and attributes by name, dicts, lists, sets, deques.
         cells: variables of the functions around a function.
         tensors: those that are no buffers.
+        buffers: those of the modules.
     """
 
-    def __init__(self, parts: Iterable[Any]) -> None:
+    def __init__(self, *parts: Any) -> None:
         self.modules: list[nn.Module] = []
         self.places: list[Any] = []
         self.cells: list[types.CellType] = []
         self.tensors: list[Tensor] = []
-        seen: dict[int, Any] = {}  # by id; holding them keeps their ids from being used again
+        self.buffers: list[Tensor] = []
+        self._seen: dict[int, Any] = {}  # by id; holding them keeps their ids from being used again
         # Each with whether what is put into it is state: an object that is only looked into keeps its attributes.
         self._queue = [(part, True) for part in parts]
         while self._queue:
             thing, is_state = self._queue.pop()
-            if type(thing) not in _LEAVES and id(thing) not in seen:
-                seen[id(thing)] = thing
+            if type(thing) not in _LEAVES and id(thing) not in self._seen:
+                self._seen[id(thing)] = thing
                 self._visit(thing, is_state)
+        self._seen.clear()
 
     def _follow(self, things: Iterable[Any], is_state: bool = True) -> None:
         self._queue += [(thing, is_state) for thing in things]
@@ -71,29 +74,39 @@ class Reach:
             self._follow_values([thing.func, *thing.args, *thing.keywords.values()])
         elif isinstance(thing, type | types.ModuleType):
             pass
-        elif _is_of_others(type(thing)):
-            self._visit_attributes(thing, type(thing).__call__ if callable(thing) else None, is_state)
-        else:  # perhaps a wrapper of torch or of Python around a function
+        elif _is_ours(type(thing).__module__):  # perhaps a wrapper around a function
             self._follow([getattr(thing, "__dict__", {}).get("__wrapped__")])
+        else:
+            self._visit_attributes(thing, type(thing).__call__ if callable(thing) else None, is_state)
 
     def _visit_module(self, module: nn.Module) -> None:
-        self.modules.append(module)
-        self._follow(children_of(module).values())
-        self.tensors += [parameter for parameter in parameters_of(module).values() if parameter is not None]
-        buffers = buffers_of(module)
-        is_plain = not (_is_of_others(type(module)) or runs_forward_hooks(module) or "forward" in vars(module))
-        if buffers or not is_plain:
-            self.places.append(buffers)
-        if not is_plain:
-            self._visit_attributes(module, type(module).forward, is_state=True)
+        """With those inside of it, in a loop of their own: this is most of the work."""
+        queue = [module]
+        for module in queue:
+            inner, parameters, buffers, has_hooks = parts_of(module)
+            for each in inner.values():
+                if each is not None and id(each) not in self._seen:
+                    self._seen[id(each)] = each
+                    queue.append(each)
+            if parameters:
+                self.tensors += [each for each in parameters.values() if each is not None]
+            is_plain = _is_ours(type(module).__module__) and not has_hooks and "forward" not in module.__dict__
+            if buffers or not is_plain:
+                self.buffers += [each for each in buffers.values() if each is not None]
+                self.places.append(buffers)
+            if not is_plain:
+                self._visit_attributes(module, type(module).forward, is_state=True)
+        self.modules += queue
 
     def _visit_attributes(self, owner: Any, method: Any, is_state: bool) -> None:
-        attributes = getattr(owner, "__dict__", None) or {}
+        self._follow([method])
+        attributes = getattr(owner, "__dict__", None)
+        if attributes is None:
+            return
         if is_state:
             self.places.append(attributes)
         own = [value for name, value in attributes.items() if name not in _OF_EVERY_MODULE]
-        self._follow([v for v in own if callable(v) or isinstance(v, (Tensor, *_CONTAINERS))], is_state)
-        self._follow([method])
+        self._follow([each for each in own if callable(each) or isinstance(each, (Tensor, *_CONTAINERS))], is_state)
 
     def _visit_container(self, container: Any, is_state: bool) -> None:
         if len(container) > LARGEST:
@@ -104,11 +117,11 @@ class Reach:
 
     def _visit_function(self, function: types.FunctionType) -> None:
         cells = [cell for cell in function.__closure__ or () if is_full(cell)]
-        self.cells += cells
         values = [cell.cell_contents for cell in cells]
         values += [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
         names = function.__globals__
-        if names.get("__name__", "").partition(".")[0] not in _OURS:
+        if not _is_ours(names.get("__name__", "")):
+            self.cells += cells
             values += [names[name] for name in _names_in(function.__code__) if _is_followed(names, name)]
         self._follow_values(values)
         if vars(function):
@@ -139,5 +152,5 @@ def _is_followed(names: dict[str, Any], name: str) -> bool:
 
 
 @functools.lru_cache(maxsize=1024)
-def _is_of_others(kind: type) -> bool:
-    return kind.__module__.partition(".")[0] not in _OURS
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] in _OURS

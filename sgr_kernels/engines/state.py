@@ -9,10 +9,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
+from torch import Tensor
 
-from ..torch_internals import buffers_of, foreach_copy_, version_of
+from ..torch_internals import foreach_copy_, version_of
 from .reach import Reach, is_full
 
 # Pairs of body and head that gave the same in two passes; value: whether they draw random numbers. See _key().
@@ -71,14 +70,13 @@ class Snapshot(NamedTuple):
 
 
 class State:
-    """What a pass over a body and a head changes: what they reach, and the random streams of Python, NumPy and torch.
+    """What a pass changes: what body and head reach, and the random streams of Python, NumPy and torch.
 
     Args:
         rewind_device: whether the random stream of a GPU is among them.
     """
 
-    def __init__(self, body: Callable, head: Callable, device: torch.device, rewind_device: bool) -> None:
-        self.parts = body, head
+    def __init__(self, device: torch.device, rewind_device: bool) -> None:
         self.streams = [(random.getstate, random.setstate), (torch.get_rng_state, torch.set_rng_state)]
         if "numpy" in sys.modules:
             numpy_random = sys.modules["numpy"].random
@@ -88,21 +86,21 @@ class State:
                 (lambda: torch.cuda.get_rng_state(device), lambda state: torch.cuda.set_rng_state(state, device))
             )
 
-    def save(self) -> Snapshot:
+    def save(self, reach: Reach) -> Snapshot:
         """What is there now, without the contents of tensors that are no buffers: many are large, few are written."""
-        reach = Reach(self.parts)
+        buffers = [_in_memory(buffer) for buffer in dict.fromkeys(reach.buffers)]
         return Snapshot(
-            [(buffer, buffer.detach().clone()) for buffer in _buffers(reach.modules)],
+            [(buffer, buffer.detach().clone()) for buffer in buffers],
             [(place, _items(place)) for place in reach.places],
             [(cell, cell.cell_contents) for cell in reach.cells],
             [(tensor, version_of(tensor)) for tensor in reach.tensors],
             [get() for get, _ in self.streams],
         )
 
-    def save_after(self, start: Snapshot) -> Snapshot:
+    def save_after(self, start: Snapshot, reach: Reach) -> Snapshot:
         """What is there after a pass, with the contents of all tensors that it wrote."""
         written = [tensor for tensor, version in start.versions if version_of(tensor) != version]
-        return self.save()._replace(written=[(tensor, tensor.detach().clone()) for tensor in written])
+        return self.save(reach)._replace(written=[(tensor, tensor.detach().clone()) for tensor in written])
 
     def drifted(self, end: Snapshot) -> str:
         """Names of the tensors, no buffers, that are not what they were; empty where all are."""
@@ -133,13 +131,8 @@ class State:
         return any(not _same(a, b) for a, b in zip(before.streams, after.streams, strict=True))
 
 
-def _buffers(modules: list[nn.Module]) -> list[Tensor]:
-    """The buffers, each once: of one that is expanded the part that is in memory. Lazy ones have no content yet."""
-    buffers = {id(b): b for module in modules for b in buffers_of(module).values() if b is not None and not is_lazy(b)}
-    return [_in_memory(buffer) for buffer in buffers.values()]
-
-
 def _in_memory(buffer: Tensor) -> Tensor:
+    """Of a buffer that is expanded, the part that is in memory."""
     if buffer.layout is torch.strided and 0 in buffer.stride():
         for dim, stride in enumerate(buffer.stride()):
             buffer = buffer.narrow(dim, 0, min(buffer.shape[dim], 1)) if stride == 0 else buffer

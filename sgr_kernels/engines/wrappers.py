@@ -1,25 +1,19 @@
 """Wrappers for training on several devices, which reduce gradients in hooks that a local step does not run."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Iterable
 
 from torch import nn
-
-from .reach import Reach
 
 _WRAPPERS = ("DistributedDataParallel", "DDP", "FullyShardedDataParallel", "FSDPModule", "ReplicateModule")
 
 
-def refuse_wrapped(name: str, part: Callable) -> None:
-    """Look for wrapped modules behind a body or a head.
-
-    Raises:
-        ValueError: names the wrapper, and the way to reduce gradients.
-    """
-    for module in Reach([part]).modules:
+def refuse_wrapped(modules: Iterable[nn.Module]) -> None:
+    """Raises ValueError where one of them is a wrapper; names it, and the way to reduce gradients."""
+    for module in modules:
         if wrapper := _wrapper_of(type(module)):
             raise ValueError(
-                f"{name} must not be or contain a {wrapper}, whose hooks do not run in a local step: take plain "
+                f"body and head must not be or contain a {wrapper}, whose hooks do not run in a local step: take plain "
                 "modules, and after the step call torch.distributed.all_reduce on every .grad"
             )
 
