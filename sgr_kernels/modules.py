@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from . import functional
 from .functional.sgr_loss import loss
+from .operators.common.checks import check_number_or_tensor
 from .operators.common.options import Options
 
 
@@ -14,8 +15,8 @@ class SGRLoss(nn.Module):
     """``weight * sgr_loss(delta, target)``: the regulariser of Eq. 5, a drop-in for the MSE of Algorithm 1.
 
     Args:
-        weight: the paper's lambda. Its useful size depends on ``reduction``: lambda under "batchmean" is lambda * n
-            under "mean", n being the number of elements of one sample.
+        weight: the paper's lambda, a number >= 0 or a 0-d tensor. Its useful size depends on ``reduction``: lambda
+            under "batchmean" is lambda * n under "mean", n being the number of elements of one sample.
         normalize, reduction, floor, eps: as in :func:`sgr_kernels.sgr_loss`.
 
     Shape:
@@ -24,7 +25,7 @@ class SGRLoss(nn.Module):
 
     def __init__(
         self,
-        weight: float = 1.0,
+        weight: float | Tensor = 1.0,
         normalize: bool = True,
         reduction: str = "mean",
         floor: float | Tensor = 0.0,
@@ -33,6 +34,7 @@ class SGRLoss(nn.Module):
         super().__init__()
         self.weight, self.options = weight, Options(normalize, reduction, floor, eps)
         self.options.check()
+        check_number_or_tensor("weight", weight)
 
     def forward(self, delta: Tensor, target: Tensor) -> Tensor:
         return self.weight * loss(delta, target, self.options)

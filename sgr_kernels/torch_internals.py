@@ -29,6 +29,9 @@ foreach_copy_ = torch._foreach_copy_
 LAYER_FUNCTIONS = torch._C._nn
 SET_GRAD_ENABLED = torch._C._set_grad_enabled
 
+# In the message of the RuntimeError for a leaf that is written in place where gradients are enabled.
+WRITES_LEAF = "leaf Variable that requires grad"
+
 # Modules in which torch has autograd Functions of its own; nothing else marks these.
 # The last are those of torch.library.register_autograd; modes see the operators themselves.
 OWN_AUTOGRAD_FUNCTIONS = (
@@ -130,6 +133,24 @@ def has_hooks(module: nn.Module) -> bool:
 def has_gradient_hooks(leaf: Tensor) -> bool:
     """Whether ``Tensor.register_hook`` was called for a leaf; publicly hooks can be added and removed, not listed."""
     return bool(leaf._backward_hooks)
+
+
+def parts_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], bool]:
+    """Modules, parameters and buffers right inside of a module, and whether it has hooks around its forward.
+
+    The dicts, by name, are those that the module itself uses, and have None for what is registered as such. Public
+    iterators take ten times as long, and cannot put a buffer back.
+    """
+    hooks = module._forward_hooks or module._forward_pre_hooks
+    return module._modules, module._parameters, module._buffers, bool(hooks)
+
+
+def version_of(tensor: Tensor) -> int:
+    """How many times it was written in place; 0 for a tensor made in inference mode, which does not count."""
+    try:
+        return tensor._version
+    except RuntimeError:
+        return 0
 
 
 def intercept_checkpoints(

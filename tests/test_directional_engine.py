@@ -244,7 +244,7 @@ def test_buffers_that_the_forward_pass_uses():
 
 def test_in_place_work_on_the_input_itself_is_an_error():
     _, head, x, y, delta_pre = module("resnet")
-    with pytest.raises(RuntimeError, match="in-place"):
+    with pytest.raises(ValueError, match="in place"):
         sk.local_step(nn.ReLU(inplace=True), head, x, y, delta_pre, weight=1.0, engine="directional")
 
 
@@ -355,18 +355,6 @@ def test_capture_needs_a_step_before_and_no_random_numbers(monkeypatch):
         random_layers = name == "vit"
         with pytest.raises(RuntimeError, match="random layers") if random_layers else contextlib.nullcontext():
             sk.local_step(body, head, x, y, delta_pre, weight=1.0, engine="directional")
-
-
-def test_state_that_is_in_no_buffer_is_found():
-    calls = []
-
-    def drifting(x):
-        calls.append(None)
-        return 1.0 + 0.01 * len(calls)
-
-    _, head, x, y, delta_pre = module("resnet")
-    with pytest.raises(RuntimeError, match="not deterministic"):
-        sk.local_step(Noisy(drifting), head, x, y, delta_pre, weight=1.0, engine="directional")
 
 
 # --- what a double backward cannot do ---------------------------------------------------------------------------------

@@ -195,7 +195,6 @@ def test_heads(backend, body, head):
         {"need_delta_out": False},
         {"weight": 0.0},
         {"weight": 1},
-        {"weight": -2.5},
     ],
     ids=str,
 )

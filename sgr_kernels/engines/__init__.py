@@ -8,9 +8,12 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from ..functional.relu_sgr import check_curvature
+from ..operators.common.checks import check_number, check_number_or_tensor
 from ..operators.common.options import Options
 from . import autograd, directional, fused
-from .common import LocalStep, StepInputs, StepOptions
+from .common import LocalStep, StepInputs, StepOptions, as_constant
+from .reach import Reach
+from .wrappers import refuse_wrapped
 
 ENGINES = {"autograd": autograd, "fused": fused, "directional": directional}
 
@@ -22,7 +25,7 @@ def local_step(
     y: Tensor,
     delta_pre: Tensor | None,
     *,
-    weight: float,
+    weight: float | Tensor,
     engine: str = "autograd",
     normalize: bool = True,
     reduction: str = "mean",
@@ -46,7 +49,7 @@ def local_step(
         y: whatever the head takes.
         delta_pre: ``delta_out`` of the previous module's step, shape of ``x``. None: no SGR term (the first module, or
             plain local learning).
-        weight: the paper's lambda; see :class:`sgr_kernels.SGRLoss` for its scale.
+        weight: the paper's lambda, a number >= 0 or a 0-d tensor; see :class:`sgr_kernels.SGRLoss` for its scale.
         engine: "autograd" (Algorithm 1, any twice differentiable module), "fused" (closed form: chains of linear
             layers, convolutions and ReLU, any head; no graph of the body is built), "directional" (one more ordinary
             pass in place of the double backward, for float32 and float64 parameters: any module whose kinks are known,
@@ -77,27 +80,40 @@ def local_step(
         raise ValueError(f"engine must be one of auto, {', '.join(ENGINES)}, got {engine!r}")
     if order not in (1, 2):
         raise ValueError(f"order must be 1 or 2, got {order}")
-    if radius is not None and not radius > 0:
-        raise ValueError(f"radius must be > 0, got {radius}")
+    if radius is not None:
+        check_number("radius", radius, "> 0")
     check_curvature(curvature)
     Options(reduction=reduction).check()
-    if not relative_floor >= 0:
-        raise ValueError(f"relative_floor must be >= 0, got {relative_floor}")
-    if not grad_scale > 0:
-        raise ValueError(f"grad_scale must be > 0, got {grad_scale}")
-    if delta_pre is not None and delta_pre.shape != x.shape:
-        raise ValueError(f"delta_pre must have the shape of x {tuple(x.shape)}, got {tuple(delta_pre.shape)}")
+    check_number_or_tensor("weight", weight)
+    check_number("relative_floor", relative_floor)
+    check_number("grad_scale", grad_scale, "> 0")
+    _check_tensors(x, delta_pre)
+    reach = Reach(body, head)
+    refuse_wrapped(reach.modules)
     if engine == "auto":
         engine = automatic(body)
     if engine != "directional" and (radius is not None or order != 1):
         raise ValueError(f"radius and order belong to engine='directional', got engine={engine!r}")
     if engine != "fused" and curvature != "exact":
         raise ValueError(f"engine={engine!r} always includes the curvature, got curvature={curvature!r}")
-    inputs = StepInputs(body, head, x, y, target=delta_pre)
+    weight = weight.detach() if isinstance(weight, Tensor) else weight
+    inputs = StepInputs(body, head, x, as_constant(y), target=delta_pre, reach=reach)
     options = StepOptions(
         weight, normalize, reduction, relative_floor, grad_scale, radius, order, curvature, need_delta_out
     )
     return ENGINES[engine].run(inputs, options)
+
+
+def _check_tensors(x: Tensor, delta_pre: Tensor | None) -> None:
+    for name, tensor in (("x", x), ("delta_pre", delta_pre)):
+        if not isinstance(tensor, Tensor | None):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+    if delta_pre is None:
+        return
+    if delta_pre.shape != x.shape:
+        raise ValueError(f"delta_pre must have the shape of x {tuple(x.shape)}, got {tuple(delta_pre.shape)}")
+    if not x.is_floating_point():
+        raise TypeError(f"x must be a floating-point tensor where there is a delta_pre, got {x.dtype}")
 
 
 def automatic(body: nn.Module | Callable) -> str:

@@ -3,21 +3,30 @@
 import torch
 
 from ..functional.sgr_loss import loss as sgr_loss
-from .common import LocalStep, StepInputs, StepOptions, add_gradients, check_scalar, in_wider_dtype, trainable, unscale
+from .common import (
+    LocalStep,
+    StepInputs,
+    StepOptions,
+    add_gradients,
+    in_wider_dtype,
+    leaves_of,
+    loss_of,
+    output_of,
+    unscale,
+)
 
 
 def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
     """The step of :func:`sgr_kernels.local_step`."""
-    body, head, x, y, target = inputs
+    body, head, x, y, target, _ = inputs
     with torch.enable_grad():
         x = x.detach().requires_grad_(target is not None)
-        output = body(x)
+        output = output_of(body, x)
         if not output.requires_grad:  # a body without parameters, in the first module
             output = output.detach().requires_grad_()
-        loss = head(output, y)
-        check_scalar(loss)
+        loss = loss_of(head, output, y)
         scaled = options.grad_scale * loss
-        parameters = trainable((body, head), loss)
+        parameters = leaves_of(loss, x, output)
         outputs = [output] if options.need_delta_out else []
         if target is None:
             sgr = None
@@ -31,7 +40,7 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
             total = scaled + options.grad_scale * options.sgr_weight * sgr
             gradients = torch.autograd.grad(total, parameters, allow_unused=True) if parameters else ()
             sgr = sgr.detach()
-    add_gradients(parameters, gradients)
     [delta_out] = deltas_out or [None]
     delta_out = None if delta_out is None else unscale(delta_out.detach(), options.grad_scale)
+    add_gradients(parameters, gradients)
     return LocalStep(loss.detach(), sgr, output.detach(), delta_out)

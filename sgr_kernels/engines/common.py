@@ -1,7 +1,7 @@
 """What the engines share: the types of what a step gets and gives, and how gradients reach the parameters."""
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from ..functional.direction import row_norms
 from ..gates.origins import nodes_behind
 from ..operators.common.options import Options
-from ..torch_internals import foreach_add_, storage_key
+from ..torch_internals import WRITES_LEAF, foreach_add_, storage_key, tree_map, version_of
+from .reach import Reach
 
 
 class LocalStep(NamedTuple):
@@ -33,6 +34,7 @@ class StepInputs(NamedTuple):
 
     Attributes:
         target: ``delta_pre``, shape of ``x``; None: no SGR term.
+        reach: of body and head, before the step.
     """
 
     body: nn.Module | Callable[[Tensor], Tensor]
@@ -40,12 +42,13 @@ class StepInputs(NamedTuple):
     x: Tensor
     y: Tensor
     target: Tensor | None
+    reach: Reach
 
 
 class StepOptions(NamedTuple):
     """The options of one step, as :func:`sgr_kernels.local_step` documents and checks them."""
 
-    sgr_weight: float
+    sgr_weight: float | Tensor
     normalize: bool
     reduction: str
     relative_floor: float
@@ -63,9 +66,69 @@ class StepOptions(NamedTuple):
         return Options(self.normalize, self.reduction, floor)
 
 
-def check_scalar(loss: Tensor) -> None:
+def output_of(body: Callable, x: Tensor) -> Tensor:
+    """``body(x)``.
+
+    Raises:
+        TypeError: it is no tensor of numbers that can have a gradient.
+        ValueError: ``body`` writes into ``x``.
+    """
+    output = _without_writing("body", x, body, x)
+    if not isinstance(output, Tensor) or not (output.dtype.is_floating_point or output.dtype.is_complex):
+        raise TypeError(f"body must return one floating-point tensor, got {_described(output)}")
+    return output
+
+
+def loss_of(head: Callable, output: Tensor, y: Any) -> Tensor:
+    """``head(output, y)``, 0-d.
+
+    Raises:
+        TypeError: it is no tensor.
+        ValueError: it has more than one element, or ``head`` writes into ``output``.
+    """
+    loss = _without_writing("head", output, head, output, y)
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"head must return a scalar loss, a tensor with one element, got {_described(loss)}")
     if loss.numel() != 1:
         raise ValueError(f"head must return a scalar loss, got shape {tuple(loss.shape)}")
+    return loss.reshape(()) if loss.dim() else loss
+
+
+def _without_writing(name: str, argument: Tensor, function: Callable, *arguments: Any) -> Any:
+    """``function(*arguments)``, where ``argument``, the first, must stay as it is: the next module needs it."""
+    version = version_of(argument)
+    try:
+        result = function(*arguments)
+    except RuntimeError as error:
+        if WRITES_LEAF not in str(error):
+            raise
+        raise ValueError(_WRITES.format(name, " (or into a parameter)")) from error
+    if version_of(argument) != version:
+        raise ValueError(_WRITES.format(name, ""))
+    return result
+
+
+_WRITES = (
+    "{} must not write in place into its input{}, which other modules need: begin it with an operation that does not, "
+    "for example nn.ReLU(inplace=False)"
+)
+
+
+def _described(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of {value.dtype}"
+    if isinstance(value, tuple | list):
+        return (
+            f"{type(value).__name__} of {', '.join(type(each).__name__ for each in value)}: take what is needed of it"
+        )
+    return type(value).__name__
+
+
+def as_constant(y: Any) -> Any:
+    """``y`` without what its tensors were computed from: labels are no parameters."""
+    if isinstance(y, Tensor):
+        return y.detach() if y.requires_grad else y
+    return y if y is None else tree_map(lambda leaf: as_constant(leaf) if isinstance(leaf, Tensor) else leaf, y)
 
 
 def in_wider_dtype(delta: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,33 +137,56 @@ def in_wider_dtype(delta: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return delta.to(dtype), target.detach().to(dtype)
 
 
-def trainable(parts: Iterable[nn.Module | Callable], loss: Tensor) -> list[Tensor]:
-    """The parameters to train, each once: those of the modules among ``parts``, and for a part that is another
-    callable those in the graph of ``loss``.
+def leaves_of(loss: Tensor, *constants: Tensor) -> list[Tensor]:
+    """What a step trains: the leaves of the graph of ``loss``, each once, but for ``constants``.
+
+    Raises:
+        ValueError: there is no graph.
     """
-    found: list[Tensor] = []
-    for part in parts:
-        if isinstance(part, nn.Module):
-            found += [parameter for parameter in part.parameters() if parameter.requires_grad]
-        else:
-            leaves = (getattr(node, "variable", None) for node in nodes_behind([loss]))
-            found += [leaf for leaf in leaves if isinstance(leaf, nn.Parameter)]
-    return list(dict.fromkeys(found))
+    if not loss.requires_grad:
+        raise ValueError("head must return a loss with a gradient: this one depends on no parameter and not on output")
+    leaves = (getattr(node, "variable", None) for node in nodes_behind([loss]))
+    return [leaf for leaf in leaves if leaf is not None and not any(leaf is constant for constant in constants)]
 
 
+@torch.no_grad()
 def add_gradients(parameters: list[Tensor], gradients: Iterable[Tensor | None]) -> None:
-    """Add into ``.grad`` as ``backward`` would, but without running hooks. None leaves ``.grad`` as it is."""
-    old, new, taken = [], [], set()
+    """Add into ``.grad`` as ``backward`` would, but without running hooks. None leaves ``.grad`` as it is.
+
+    All are written or none: what may fail is computed before the first is.
+    """
+    new, rounds, taken = [], [{}], set()
     for parameter, gradient in zip(parameters, gradients, strict=True):
+        old = parameter.grad
         if gradient is None:
             continue
-        if parameter.grad is None:
-            parameter.grad = memory_of_its_own(gradient.detach(), taken)
+        if old is None:
+            new.append((parameter, memory_of_its_own(gradient.detach(), taken)))
+        elif _takes_additions(old, gradient):
+            memory = storage_key(old), old.storage_offset()
+            _first_without(memory, rounds)[memory] = old, gradient
         else:
-            old.append(parameter.grad)
-            new.append(gradient)
-    if old:
-        foreach_add_(old, new)
+            new.append((parameter, old + gradient if gradient.is_sparse else gradient + old))
+    for pairs in rounds:
+        if pairs:
+            foreach_add_(*map(list, zip(*pairs.values(), strict=True)))
+    for parameter, gradient in new:
+        parameter.grad = gradient
+
+
+def _takes_additions(old: Tensor, gradient: Tensor) -> bool:
+    """Whether ``gradient`` can be added to ``old`` in place."""
+    dense = old.layout is gradient.layout is torch.strided
+    return dense and old.device == gradient.device and 0 not in old.stride() and not old.is_inference()
+
+
+def _first_without(key: Any, rounds: list[dict]) -> dict:
+    """Parameters may share a gradient, and a tensor that is twice in one multi-tensor addition loses one of them."""
+    for pairs in rounds:
+        if key not in pairs:
+            return pairs
+    rounds.append({})
+    return rounds[-1]
 
 
 def memory_of_its_own(gradient: Tensor, taken: set[int]) -> Tensor:
@@ -109,6 +195,8 @@ def memory_of_its_own(gradient: Tensor, taken: set[int]) -> Tensor:
     Args:
         taken: keys of the storages of the earlier gradients; that of the result is added.
     """
+    if gradient.layout is not torch.strided:
+        return gradient.clone()
     storage = storage_key(gradient)
     if storage in taken or 0 in gradient.stride():
         return gradient.clone(memory_format=torch.contiguous_format)

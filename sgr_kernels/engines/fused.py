@@ -23,7 +23,7 @@ from .local_loss import Gradients, LocalLoss, local_loss, runs_as_written
 @torch.no_grad()
 def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
     """The step of :func:`sgr_kernels.local_step`."""
-    body, head, x, y, target = inputs
+    body, head, x, y, target, _ = inputs
     flatten, chain = chain_of(body)
     if flatten:
         x, target = x.flatten(1), None if target is None else target.flatten(1)
@@ -44,8 +44,9 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
     for block in chain.blocks:
         gradients += [(block.weight, block.grad_weight)] if block.wants_weight else []
         gradients += [(block.bias, block.grad_bias)] if block.wants_bias else []
+    delta_out = unscale(grad, options.grad_scale) if options.need_delta_out else None
     add_gradients(*_one_each(gradients))
-    return LocalStep(local.loss, sgr, output, unscale(grad, options.grad_scale) if options.need_delta_out else None)
+    return LocalStep(local.loss, sgr, output, delta_out)
 
 
 def _reconcile(
@@ -96,6 +97,7 @@ def _fits_two_kernels(chain: Chain, target: Tensor, options: StepOptions) -> boo
         and block.x.dtype == target.dtype != torch.float64
         and options.grad_scale == 1.0
         and options.relative_floor == 0.0
+        and not isinstance(options.sgr_weight, Tensor)
     )
 
 
@@ -175,7 +177,7 @@ def _layers(module: nn.Module | Callable, name: str) -> Iterator[tuple[str, nn.M
     if not isinstance(module, nn.Module):
         raise _refusal(f"a body that is no nn.Module ({module!r})")
     if not runs_as_written(module):
-        raise _refusal(f"{name} ({module}) with hooks or a forward of its own")
+        raise _refusal(f"{name} ({module}) with hooks, a forward of its own or computed weights")
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
         for index, child in enumerate(module):
             yield from _layers(child, f"{name}.{index}")

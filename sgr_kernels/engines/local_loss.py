@@ -18,7 +18,7 @@ from ..functional.rows import with_unit_stride
 from ..modules import CrossEntropyHead, ETFClassifier, average_positions
 from ..operators.cross_entropy import cross_entropy, cross_entropy_hvp
 from ..torch_internals import has_hooks
-from .common import check_scalar, trainable
+from .common import leaves_of, loss_of
 
 Gradients = list[tuple[Tensor, Tensor]]  # (parameter, gradient)
 
@@ -37,8 +37,12 @@ def local_loss(head: nn.Module | Callable, features: Tensor, labels, scale: floa
 
 
 def runs_as_written(module: nn.Module) -> bool:
-    """Whether calling the module does what its class says: it has no hooks and no ``forward`` of its own."""
-    return not has_hooks(module) and "forward" not in vars(module)
+    """Whether calling the module does what its class says: it has no hooks, no ``forward`` of its own, and its weights
+    are not computed from others.
+    """
+    own = vars(module)
+    computed = any(isinstance(weight := own.get(name), Tensor) and not weight.is_leaf for name in ("weight", "bias"))
+    return not (has_hooks(module) or "forward" in own or computed)
 
 
 class ClosedFormLoss:
@@ -99,9 +103,8 @@ class AutogradLoss:
     def __init__(self, head, features: Tensor, labels, scale: float, second_order: bool) -> None:
         with torch.enable_grad():
             self.features = features.detach().requires_grad_()
-            loss = head(self.features, labels)
-            check_scalar(loss)
-            self.parameters = trainable((head,), loss)
+            loss = loss_of(head, self.features, labels)
+            self.parameters = leaves_of(loss, self.features)
             wanted = [self.features, *self.parameters]
             self.grad, *self.parameter_grads = torch.autograd.grad(
                 scale * loss, wanted, create_graph=second_order, allow_unused=True

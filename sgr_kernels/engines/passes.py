@@ -10,11 +10,13 @@ from torch import Tensor
 from ..gates import Record, Replay
 from ..gates.checkpointing import recomputing_along
 from ..gates.declarations import refuse_unseen
+from ..gates.origins import nodes_behind
 from ..gates.randomness import Stretch, is_capturing
 from ..torch_internals import has_gradient_hooks, is_fake
-from .common import StepInputs, check_scalar, trainable
+from .common import StepInputs, leaves_of, loss_of, output_of
 from .gradient_check import check_gradient
-from .state import State, draws_numbers, set_verified, verified
+from .reach import Reach
+from .state import State, rewinds, set_verified, verified
 from .streams import Streams
 
 
@@ -41,8 +43,8 @@ class Passes:
         self.verified = verified(inputs.body, inputs.head)
         if is_capturing(inputs.x.device):
             self._check_capture()
-        self.state = State((inputs.body, inputs.head))
-        self.start, self.streams = self.state.save(), Streams()
+        self.state = State()
+        self.start, self.streams = self.state.save(inputs.reach), Streams()
         self.tape: list = []
         self.parameters: list[Tensor] = []
         self.eps = 0.0
@@ -56,7 +58,9 @@ class Passes:
                 output, loss = self._forward(x)
             gates.note_compiled_code()
             refuse_unseen(gates.calls, loss, x)
-            self.tape, self.parameters = gates.tape, trainable((self.inputs.body, self.inputs.head), loss)
+            if not self.verified:
+                self.nodes = set(nodes_behind([loss]))
+            self.tape, self.parameters = gates.tape, leaves_of(loss, x)
             _check_parameters(self.parameters)
             self.eps = _coarsest(x.device.type, [*gates.dtypes, *(p.dtype for p in self.parameters)])
             wanted = [*self.parameters, x, *([output] if output.requires_grad else [])]
@@ -65,7 +69,7 @@ class Passes:
         delta = gradients.pop()
         if delta is None:
             raise ValueError("the local loss does not depend on x: there is no gradient to reconcile")
-        self.end = self.state.save()
+        self.end = self.state.save_after(self.start, Reach(self.inputs.body, self.inputs.head))
         self.streams.end_first_pass()
         recorded = _Recorded(loss.detach(), output.detach(), gradients, delta, delta_out)
         if not self.verified and not is_fake(x):  # a fake tensor has no numbers to compare
@@ -100,6 +104,11 @@ class Passes:
         if not all(tensor.isfinite().all() for tensor in (recorded.output, recorded.loss, recorded.delta)):
             return
         with self._replayed(x) as repeated:
+            if drifted := self.state.drifted(self.end):
+                raise RuntimeError(
+                    f"a pass writes in place what is no buffer ({drifted}), and another one changes it again: use "
+                    "register_buffer, assign a new value instead, or use engine='autograd'"
+                )
             for name, before, now in zip(("output", "loss"), (recorded.output, recorded.loss), repeated, strict=True):
                 change, size = (t.abs().double().norm() for t in (now.detach() - before, before))
                 if not change <= size * self.eps**0.5:
@@ -107,25 +116,35 @@ class Passes:
                         f"two passes over the same input differ by {float(change / size):.0e} in their {name}: the "
                         "module is not deterministic, or keeps state outside of its buffers; use engine='autograd'"
                     )
+            self._check_graph(repeated[1])
         check_gradient(self._loss_at, x, recorded.delta / self.grad_scale, recorded.loss, self.eps)
-        rewinds = bool(self.streams.moved) or any(isinstance(entry, Stretch) for entry in self.tape)
-        set_verified(self.inputs.body, self.inputs.head, rewinds)
+        set_back = bool(self.streams.moved) or any(isinstance(entry, Stretch) for entry in self.tape)
+        set_verified(self.inputs.body, self.inputs.head, set_back)
 
     def _loss_at(self, x: Tensor) -> Tensor:
         with self._replayed(x) as (_, loss):
             return loss.detach()
 
+    def _check_graph(self, loss: Tensor) -> None:
+        """Check that the graph of another pass has the same leaves, and nothing else in common with the first."""
+        if loss.requires_grad and {*leaves_of(loss)} != {*self.parameters}:
+            raise RuntimeError("two passes do not use the same parameters: make them before the first step")
+        if any(not hasattr(node, "variable") for node in self.nodes.intersection(nodes_behind([loss]))):
+            raise RuntimeError(
+                "body or head uses a tensor that was computed before the step and has a graph: compute it in every "
+                "pass, detach it, or use engine='autograd'"
+            )
+        self.nodes.clear()
+
     def _check_capture(self) -> None:
         if not self.verified:
             raise RuntimeError("a first step outside of the capture is needed: it checks that two passes do the same")
-        if draws_numbers(self.inputs.body, self.inputs.head):
+        if rewinds(self.inputs.body, self.inputs.head):
             raise RuntimeError("random layers cannot be captured in a CUDA graph: its random stream cannot be rewound")
 
     def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        output = self.inputs.body(x)
-        loss = self.inputs.head(output, self.inputs.y)
-        check_scalar(loss)
-        return output, loss
+        output = output_of(self.inputs.body, x)
+        return output, loss_of(self.inputs.head, output, self.inputs.y)
 
 
 def _coarsest(device: str, dtypes: Iterable[torch.dtype]) -> float:

@@ -1,5 +1,7 @@
 """Which dtypes operators take and answer in, and checks whose errors name the argument, what was given and expected."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -30,3 +32,23 @@ def check_like(name: str, value: Tensor, other_name: str, other: Tensor) -> None
 def check_shape(name: str, value: Tensor, expected: tuple[int, ...]) -> None:
     if tuple(value.shape) != tuple(expected):
         raise ValueError(f"{name} must have shape {tuple(expected)}, got {tuple(value.shape)}")
+
+
+def check_number(name: str, value: object, bound: str = ">= 0") -> None:
+    """A finite number, at or above 0; above it if ``bound`` is "> 0"."""
+    try:
+        fits = value > 0 if bound == "> 0" else value >= 0
+    except TypeError:
+        raise TypeError(f"{name} must be a number {bound}, got {type(value).__name__}") from None
+    if not fits:
+        raise ValueError(f"{name} must be {bound}, got {value}")
+    if value == math.inf:
+        raise ValueError(f"{name} must be finite, got {value}")
+
+
+def check_number_or_tensor(name: str, value: object, bound: str = ">= 0") -> None:
+    """:func:`check_number`, or a 0-d tensor, whose value is not looked at: a GPU would have to be waited for."""
+    if not isinstance(value, Tensor):
+        check_number(name, value, bound)
+    elif value.dim() != 0:
+        raise ValueError(f"{name} must be a number or a 0-d tensor, got shape {tuple(value.shape)}")

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .checks import check_number, check_number_or_tensor
+
 REDUCTIONS = ("mean", "batchmean", "sum")  # operators take the index
 
 # In the schema of an operator; the call is operator(..., *options.arguments(delta)).
@@ -29,16 +31,11 @@ class Options(NamedTuple):
     eps: float = 1e-12
 
     def check(self) -> None:
-        """Raises ValueError where an option is out of range."""
+        """Raises TypeError or ValueError where an option is out of range."""
         if self.reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {self.reduction!r}")
-        if not self.eps >= 0:
-            raise ValueError(f"eps must be >= 0, got {self.eps}")
-        if isinstance(self.floor, Tensor):
-            if self.floor.dim() != 0:
-                raise ValueError(f"floor must be a number or a 0-d tensor, got shape {tuple(self.floor.shape)}")
-        elif not self.floor >= 0:
-            raise ValueError(f"floor must be a norm >= 0, got {self.floor}")
+        check_number("eps", self.eps)
+        check_number_or_tensor("floor", self.floor, "a norm >= 0")
 
     def arguments(self, delta: Tensor) -> tuple[bool, int, float, Tensor | None, float]:
         """As operators take them: a floor that is a tensor goes to the device of ``delta``, without looking at it."""
