@@ -26,6 +26,9 @@ X = torch.randn(4, 6)
         (X, X, {"eps": -1.0}, ValueError, r"eps must be >= 0, got -1.0"),
         (X, X, {"floor": -1.0}, ValueError, r"floor must be a norm >= 0, got -1.0"),
         (X, X, {"floor": float("nan")}, ValueError, r"floor must be a norm >= 0, got nan"),
+        (X, X, {"floor": float("inf")}, ValueError, r"floor must be finite, got inf"),
+        (X, X, {"eps": float("inf")}, ValueError, r"eps must be finite, got inf"),
+        (X, X, {"eps": "small"}, TypeError, r"eps must be a number >= 0, got str"),
         (X, X, {"floor": torch.ones(2)}, ValueError, r"floor must be a number or a 0-d tensor, got shape \(2,\)"),
     ],
 )
@@ -37,6 +40,23 @@ def test_residual_refuses(function, delta, target, options, error, message):
 def test_loss_module_refuses_an_unknown_reduction():
     with pytest.raises(ValueError, match="reduction must be one of"):
         sk.SGRLoss(reduction="avg")
+
+
+@pytest.mark.parametrize(
+    ("weight", "error", "message"),
+    [
+        (-0.1, ValueError, "weight must be >= 0, got -0.1"),
+        (float("nan"), ValueError, "weight must be >= 0, got nan"),
+        (float("inf"), ValueError, "weight must be finite, got inf"),
+        ("0.1", TypeError, "weight must be a number >= 0, got str"),
+        (torch.ones(2), ValueError, r"weight must be a number or a 0-d tensor, got shape \(2,\)"),
+    ],
+)
+def test_weights_that_are_none(weight, error, message):
+    with pytest.raises(error, match=message):
+        sk.SGRLoss(weight=weight)
+    with pytest.raises(error, match=message):
+        sk.local_step(nn.Linear(6, 6), lambda f, y: f.mean(), X, None, X, weight=weight)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +87,13 @@ def test_unknown_and_missing_backends_are_errors():
         ({"radius": 0.1}, "radius and order belong to engine='directional'"),
         ({"reduction": "none"}, "reduction must be one of"),
         ({"relative_floor": -0.1}, "relative_floor must be >= 0"),
+        ({"relative_floor": float("nan")}, "relative_floor must be >= 0, got nan"),
+        ({"relative_floor": float("inf")}, "relative_floor must be finite, got inf"),
         ({"grad_scale": 0.0}, "grad_scale must be > 0"),
+        ({"grad_scale": float("inf")}, "grad_scale must be finite, got inf"),
+        ({"grad_scale": float("nan")}, "grad_scale must be > 0, got nan"),
+        ({"engine": "directional", "radius": float("inf")}, "radius must be finite, got inf"),
+        ({"engine": "directional", "radius": float("nan")}, "radius must be > 0, got nan"),
     ],
 )
 def test_local_step_refuses(options, message):
@@ -77,9 +103,16 @@ def test_local_step_refuses(options, message):
     assert body.weight.grad is None
 
 
-def test_local_step_refuses_a_delta_of_another_shape_and_a_loss_that_is_no_scalar():
+def test_local_step_refuses_tensors_that_do_not_fit():
     body = nn.Linear(6, 6)
     with pytest.raises(ValueError, match=r"delta_pre must have the shape of x \(4, 6\), got \(4, 5\)"):
         sk.local_step(body, lambda f, y: f.mean(), X, None, torch.randn(4, 5), weight=1.0)
+    for x, delta_pre, message in (
+        ([1.0], None, "x must be a tensor, got list"),
+        (X, [1.0], "delta_pre must be a tensor, got list"),
+        (X.long(), X, "x must be a floating-point tensor where there is a delta_pre, got torch.int64"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            sk.local_step(body, lambda f, y: f.mean(), x, None, delta_pre, weight=1.0)
     with pytest.raises(ValueError, match=r"head must return a scalar loss, got shape \(4,\)"):
         sk.local_step(body, lambda f, y: f.mean(1), X, None, None, weight=1.0)

@@ -392,6 +392,7 @@ def test_results_have_names():
         ({"curvature": "full"}, ValueError, "curvature must be one of none, exact, got 'full'"),
         ({"reduction": "avg"}, ValueError, "reduction must be one of"),
         ({"floor": -1.0}, ValueError, "floor must be"),
+        ({"floor": float("inf")}, ValueError, "floor must be finite, got inf"),
         ({"eps": -1.0}, ValueError, "eps must be"),
         ({"grad_output": torch.randn(6, 4).double()}, ValueError, r"grad_output must have shape \(6, 5\), got "),
         ({"target": torch.randn(6, 8).double()}, ValueError, r"target must have .* \(6, 9\), got \(6, 8\)"),

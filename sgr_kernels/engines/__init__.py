@@ -38,15 +38,23 @@ def local_step(
 ) -> LocalStep:
     """Forward and backward of one gradient-isolated module with the SGR regulariser (Eq. 5, Algorithm 1).
 
-    Adds ``grad_scale * d(loss + weight * sgr)/d theta`` into ``.grad`` of every leaf parameter of body and head that
-    requires a gradient, and changes nothing else (buffers and the random stream move as in one ordinary step). Hooks
-    do not run: under DDP or FSDP the caller reduces the gradients. Step the optimizer afterwards.
+    Adds ``grad_scale * d(loss + weight * sgr)/d theta`` into ``.grad`` of every leaf behind the loss, parameter or not,
+    but not of x and y, and changes nothing else: buffers, attributes and random streams move as in one ordinary step.
+    All gradients are written or, where the step raises, none. Hooks of autograd do not run: wrappers that need them
+    (DDP, FSDP) are refused, and the caller reduces the gradients. Step the optimizer afterwards.
+
+    The directional engine, which runs body and head several times, looks for what they change behind methods,
+    ``functools.partial``, closures, defaults and the globals of a function, in attributes and in containers. It does
+    not find what is kept in C++, by hooks, in the global variables of other files, in objects inside of objects that
+    cannot be called, and in containers of more than 10,000 items; nor does it put back a global that is assigned anew.
+    At the first step of a pair (body, head) two passes must give the same. Keep the callables that you pass: a new
+    lambda is a new pair.
 
     Args:
-        body: x_{k-1} -> x_k.
-        head: (x_k, y) -> scalar loss.
+        body: x_{k-1} -> x_k, one floating-point tensor. Must not write into x in place.
+        head: (x_k, y) -> loss, a tensor with one element. Must not write into x_k in place.
         x: (B, ...) input x_{k-1}; treated as a constant.
-        y: whatever the head takes.
+        y: whatever the head takes. Tensors in it, or in containers in it, are treated as constants.
         delta_pre: ``delta_out`` of the previous module's step, shape of ``x``. None: no SGR term (the first module, or
             plain local learning).
         weight: the paper's lambda, a number >= 0 or a 0-d tensor; see :class:`sgr_kernels.SGRLoss` for its scale.
@@ -71,10 +79,14 @@ def local_step(
         :class:`LocalStep` (loss, sgr, output, delta_out), all detached and unscaled.
 
     Raises:
-        ValueError: unknown engine, an option this engine cannot honour, a module it cannot take (the message names the
-            layer or the operation), a non-scalar loss, ``delta_pre`` that does not match ``x``.
+        TypeError: x or ``delta_pre`` is no tensor of floating-point numbers (x may be of integers where there is no
+            ``delta_pre``), body or head returns something else than one tensor.
+        ValueError: unknown engine, an option this engine cannot honour or a number out of range, a module it cannot
+            take (the message names the layer or the operation), a loss of more than one element or without a gradient,
+            a body or head that writes into its input, a wrapper, ``delta_pre`` that does not match ``x``.
         RuntimeError: directional engine: two passes over the same input differ (checked at the first step of a body
-            and a head), or a pass calls other functions than the first.
+            and a head, in each mode), in their results, in their parameters or in what they write outside of buffers,
+            they share a graph made before the step, or a pass calls other functions than the first.
     """
     if engine not in ("auto", *ENGINES):
         raise ValueError(f"engine must be one of auto, {', '.join(ENGINES)}, got {engine!r}")
