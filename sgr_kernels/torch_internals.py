@@ -142,7 +142,10 @@ def parts_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[st
     iterators take ten times as long, and cannot put a buffer back.
     """
     hooks = module._forward_hooks or module._forward_pre_hooks
-    return module._modules, module._parameters, module._buffers, bool(hooks)
+    inside = module._modules, module._parameters, module._buffers
+    if not all(isinstance(each, dict) for each in inside):  # a scripted module, which keeps them in C++
+        inside = tuple(dict(each.items()) for each in inside)
+    return *inside, bool(hooks)
 
 
 def version_of(tensor: Tensor) -> int:

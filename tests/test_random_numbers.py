@@ -131,7 +131,6 @@ def step(name: str, engine: str, delta: bool = True, **options):
     return result, body.conv.weight.grad, streams()
 
 
-@pytest.mark.filterwarnings("ignore:dropout3d")
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_every_pass_has_the_numbers_of_one_ordinary_pass(name):
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):

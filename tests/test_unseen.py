@@ -105,7 +105,6 @@ UNSEEN = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("name", UNSEEN)
 def test_nodes_of_unseen_code_are_refused_by_name(name):
     body = UNSEEN[name]()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..functional.direction import row_norms
 from ..gates.origins import nodes_behind
 from ..operators.common.options import Options
-from ..torch_internals import WRITES_LEAF, foreach_add_, storage_key, tree_map, version_of
+from ..torch_internals import WRITES_LEAF, foreach_add_, has_gradient_hooks, storage_key, tree_map, version_of
 from .reach import Reach
 
 
@@ -202,6 +202,25 @@ def memory_of_its_own(gradient: Tensor, taken: set[int]) -> Tensor:
         return gradient.clone(memory_format=torch.contiguous_format)
     taken.add(storage)
     return gradient
+
+
+def coarsest_spacing(device: str, dtypes: Iterable[torch.dtype]) -> float:
+    """Relative spacing of numbers in the lowest of these precisions and that of autocast."""
+    found = {dtype for dtype in dtypes if dtype.is_floating_point}
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        found.add(torch.get_autocast_dtype(device))
+    return max(torch.finfo(dtype).eps for dtype in found)
+
+
+def refuse_gradient_hooks(parameters: Iterable[Tensor], engine: str) -> None:
+    """Raises ValueError where ``Tensor.register_hook`` was called for one of them."""
+    for parameter in parameters:
+        if has_gradient_hooks(parameter):
+            raise ValueError(
+                f"a parameter of shape {tuple(parameter.shape)} has a hook (Tensor.register_hook), which may change "
+                f"its gradient, and engine={engine!r} does not run it: remove it and change .grad after the step, or "
+                "use engine='autograd'"
+            )
 
 
 def unscale(gradient: Tensor | None, scale: float) -> Tensor | None:

@@ -16,7 +16,7 @@ from ..functional.relu_layers import cast_for_autocast
 from ..functional.sgr_loss import residual
 from ..modules import Conv2dReLU, LinearReLU
 from ..operators.linear_relu_sgr import linear_relu_delta, linear_relu_weight_grad
-from .common import LocalStep, StepInputs, StepOptions, add_gradients, in_wider_dtype, unscale
+from .common import LocalStep, StepInputs, StepOptions, add_gradients, in_wider_dtype, refuse_gradient_hooks, unscale
 from .local_loss import Gradients, LocalLoss, local_loss, runs_as_written
 
 
@@ -44,6 +44,8 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
     for block in chain.blocks:
         gradients += [(block.weight, block.grad_weight)] if block.wants_weight else []
         gradients += [(block.bias, block.grad_bias)] if block.wants_bias else []
+    local.check()
+    refuse_gradient_hooks((parameter for parameter, _ in gradients), "fused")
     delta_out = unscale(grad, options.grad_scale) if options.need_delta_out else None
     add_gradients(*_one_each(gradients))
     return LocalStep(local.loss, sgr, output, delta_out)

@@ -6,6 +6,7 @@ parameters of the head. Both are multiplied by the gradient scale.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 
@@ -19,6 +20,7 @@ from ..modules import CrossEntropyHead, ETFClassifier, average_positions
 from ..operators.cross_entropy import cross_entropy, cross_entropy_hvp
 from ..torch_internals import has_hooks
 from .common import leaves_of, loss_of
+from .head_check import FirstRun, is_first_run
 
 Gradients = list[tuple[Tensor, Tensor]]  # (parameter, gradient)
 
@@ -71,6 +73,9 @@ class ClosedFormLoss:
         hvp = self.scale * cross_entropy_hvp(self.logits, self.labels, change)
         return self._for_features(hvp), self._for_parameters(hvp, pooled)
 
+    def check(self) -> None:
+        """It is right by construction."""
+
     def _for_features(self, grad: Tensor) -> Tensor:
         """From ``grad`` for the logits, (B, K), to that for the features, the same at every position."""
         per_channel = grad.to(self.matrix.dtype) @ self.matrix
@@ -103,7 +108,9 @@ class AutogradLoss:
     def __init__(self, head, features: Tensor, labels, scale: float, second_order: bool) -> None:
         with torch.enable_grad():
             self.features = features.detach().requires_grad_()
-            loss = loss_of(head, self.features, labels)
+            self.first_run = FirstRun(head, self.features) if second_order and is_first_run(head, features) else None
+            with self.first_run or contextlib.nullcontext():
+                loss = loss_of(head, self.features, labels)
             self.parameters = leaves_of(loss, self.features)
             wanted = [self.features, *self.parameters]
             self.grad, *self.parameter_grads = torch.autograd.grad(
@@ -112,6 +119,8 @@ class AutogradLoss:
         self.loss = loss.detach()
         if self.grad is None:
             raise ValueError("the head's loss does not depend on the output of the body")
+        self.loss_at = lambda features: loss_of(head, features, labels)
+        self.scale = scale
 
     def gradient(self) -> tuple[Tensor, Gradients]:
         return self.grad.detach(), self._for_parameters(self.parameter_grads)
@@ -124,6 +133,11 @@ class AutogradLoss:
         hvp, *of_parameters = torch.autograd.grad(self.grad, wanted, tangent.to(self.grad.dtype), allow_unused=True)
         hvp = torch.zeros_like(self.features) if hvp is None else hvp.detach()
         return hvp, self._for_parameters(of_parameters)
+
+    def check(self) -> None:
+        """After all else, since it repeats the run: raises RuntimeError where the gradient is not that of the loss."""
+        if self.first_run is not None:
+            self.first_run.check(self.loss_at, self.grad / self.scale, self.loss)
 
     def _for_parameters(self, gradients: list[Tensor | None]) -> Gradients:
         return [(p, g.detach()) for p, g in zip(self.parameters, gradients, strict=True) if g is not None]

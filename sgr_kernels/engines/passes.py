@@ -12,8 +12,8 @@ from ..gates.checkpointing import recomputing_along
 from ..gates.declarations import refuse_unseen
 from ..gates.origins import nodes_behind
 from ..gates.randomness import Stretch, is_capturing
-from ..torch_internals import has_gradient_hooks, is_fake
-from .common import StepInputs, leaves_of, loss_of, output_of
+from ..torch_internals import is_fake
+from .common import StepInputs, coarsest_spacing, leaves_of, loss_of, output_of, refuse_gradient_hooks
 from .gradient_check import check_gradient
 from .reach import Reach
 from .state import State, rewinds, set_verified, verified
@@ -61,8 +61,9 @@ class Passes:
             if not self.verified:
                 self.nodes = set(nodes_behind([loss]))
             self.tape, self.parameters = gates.tape, leaves_of(loss, x)
-            _check_parameters(self.parameters)
-            self.eps = _coarsest(x.device.type, [*gates.dtypes, *(p.dtype for p in self.parameters)])
+            _check_precision(self.parameters)
+            refuse_gradient_hooks(self.parameters, "directional")
+            self.eps = coarsest_spacing(x.device.type, [*gates.dtypes, *(p.dtype for p in self.parameters)])
             wanted = [*self.parameters, x, *([output] if output.requires_grad else [])]
             gradients = list(torch.autograd.grad(self.grad_scale * loss, wanted, allow_unused=True))
         delta_out = gradients.pop() if output.requires_grad else None
@@ -147,23 +148,10 @@ class Passes:
         return output, loss_of(self.inputs.head, output, self.inputs.y)
 
 
-def _coarsest(device: str, dtypes: Iterable[torch.dtype]) -> float:
-    """Relative spacing of numbers in the lowest of these precisions and that of autocast."""
-    found = {dtype for dtype in dtypes if dtype.is_floating_point}
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        found.add(torch.get_autocast_dtype(device))
-    return max(torch.finfo(dtype).eps for dtype in found)
-
-
-def _check_parameters(parameters: Iterable[Tensor]) -> None:
+def _check_precision(parameters: Iterable[Tensor]) -> None:
     for parameter in parameters:
         if parameter.dtype in (torch.bfloat16, torch.float16):
             raise ValueError(
                 f"engine='directional' cannot take differences of {parameter.dtype} gradients: keep the parameters in "
                 "float32 and use autocast, or use engine='autograd'"
-            )
-        if has_gradient_hooks(parameter):
-            raise ValueError(
-                f"a parameter of shape {tuple(parameter.shape)} has a hook (Tensor.register_hook), which may change "
-                "its gradient: remove it and change .grad after the step, or use engine='autograd'"
             )

@@ -95,7 +95,7 @@ class Reach:
                 self.buffers += [each for each in buffers.values() if each is not None]
                 self.places.append(buffers)
             if not is_plain:
-                self._visit_attributes(module, type(module).forward, is_state=True)
+                self._visit_attributes(module, getattr(type(module), "forward", None), is_state=True)
         self.modules += queue
 
     def _visit_attributes(self, owner: Any, method: Any, is_state: bool) -> None:

@@ -1,9 +1,10 @@
 """What a pass changes besides its results, kept and put back; and which pairs of body and head need no more checks."""
 
+import functools
 import operator
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -43,8 +44,17 @@ def _key(*parts: Callable) -> tuple:
 
 
 def _lasting(part: Callable) -> tuple:
-    """What makes up a callable: a bound method is made anew whenever it is named."""
-    return (part.__self__, part.__func__) if isinstance(part, types.MethodType) else (part,)
+    """What makes up a callable: bound methods, partials and lambdas are made anew whenever they are written."""
+    if isinstance(part, types.MethodType):
+        return part.__self__, part.__func__
+    if isinstance(part, functools.partial):
+        own, inside = (), [part.func, *part.args, *part.keywords.values()]
+    elif isinstance(part, types.FunctionType):
+        cells = (cell.cell_contents for cell in part.__closure__ or () if is_full(cell))
+        own, inside = (part.__code__,), [*cells, *(part.__defaults__ or ())]
+    else:
+        return (part,)
+    return own + tuple(each for value in inside if callable(value) and value is not part for each in _lasting(value))
 
 
 class Snapshot(NamedTuple):
@@ -62,26 +72,26 @@ class Snapshot(NamedTuple):
     places: list[tuple[Any, Any]]
     cells: list[tuple[types.CellType, Any]]
     versions: list[tuple[Tensor, int]]
-    written: list[tuple[Tensor, Tensor]] = []
+    written: list[tuple[Tensor, Tensor]]
 
 
 class State:
     """What a pass changes of what body and head reach."""
 
-    def save(self, reach: Reach) -> Snapshot:
-        """What is there now, without the contents of tensors that are no buffers: many are large, few are written."""
+    def save(self, reach: Reach, written: Iterable[Tensor] = ()) -> Snapshot:
+        """What is there now. Of tensors that are no buffers only ``written``: many are large, few are written."""
         buffers = [_in_memory(buffer) for buffer in dict.fromkeys(reach.buffers)]
         return Snapshot(
             [(buffer, buffer.detach().clone()) for buffer in buffers],
             [(place, _items(place)) for place in reach.places],
             [(cell, cell.cell_contents) for cell in reach.cells],
             [(tensor, version_of(tensor)) for tensor in reach.tensors],
+            [(tensor, tensor.detach().clone()) for tensor in written],
         )
 
     def save_after(self, start: Snapshot, reach: Reach) -> Snapshot:
         """What is there after a pass, with the contents of all tensors that it wrote."""
-        written = [tensor for tensor, version in start.versions if version_of(tensor) != version]
-        return self.save(reach)._replace(written=[(tensor, tensor.detach().clone()) for tensor in written])
+        return self.save(reach, (tensor for tensor, version in start.versions if version_of(tensor) != version))
 
     def drifted(self, end: Snapshot) -> str:
         """Names of the tensors, no buffers, that are not what they were; empty where all are."""

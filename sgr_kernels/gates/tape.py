@@ -119,12 +119,12 @@ class Record(Gates):
         self.tape: list[Any] = []
         self.dtypes = [source.dtype]
         self.calls = Calls()
-        self.traced: list[str] = []  # names of functions that compiled code has called since the last call seen here
+        self.ran_compiled = False  # whether compiled code has run since the last call seen here
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = {} if kwargs is None else kwargs
         if torch.compiler.is_compiling():
-            self.traced.append(func.__name__)
+            self.ran_compiled = True
             return self.call(func, args, kwargs)
         self.note_compiled_code()
         first = next_node_number()
@@ -134,9 +134,9 @@ class Record(Gates):
 
     def note_compiled_code(self) -> None:
         """To be called once more after the pass."""
-        if self.traced:
+        if self.ran_compiled:
             self.calls.add_compiled(next_node_number())
-            self.traced.clear()
+            self.ran_compiled = False
 
     @property
     def position(self) -> int:

@@ -1,0 +1,64 @@
+"""The first run of a head whose second derivative the fused engine takes: whether its gradient is that of its loss."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..gates.numbers import RecordNumbers, ReplayNumbers
+from ..gates.randomness import is_capturing
+from ..torch_internals import is_fake
+from .common import coarsest_spacing
+from .gradient_check import check_gradient
+from .reach import Reach
+from .state import State, set_verified, verified
+from .streams import Streams
+
+
+def is_first_run(head: nn.Module | Callable, features: Tensor) -> bool:
+    """Whether the run is to be checked: later ones of the same head are not, nor those in which nothing can be."""
+    return not (is_fake(features) or is_capturing(features.device) or verified(is_first_run, head))
+
+
+class FirstRun:
+    """A context for the run; :meth:`check` repeats it at other features, and leaves everything else as it was."""
+
+    def __init__(self, head: nn.Module | Callable, features: Tensor) -> None:
+        self.head, self.features = head, features
+        self.state, self.streams = State(), Streams()
+        self.start = self.state.save(Reach(head))
+        self.gates = RecordNumbers(features)
+
+    def __enter__(self) -> None:
+        self.gates.__enter__()
+
+    def __exit__(self, *error) -> None:
+        self.gates.__exit__(*error)
+
+    def check(self, run: Callable[[Tensor], Tensor], gradient: Tensor, loss: Tensor) -> None:
+        """After the run.
+
+        Args:
+            run: the loss of the head, 0-d, as a function of its features.
+            gradient: its gradient for the features.
+            loss: its value.
+
+        Raises:
+            RuntimeError: ``gradient`` is not that of the loss.
+        """
+        end = self.state.save_after(self.start, Reach(self.head))
+        self.streams.end_first_pass()
+
+        def loss_at(features: Tensor) -> Tensor:
+            self.state.load(self.start)
+            try:
+                with ReplayNumbers(self.gates.tape), self.streams.again(), torch.enable_grad():
+                    return run(features).detach()
+            finally:
+                self.state.load(end)
+
+        features, gradient, loss = self.features.detach(), gradient.detach(), loss.detach()
+        if all(tensor.isfinite().all() for tensor in (features, gradient, loss)):
+            eps = coarsest_spacing(features.device.type, [features.dtype, loss.dtype])
+            check_gradient(loss_at, features, gradient, loss, eps)
+            set_verified(is_first_run, self.head, bool(self.streams.moved))
