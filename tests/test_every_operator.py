@@ -10,7 +10,7 @@ import torch
 from helpers import DTYPES, device_of
 from sgr_bench import cases
 from sgr_bench.cases.case import Inputs
-from torch import Tensor, nn
+from torch import Tensor
 
 import sgr_kernels as sk
 from sgr_kernels.operators import registered
@@ -170,57 +170,3 @@ def test_compiled_it_is_the_same(operator, name, dtype):
         for mine, expected in zip(*outcomes, strict=True):
             assert mine.stride() == expected.stride()
             torch.testing.assert_close(mine, expected, rtol=0, atol=0)
-
-
-# --- transforms of functions that users call --------------------------------------------------------------------------
-
-LABELS = torch.tensor([0, 2, 1, 2])
-FUNCTIONS = {
-    "sgr_loss": lambda x, w: sk.sgr_loss(x, w, reduction="batchmean"),
-    "cross_entropy": lambda x, w: sk.cross_entropy(x @ w.T, LABELS.to(x.device)),
-    "linear_relu": lambda x, w: sk.linear_relu(x, w).square().sum(),
-}
-
-
-@pytest.fixture(params=FUNCTIONS)
-def function(request, backend):
-    def call(*tensors):
-        with sk.backend(backend):
-            return FUNCTIONS[request.param](*tensors)
-
-    return call
-
-
-@pytest.fixture
-def tensors(backend):
-    return torch.randn(2, 4, 4, device=device_of(backend)).unbind(0)
-
-
-def test_torch_func_grad(function, tensors):
-    expected = torch.autograd.grad(function(*(leaves := copies(tensors, (0, 1)))), leaves)
-    result = torch.func.grad(function, argnums=(0, 1))(*tensors)
-    assert all(gradient.any() for gradient in result)
-    torch.testing.assert_close(result, expected, rtol=0, atol=0)
-
-
-def test_torch_export(function, tensors, backend):
-    class Model(nn.Module):
-        def forward(self, *tensors):
-            return function(*tensors)
-
-    with sk.backend(backend):
-        program = torch.export.export(Model(), tensors)
-    with sk.backend("reference"):  # the choice was made
-        torch.testing.assert_close(program.module()(*tensors), function(*tensors), rtol=0, atol=0)
-
-
-def test_torch_vmap_is_refused(function, tensors):
-    with pytest.raises(RuntimeError, match="does not have vmap support"):
-        torch.vmap(function)(*(tensor.expand(3, 4, 4) for tensor in tensors))
-
-
-def test_forward_mode_is_refused(function, tensors):
-    with pytest.raises(RuntimeError, match="implement the jvp function .* to use it with forward mode AD"):
-        torch.func.jvp(function, tensors, tensors)
-    with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward mode AD"):
-        function(*(torch.autograd.forward_ad.make_dual(tensor, tensor) for tensor in tensors))
