@@ -151,3 +151,11 @@ def test_results_do_not_depend_on_the_default_device(engine):
         results.append(values)
     for mine, expected in zip(*results, strict=True):
         torch.testing.assert_close(mine, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("engine", ["autograd", "fused"])
+def test_labels_on_another_device_are_an_error(engine):
+    body, head = sk.LinearReLU(6, WIDTH), sk.CrossEntropyHead(sk.ETFClassifier(CLASSES, WIDTH))
+    labels = torch.zeros(5, dtype=torch.int64, device="meta")
+    with pytest.raises(ValueError, match="device"):
+        sk.local_step(body, head, torch.randn(5, 6), labels, None, weight=0.0, engine=engine)

@@ -5,6 +5,8 @@ Its results on all sizes are compared with the truth by tests/bench/test_every_k
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from helpers import DTYPES, device_of
@@ -170,3 +172,37 @@ def test_compiled_it_is_the_same(operator, name, dtype):
         for mine, expected in zip(*outcomes, strict=True):
             assert mine.stride() == expected.stride()
             torch.testing.assert_close(mine, expected, rtol=0, atol=0)
+
+
+def sum_of_squares(operator, used, *arguments):
+    """Of the results at the places ``used``."""
+    results = as_tuple(operator(*arguments))
+    return sum(results[i].square().sum() for i in used)
+
+
+@pairs(differentiable)
+def test_transforms_differentiate_the_formula(operator, name):
+    """torch.func gives the gradients of the kernels, for the results that have one."""
+    for arguments in all_arguments(operator, name):
+        leaves = variables(operator, arguments)
+        given = copies(arguments, leaves)
+        with sk.backend(name):
+            used = [i for i, result in enumerate(as_tuple(operator(*given))) if result.requires_grad]
+            function = functools.partial(sum_of_squares, operator, used)
+            expected = torch.autograd.grad(function(*given), [given[i] for i in leaves], materialize_grads=True)
+            gradients = torch.func.grad(function, argnums=tuple(leaves))(*copies(arguments))
+        for mine, theirs in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
+
+
+@pairs()
+def test_tensors_on_two_devices_are_an_error(operator, name):
+    """Beside a tensor on "meta" torch asks for shapes alone, and what is in memory would pass for a result."""
+    arguments = all_arguments(operator, name)[0]
+    places = [i for i, value in enumerate(arguments) if isinstance(value, Tensor)]
+    if len(places) < 2:
+        pytest.skip("one tensor")
+    given = copies(arguments)
+    given[places[-1]] = given[places[-1]].to("meta")
+    with sk.backend(name), pytest.raises((ValueError, RuntimeError), match="on one device|same device|on the device"):
+        operator(*given)

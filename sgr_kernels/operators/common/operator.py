@@ -112,7 +112,7 @@ class Operator:
     def _register(self, namespace: str, implementation: Callable | None) -> None:
         qualified = f"{namespace}::{self.name}"
         torch.library.define(qualified, self._schema, tags=torch.Tag.pt2_compliant_tag)
-        torch.library.register_fake(qualified, self._fake)
+        torch.library.register_fake(qualified, self._checked_fake)
         if implementation is not None:
             torch.library.impl(qualified, "CompositeExplicitAutograd", implementation)
         overload = getattr(getattr(torch.ops, namespace), self.name).default
@@ -125,6 +125,13 @@ class Operator:
             else:
                 torch.library.register_autograd(qualified, self._refuse)
             self._calls[namespace] = _constant(overload, self._plain or overload)
+
+    def _checked_fake(self, *args: Any) -> Any:
+        """Shapes are also what torch asks for where one tensor among others is on "meta", and nothing is computed."""
+        devices = {str(arg.device) for arg in args if isinstance(arg, Tensor)}
+        if len(devices) > 1:
+            raise ValueError(f"{self.name}: all tensors must be on one device, got {' and '.join(sorted(devices))}")
+        return self._fake(*args)
 
     def _differentiable(self, namespace: str, overload: Callable[..., Any], derivative: Derivative) -> Callable:
         def alike(operator: Operator) -> Callable[..., Any]:
