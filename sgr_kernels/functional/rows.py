@@ -33,6 +33,8 @@ def with_unit_stride(rows: Tensor) -> Tensor:
 
 def _storage_order(tensor: Tensor) -> list[int]:
     """Dimensions after the batch, slowest first, as they lie in memory."""
+    if tensor.is_contiguous():  # the common case, of which small problems notice the rest
+        return list(range(1, tensor.dim()))
     order: list[int] = []
     strides = tensor.stride()
     for dim in range(1, tensor.dim()):  # an insertion sort: torch.compile cannot trace sorted() on symbolic strides
