@@ -21,10 +21,12 @@ def switch(name: str) -> bool | None:
 
 
 def wants_build() -> bool:
-    """Pure Python without a compiler or with SGR_BUILD_CPP=0; SGR_BUILD_CPP=1 insists."""
+    """Pure Python without a compiler, anywhere but on Linux, or with SGR_BUILD_CPP=0; SGR_BUILD_CPP=1 insists."""
     wanted = switch("SGR_BUILD_CPP")
+    if wanted and sys.platform == "win32":
+        raise SystemExit("SGR_BUILD_CPP=1: the compiled part cannot be built on Windows; leave SGR_BUILD_CPP unset")
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
-    return compiler is not None if wanted is None else wanted
+    return sys.platform == "linux" and compiler is not None if wanted is None else wanted
 
 
 class CMakeBuild(build_ext):
@@ -32,10 +34,11 @@ class CMakeBuild(build_ext):
         # _C lands in <prefix>/sgr_kernels, the op libraries beside it; an editable install has the sources as prefix.
         prefix = pathlib.Path(self.get_ext_fullpath(ext.name)).resolve().parent.parent
         build = pathlib.Path(self.build_temp).resolve()
+        parallel = str(jobs())
         cuda = {None: "AUTO", True: "ON", False: "OFF"}[switch("SGR_BUILD_CUDA")]
         configure = ["-S", str(ROOT), "-B", str(build), "-G", "Ninja", f"-DSGR_BUILD_CUDA={cuda}"]
         self.spawn(["cmake", *configure, f"-DPython_EXECUTABLE={sys.executable}"])
-        self.spawn(["cmake", "--build", str(build), "--parallel", str(jobs())])
+        self.spawn(["cmake", "--build", str(build), "--parallel", parallel])
         self.spawn(["cmake", "--install", str(build), "--prefix", str(prefix)])
 
     def copy_extensions_to_source(self) -> None:
@@ -47,10 +50,14 @@ class CMakeBuild(build_ext):
 
 def jobs() -> int:
     """MAX_JOBS, else a compiler a core as far as memory goes (an nvcc process takes up to 4 GiB)."""
-    if "MAX_JOBS" in os.environ:
-        return int(os.environ["MAX_JOBS"])
+    wanted = os.environ.get("MAX_JOBS", "").strip()
+    if wanted:
+        if not wanted.isdecimal() or int(wanted) == 0:
+            raise SystemExit(f"MAX_JOBS must be a whole number of at least 1, got {wanted!r}")
+        return int(wanted)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**32
-    return max(1, min(len(os.sched_getaffinity(0)), memory))
+    return max(1, min(cores, memory))
 
 
 def packages() -> list[str]:

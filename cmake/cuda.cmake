@@ -4,8 +4,10 @@ set(SGR_WITH_CUDA OFF)
 set(SGR_CUDA_REASON "")
 set(SGR_CUDA_ARCHITECTURES "")
 
-if(DEFINED ENV{CUDA_HOME} AND NOT DEFINED ENV{CUDACXX})
-  set(CMAKE_CUDA_COMPILER "$ENV{CUDA_HOME}/bin/nvcc")
+# The nvcc of CUDA_HOME comes first; check_language tries it. A CUDA_HOME without one (a runtime alone) counts for
+# nothing.
+if(DEFINED ENV{CUDA_HOME} AND NOT DEFINED ENV{CUDACXX} AND EXISTS "$ENV{CUDA_HOME}/bin/nvcc")
+  set(ENV{CUDACXX} "$ENV{CUDA_HOME}/bin/nvcc")
 endif()
 
 if(SGR_BUILD_CUDA STREQUAL "OFF")
@@ -16,7 +18,7 @@ else()
   include(CheckLanguage)
   check_language(CUDA)
   if(NOT CMAKE_CUDA_COMPILER)
-    set(SGR_CUDA_REASON "nvcc was not found when it was built")
+    set(SGR_CUDA_REASON "no working nvcc in CUDA_HOME or on the PATH")
   endif()
 endif()
 

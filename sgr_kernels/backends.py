@@ -38,6 +38,8 @@ def backends() -> dict[str, str]:
 def backend(name: str) -> Iterator[None]:
     """Use one backend for everything inside the ``with`` block, in every thread.
 
+    What torch.func or forward mode transforms goes by formulas in plain torch, whatever the backend.
+
     Args:
         name: "reference", "cpu", "triton" or "cuda".
 
@@ -89,7 +91,7 @@ def _check_request(name: str, source: str) -> None:
 
 def _check_device(name: str, device: str) -> None:
     runs_on = _device_of(name) or device
-    if device != runs_on:
+    if device not in (runs_on, "meta"):  # tensors without numbers have shapes on every backend
         raise RuntimeError(f"backend {name!r} works on {runs_on} tensors here, got a {device} tensor")
 
 
@@ -154,7 +156,7 @@ def _why_not_built() -> str:
     installed = _installed_elsewhere()
     if installed is not None:
         return f"{_HERE} shadows the built package in {installed}; start Python from another folder"
-    return "sgr_kernels was installed without its compiled part (no compiler, or SGR_BUILD_CPP=0)"
+    return "sgr_kernels was installed without its compiled part (no compiler, SGR_BUILD_CPP=0, or not on Linux)"
 
 
 def _installed_elsewhere() -> pathlib.Path | None:

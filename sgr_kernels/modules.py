@@ -6,13 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from . import functional
-from .functional.sgr_loss import loss
+from .functional.sgr_loss import loss, warn_without_graph
 from .operators.common.checks import check_number_or_tensor
 from .operators.common.options import Options
+from .torch_internals import leaf_of_fx, refuse_scripting
 
 
 class SGRLoss(nn.Module):
     """``weight * sgr_loss(delta, target)``: the regulariser of Eq. 5, a drop-in for the MSE of Algorithm 1.
+
+    Warns where gradients are enabled and neither argument requires one, as ``delta`` without ``create_graph=True``.
 
     Args:
         weight: the paper's lambda, a number >= 0 or a 0-d tensor. Its useful size depends on ``reduction``: lambda
@@ -22,6 +25,8 @@ class SGRLoss(nn.Module):
     Shape:
         delta, target: (B, ...); result: 0-d, float32 (float64 for float64 input).
     """
+
+    __prepare_scriptable__ = refuse_scripting
 
     def __init__(
         self,
@@ -37,7 +42,9 @@ class SGRLoss(nn.Module):
         check_number_or_tensor("weight", weight)
 
     def forward(self, delta: Tensor, target: Tensor) -> Tensor:
-        return self.weight * loss(delta, target, self.options)
+        value = loss(delta, target, self.options)
+        warn_without_graph(value)
+        return self.weight * value
 
     def extra_repr(self) -> str:
         return f"weight={self.weight}, normalize={self.options.normalize}, reduction={self.options.reduction!r}"
@@ -45,6 +52,8 @@ class SGRLoss(nn.Module):
 
 class LinearReLU(nn.Linear):
     """``linear_relu`` with parameters: arguments, shapes and initialisation of :class:`torch.nn.Linear`."""
+
+    __prepare_scriptable__ = refuse_scripting
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.linear_relu(x, self.weight, self.bias)
@@ -56,6 +65,8 @@ class Conv2dReLU(nn.Conv2d):
     Raises:
         ValueError: a padding mode other than zeros, or a padding given by name.
     """
+
+    __prepare_scriptable__ = refuse_scripting
 
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
@@ -69,6 +80,7 @@ class Conv2dReLU(nn.Conv2d):
         return functional.conv2d_relu(x, self.weight, self.bias, *geometry)
 
 
+@leaf_of_fx
 def average_positions(x: Tensor) -> Tensor:
     """(B, C, any number of positions) -> (B, C): the mean over all positions; (B, C) stays as it is.
 
@@ -95,6 +107,8 @@ class CrossEntropyHead(nn.Module):
         x: (B, d), (B, d, H, W) or any number of positions; labels: (B,) int64; result: 0-d loss in nats.
     """
 
+    __prepare_scriptable__ = refuse_scripting
+
     def __init__(self, classifier: nn.Module, features: nn.Module | None = None) -> None:
         super().__init__()
         self.features = features
@@ -116,6 +130,7 @@ class ETFClassifier(nn.Module):
         num_classes: K >= 2.
         num_features: d >= K - 1.
         generator: source of the random rotation.
+        dtype, device: as in :func:`sgr_kernels.etf_classifier`.
 
     Shape:
         input: (..., d); output: logits (..., K).
@@ -135,6 +150,11 @@ class ETFClassifier(nn.Module):
         super().__init__()
         weight = functional.etf_classifier(num_classes, num_features, generator=generator, dtype=dtype, device=device)
         self.register_buffer("weight", weight)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw the frame anew, on the device of the weight, as after :meth:`torch.nn.Module.to_empty`."""
+        like = {"dtype": self.weight.dtype, "device": self.weight.device}
+        self.weight.copy_(functional.etf_classifier(*self.weight.shape, generator=generator, **like))
 
     def forward(self, features: Tensor) -> Tensor:
         return nn.functional.linear(features, self.weight)

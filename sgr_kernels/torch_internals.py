@@ -7,12 +7,14 @@ names the one that a version breaks.
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.autograd import forward_ad
+from torch.fx import Proxy
 from torch.overrides import handle_torch_function, has_torch_function
 
 # Maps over nested containers: older versions have no public ones.
@@ -40,6 +42,8 @@ OWN_AUTOGRAD_FUNCTIONS = (
 
 # () -> bool: whether torch.func.vmap, grad or the like is active; public torch does not say.
 in_function_transform = torch._C._are_functorch_transforms_active
+# () -> bool: whether torch.jit.trace is at work; public torch.jit.is_tracing() takes four times as long to say so.
+in_jit_trace = torch._C._is_tracing
 # () -> bool: whether a function mode is active; public has_torch_function needs a tensor, and fails in compiled code.
 in_function_mode = torch.overrides._is_torch_function_mode_enabled
 # A context in which operators skip their derivatives; under public torch.no_grad() they still go through them.
@@ -64,17 +68,50 @@ def constant_when_compiled(function: Callable) -> Callable:
     return function
 
 
+@constant_when_compiled  # the compiler enters transforms while it traces, and guards its code by them
+def in_transform() -> bool:
+    """Whether torch.func transforms what is called, or forward mode, whose level is public to itself alone."""
+    return in_function_transform() or forward_ad._current_level >= 0
+
+
 def overridable(function: Callable) -> Callable:
     """Announce calls of ``function`` to the active modes, as torch's own functions do."""
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        tensors = tuple(a for a in (*args, *kwargs.values()) if isinstance(a, Tensor))
-        if in_function_mode() or has_torch_function(tensors):
-            return handle_torch_function(call, tensors, *args, **kwargs)
+        given = (*args, *kwargs.values()) if kwargs else args
+        if in_function_mode() or has_torch_function(given):
+            return handle_torch_function(call, given, *args, **kwargs)
         return function(*args, **kwargs)
 
-    return call
+    return not_scriptable(call)
+
+
+def leaf_of_fx(function: Callable) -> Callable:
+    """Let torch.fx write down a call of ``function`` as it is, for what it asks of a tensor a Proxy does not know.
+
+    Public torch.fx.wrap does so for calls from one file. Modes see inside, unlike with :func:`overridable`.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        for arg in args:
+            if isinstance(arg, Proxy):
+                return arg.tracer.create_proxy("call_function", call, args, {})
+        return function(*args)
+
+    return not_scriptable(call)
+
+
+def not_scriptable(function: Callable) -> Callable:
+    """Have torch.jit.script refuse ``function`` in a sentence of ours; public torch.jit.unused compiles signatures."""
+    function.__prepare_scriptable__ = refuse_scripting
+    return function
+
+
+def refuse_scripting(*_: Any) -> NoReturn:
+    """For ``__prepare_scriptable__`` of functions and modules, which torch.jit.script calls first."""
+    raise NotImplementedError("torch.jit.script cannot compile sgr_kernels; use torch.compile or torch.export")
 
 
 def in_compiled_graph() -> bool:

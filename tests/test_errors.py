@@ -42,6 +42,35 @@ def test_loss_module_refuses_an_unknown_reduction():
         sk.SGRLoss(reduction="avg")
 
 
+LOGITS, LABELS = torch.randn(4, 3), torch.arange(4) % 3
+KINDS = [torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int16, torch.int32, torch.bool]
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        *((LABELS.to(kind), TypeError, f"labels must be int64, got {kind}") for kind in (*KINDS, torch.float32)),
+        (torch.full((4,), 2**64 - 1, dtype=torch.uint64), TypeError, "labels must be int64, got torch.uint64"),
+        (None, TypeError, "labels must be a tensor, got NoneType"),
+        ([0, 1, 2, 0], TypeError, "labels must be a tensor, got list"),
+        (LABELS.to("meta"), ValueError, "labels must be on the device of logits cpu, got meta"),
+        (LABELS[:, None], ValueError, r"labels must have shape \(4,\), got \(4, 1\)"),
+    ],
+)
+def test_cross_entropy_refuses(labels, error, message):
+    with pytest.raises(error, match=message):
+        sk.cross_entropy(LOGITS, labels)
+
+
+@pytest.mark.parametrize("labels", [LABELS - 1, LABELS + 1])
+@pytest.mark.parametrize("name", ["reference", "cpu"])
+def test_labels_out_of_range_are_errors(name, labels):
+    if sk.backends()[name] != "ok":
+        pytest.skip("no kernels")
+    with sk.backend(name), pytest.raises(RuntimeError, match="labels must be 0 to 2|out of bounds"):
+        sk.cross_entropy(LOGITS, labels)
+
+
 @pytest.mark.parametrize(
     ("weight", "error", "message"),
     [

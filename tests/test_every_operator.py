@@ -5,12 +5,14 @@ Its results on all sizes are compared with the truth by tests/bench/test_every_k
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 from helpers import DTYPES, device_of
 from sgr_bench import cases
 from sgr_bench.cases.case import Inputs
-from torch import Tensor, nn
+from torch import Tensor
 
 import sgr_kernels as sk
 from sgr_kernels.operators import registered
@@ -172,55 +174,35 @@ def test_compiled_it_is_the_same(operator, name, dtype):
             torch.testing.assert_close(mine, expected, rtol=0, atol=0)
 
 
-# --- transforms of functions that users call --------------------------------------------------------------------------
-
-LABELS = torch.tensor([0, 2, 1, 2])
-FUNCTIONS = {
-    "sgr_loss": lambda x, w: sk.sgr_loss(x, w, reduction="batchmean"),
-    "cross_entropy": lambda x, w: sk.cross_entropy(x @ w.T, LABELS.to(x.device)),
-    "linear_relu": lambda x, w: sk.linear_relu(x, w).square().sum(),
-}
+def sum_of_squares(operator, used, *arguments):
+    """Of the results at the places ``used``."""
+    results = as_tuple(operator(*arguments))
+    return sum(results[i].square().sum() for i in used)
 
 
-@pytest.fixture(params=FUNCTIONS)
-def function(request, backend):
-    def call(*tensors):
-        with sk.backend(backend):
-            return FUNCTIONS[request.param](*tensors)
-
-    return call
-
-
-@pytest.fixture
-def tensors(backend):
-    return torch.randn(2, 4, 4, device=device_of(backend)).unbind(0)
-
-
-def test_torch_func_grad(function, tensors):
-    expected = torch.autograd.grad(function(*(leaves := copies(tensors, (0, 1)))), leaves)
-    result = torch.func.grad(function, argnums=(0, 1))(*tensors)
-    assert all(gradient.any() for gradient in result)
-    torch.testing.assert_close(result, expected, rtol=0, atol=0)
+@pairs(differentiable)
+def test_transforms_differentiate_the_formula(operator, name):
+    """torch.func gives the gradients of the kernels, for the results that have one."""
+    for arguments in all_arguments(operator, name):
+        leaves = variables(operator, arguments)
+        given = copies(arguments, leaves)
+        with sk.backend(name):
+            used = [i for i, result in enumerate(as_tuple(operator(*given))) if result.requires_grad]
+            function = functools.partial(sum_of_squares, operator, used)
+            expected = torch.autograd.grad(function(*given), [given[i] for i in leaves], materialize_grads=True)
+            gradients = torch.func.grad(function, argnums=tuple(leaves))(*copies(arguments))
+        for mine, theirs in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-9)
 
 
-def test_torch_export(function, tensors, backend):
-    class Model(nn.Module):
-        def forward(self, *tensors):
-            return function(*tensors)
-
-    with sk.backend(backend):
-        program = torch.export.export(Model(), tensors)
-    with sk.backend("reference"):  # the choice was made
-        torch.testing.assert_close(program.module()(*tensors), function(*tensors), rtol=0, atol=0)
-
-
-def test_torch_vmap_is_refused(function, tensors):
-    with pytest.raises(RuntimeError, match="does not have vmap support"):
-        torch.vmap(function)(*(tensor.expand(3, 4, 4) for tensor in tensors))
-
-
-def test_forward_mode_is_refused(function, tensors):
-    with pytest.raises(RuntimeError, match="implement the jvp function .* to use it with forward mode AD"):
-        torch.func.jvp(function, tensors, tensors)
-    with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward mode AD"):
-        function(*(torch.autograd.forward_ad.make_dual(tensor, tensor) for tensor in tensors))
+@pairs()
+def test_tensors_on_two_devices_are_an_error(operator, name):
+    """Beside a tensor on "meta" torch asks for shapes alone, and what is in memory would pass for a result."""
+    arguments = all_arguments(operator, name)[0]
+    places = [i for i, value in enumerate(arguments) if isinstance(value, Tensor)]
+    if len(places) < 2:
+        pytest.skip("one tensor")
+    given = copies(arguments)
+    given[places[-1]] = given[places[-1]].to("meta")
+    with sk.backend(name), pytest.raises((ValueError, RuntimeError), match="on one device|same device|on the device"):
+        operator(*given)

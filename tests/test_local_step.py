@@ -415,3 +415,34 @@ WRAPPERS = {
         copy.deepcopy(module), mesh=torch.distributed.device_mesh.init_device_mesh("cpu", (1,))
     ),
 }
+
+
+@pytest.mark.parametrize("engine", ["autograd", "fused", "directional"])
+def test_grad_scaler_skips_what_overflows_and_then_trains(engine):
+    """The loop of the README in float16, with a scale that is too large at first, and gradients that are clipped."""
+    body, head = nn.Sequential(sk.LinearReLU(6, 16), nn.Linear(16, 8)), sk.CrossEntropyHead(nn.Linear(8, 3))
+    parameters = [*body.parameters(), *head.parameters()]
+    optimizer = torch.optim.SGD(parameters, lr=0.1)
+    x, y, delta_pre = torch.randn(16, 6), torch.randint(3, (16,)), torch.randn(16, 6)
+    expected = copy.deepcopy((body, head))
+    sk.local_step(*expected, x, y, delta_pre, weight=0.1, engine=engine)
+    before = [parameter.detach().clone() for parameter in parameters]
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**24)
+    scaler.scale(torch.zeros(()))
+    scales = []
+    while not scales or scales[-1] != scaler.get_scale():
+        assert len(scales) < 24
+        scales.append(scaler.get_scale())
+        assert all(map(torch.equal, parameters, before))
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.float16):
+            sk.local_step(body, head, x, y, delta_pre, weight=0.1, engine=engine, grad_scale=scaler.get_scale())
+        scaler.unscale_(optimizer)
+        found = torch.cat([gradient.flatten() for gradient in gradients(body, head)])
+        nn.utils.clip_grad_norm_(parameters, 1e3)
+        scaler.step(optimizer)
+        scaler.update()
+    assert scales == [2.0 ** (24 - skipped) for skipped in range(len(scales))] and len(scales) > 2
+    truth = torch.cat([gradient.flatten() for gradient in gradients(*expected)])
+    assert (found - truth).norm() < 0.05 * truth.norm()
+    assert not any(map(torch.equal, parameters, before))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import pathlib
+import runpy
 import shutil
 import subprocess
 import sys
 import zipfile
 
 import pytest
+import setuptools
 import torch
 
 import sgr_kernels as sk
@@ -86,3 +88,121 @@ def test_misspelt_switches_are_errors(tmp_path):
     process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert process.returncode != 0
     assert "SGR_BUILD_CUDA must be 0 or 1, got 'maybe'" in process.stderr
+
+
+# --- systems and environments -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def setup_py(monkeypatch):
+    """Runs setup.py without a command, in the environment of the moment; gives what it defines and tells setuptools."""
+
+    def run() -> dict:
+        told = {}
+        monkeypatch.setattr(setuptools, "setup", lambda **arguments: told.update(arguments))
+        return runpy.run_path(str(ROOT / "setup.py")) | told
+
+    for name in "MAX_JOBS", "SGR_BUILD_CPP", "CXX":
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    return run
+
+
+@pytest.mark.parametrize(("value", "jobs"), [("3", 3), (" 12 ", 12), ("", 5), ("  ", 5)])
+def test_number_of_compilers(setup_py, monkeypatch, value, jobs):
+    monkeypatch.setenv("MAX_JOBS", value)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(5), raising=False)
+    monkeypatch.setattr(os, "sysconf", lambda _: 2**20)
+    assert setup_py()["jobs"]() == jobs
+
+
+@pytest.mark.parametrize("value", ["many", "0", "-1", "2.5", "4 x"])
+def test_a_number_of_compilers_that_is_none_is_an_error(setup_py, monkeypatch, value):
+    monkeypatch.setenv("MAX_JOBS", value)
+    with pytest.raises(SystemExit, match=f"^MAX_JOBS must be a whole number of at least 1, got '{value}'$"):
+        setup_py()["jobs"]()
+
+
+def test_systems_without_affinity_count_their_cores(setup_py, monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(os, "sysconf", lambda _: 2**20)
+    assert setup_py()["jobs"]() == 3
+
+
+@pytest.mark.parametrize(
+    ("system", "wanted", "built"),
+    [("linux", "", True), ("linux", "0", False), ("darwin", "", False), ("darwin", "1", True), ("win32", "", False)],
+)
+def test_compiled_part_is_built_on_linux_or_on_request(setup_py, monkeypatch, system, wanted, built):
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setenv("SGR_BUILD_CPP", wanted)
+    assert bool(setup_py()["ext_modules"]) == built
+
+
+def test_compiled_part_is_refused_on_windows(setup_py, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setenv("SGR_BUILD_CPP", "1")
+    with pytest.raises(SystemExit, match="^SGR_BUILD_CPP=1: the compiled part cannot be built on Windows; leave"):
+        setup_py()
+
+
+ELSEWHERE = """
+import os, sys
+import torch
+sys.modules["resource"] = sys.modules["fcntl"] = None
+del os.sched_getaffinity, os.sysconf
+sys.platform = "{system}"
+import sgr_kernels as sk
+import sgr_bench.cli
+body, head = sk.LinearReLU(6, 16), sk.CrossEntropyHead(sk.ETFClassifier(3, 16))
+for engine in "autograd", "fused", "directional":
+    step = sk.local_step(
+        body, head, torch.randn(5, 6), torch.arange(5) % 3, torch.randn(5, 6), weight=0.1, engine=engine
+    )
+    assert step.sgr > 0 and body.weight.grad.isfinite().all()
+print(sk.backends()["cpu"])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="plays another system on Linux")
+@pytest.mark.parametrize("system", ["darwin", "win32"])
+def test_pure_python_works_on_other_systems(tmp_path, system):
+    """Without the modules and functions that they lack, and without a compiled part."""
+    leave_out = shutil.ignore_patterns("*.so", "*.dylib", "*.pyd", "__pycache__", "results")
+    for package, folder in FOLDERS.items():
+        shutil.copytree(ROOT / folder, tmp_path / package, ignore=leave_out)
+    report = python("-c", ELSEWHERE.format(system=system), cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    assert report.startswith("missing: ")
+
+
+PROBE = """
+cmake_minimum_required(VERSION 3.24)
+project(probe NONE)
+set(TORCH_CUDA_VERSION "13.0")
+include({root}/cmake/cuda.cmake)
+"""
+
+
+@pytest.mark.parametrize("broken", [False, True])
+@pytest.mark.parametrize("wanted", ["AUTO", "ON"])
+def test_cuda_home_without_an_nvcc_that_works(tmp_path, wanted, broken):
+    """The CUDA operators are left out, or it is an error where they are asked for."""
+    (tmp_path / "CMakeLists.txt").write_text(PROBE.format(root=ROOT))
+    compiler = tmp_path / "cuda" / "bin" / "nvcc"
+    compiler.parent.mkdir(parents=True)
+    if broken:
+        compiler.write_text("#!/bin/sh\nexit 1\n")
+        compiler.chmod(0o755)
+    folder = f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    cmake, ninja = (shutil.which(tool, path=folder) for tool in ("cmake", "ninja"))
+    command = [cmake, "-S", str(tmp_path), "-B", str(tmp_path / "build"), "-G", "Ninja", f"-DSGR_BUILD_CUDA={wanted}"]
+    command.append(f"-DCMAKE_MAKE_PROGRAM={ninja}")
+    environment = {"PATH": str(tmp_path), "CUDA_HOME": str(tmp_path / "cuda")}
+    process = subprocess.run(command, env=environment, capture_output=True, text=True)
+    reason = "no working nvcc in CUDA_HOME or on the PATH"
+    if wanted == "AUTO":
+        assert process.returncode == 0, process.stderr
+        assert f"CUDA ops: OFF {reason}" in process.stdout
+    else:
+        assert process.returncode != 0 and f"SGR_BUILD_CUDA=1, but {reason}" in process.stderr

@@ -50,6 +50,7 @@ def surroundings() -> dict:
         "optimizers": [torch.optim.SGD(pair.parameters(), lr=0.1) for pair in pairs],
         "x": x,
         "y": y,
+        "batches": [(x, y), (x, y)],
         "loss": heads[0](bodies[0](x), y),
         "delta_pre": torch.randn(4, 6),
     }
@@ -64,11 +65,11 @@ def test_snippets_run(until):
     weight = names["bodies"][0][0].weight
     assert weight.grad.isfinite().all()
     assert weight.grad.any()
-    assert (until == 1) == torch.equal(weight, before)  # the loop of the second snippet steps its optimizers
+    assert (until == 1) == torch.equal(weight, before)  # the loops of the others step their optimizers
 
 
 def test_there_are_snippets_and_commands():
-    assert len(BLOCKS) == 2
+    assert len(BLOCKS) == 3
     assert len(COMMANDS) == 14
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -345,3 +346,75 @@ def test_any_shape_stride_and_content(backend, case, dtype, normalize, reduction
         size = scale * (1 / norms[0][row] if normalize and norms[0][row] else norms[0][row] + norms[1][row])
         atol = 8 * eps * size if math.isfinite(size) else 0.0  # of the terms that cancel in v
         torch.testing.assert_close(v[row][finite], expected_v[row][finite], atol=atol, **close)
+
+
+# --- a loss that nothing can be trained by ----------------------------------------------------------------------------
+
+NO_GRAPH = r"the SGR loss has no gradient, .* create_graph=True"
+CALLS = {"function": sk.sgr_loss, "module": sk.SGRLoss()}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_delta_without_a_graph_is_warned_of(backend, call):
+    x, target = (t.double() for t in gradients(backend, (4, 5)))
+    x.requires_grad_()
+    (delta_now,) = torch.autograd.grad(x.sigmoid().sum(), x)
+    with sk.backend(backend):
+        with pytest.warns(UserWarning, match=NO_GRAPH) as caught:
+            value = call(delta_now, target)
+        with torch.no_grad():
+            assert torch.equal(value, call(delta_now, target))
+    [warning] = caught
+    assert warning.filename == __file__ or call is not sk.sgr_loss
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_loop_is_warned_once(call):
+    delta, target = gradients("reference", (4, 5))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        for _ in range(3):
+            call(delta, target)
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_compiled_code_warns_while_it_is_traced(call):
+    delta, target = gradients("reference", (4, 5))
+    torch._dynamo.reset()
+    compiled = torch.compile(call, fullgraph=True, backend="eager")
+    with pytest.warns(UserWarning, match=NO_GRAPH):
+        value = compiled(delta, target)
+    with torch.no_grad():
+        assert torch.equal(value, call(delta, target))
+
+
+@pytest.mark.filterwarnings("error:the SGR loss has no gradient")
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_nothing_is_warned_of_where_there_is_a_graph_or_none_is_wanted(call):
+    delta, target = gradients("reference", (4, 5))
+    leaf = delta.clone().requires_grad_()
+    torch._dynamo.reset()
+    compiled = torch.compile(call, fullgraph=True, backend="eager")
+    for each in call, compiled:
+        each(leaf, target).backward()
+        each(target, leaf).backward()
+        with torch.no_grad():
+            each(delta, target)
+        with torch.inference_mode():
+            each(delta, target)
+    torch.func.jvp(lambda d: call(d, target), (delta,), (target,))
+    torch.vmap(call)(delta[None], target[None])
+    torch.func.grad(call)(delta, target)
+    sk.sgr_residual(delta, target)
+
+
+@pytest.mark.filterwarnings("error:the SGR loss has no gradient")
+@pytest.mark.parametrize("engine", ["autograd", "fused", "directional"])
+def test_engines_do_not_warn(engine):
+    body, x = sk.LinearReLU(6, 4), torch.randn(5, 6)
+    for relative_floor in 0.0, 0.1:
+        options = {"weight": 0.1, "engine": engine, "relative_floor": relative_floor}
+        sk.local_step(body, lambda f, y: f.square().mean(), x, None, torch.randn(5, 6), **options)
+    with torch.no_grad():
+        sk.local_step(body, lambda f, y: f.square().mean(), x, None, torch.randn(5, 6), **options)

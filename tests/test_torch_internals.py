@@ -129,6 +129,41 @@ def test_transforms_of_functions():
     assert answers == [True, False], "torch does not tell any more whether torch.vmap is active"
 
 
+def test_forward_mode():
+    with torch.autograd.forward_ad.dual_level():
+        assert torch_internals.in_transform(), "torch does not tell any more whether forward mode is active"
+    assert not torch_internals.in_transform(), "torch says that forward mode is active where it is not"
+
+
+def test_transforms_that_the_compiler_enters():
+    def function(x):
+        return (x * torch_internals.in_transform()).sum()
+
+    x = torch.ones(1, 3)
+    results = [
+        compiled(function)(x),
+        compiled(torch.vmap(function))(x),
+        compiled(torch.func.grad(function))(x).sum(),
+        compiled(lambda x: torch.func.jvp(function, (x,), (x,))[1])(x),
+    ]
+    assert [float(result) for result in results] == [0, 3, 3, 3], "the compiler does not enter transforms as it traces"
+
+
+def test_traces_of_jit():
+    answers = [torch_internals.in_jit_trace()]
+    torch.jit.trace(lambda x: answers.append(torch_internals.in_jit_trace()) or x + 1, leaf(), check_trace=False)
+    assert answers == [False, True], "torch does not tell any more whether torch.jit.trace is at work"
+
+
+@pytest.mark.parametrize("module", [True, False])
+def test_what_scripting_calls_first(module):
+    class Refusing(nn.Module):
+        __prepare_scriptable__ = torch_internals.refuse_scripting
+
+    with pytest.raises(NotImplementedError, match="cannot compile sgr_kernels"):
+        torch.jit.script(Refusing() if module else torch_internals.not_scriptable(lambda x: x))
+
+
 def test_autograd_functions_of_nodes():
     node = Doubled.apply(leaf(), leaf()).grad_fn
     assert torch_internals.autograd_function_of(node) is Doubled, "nodes do not know their autograd Function any more"

@@ -12,7 +12,7 @@ from ..affine import AffineMap, Conv2d, Linear
 from ..backends import select
 from ..blocks import Block, Chain
 from ..functional.direction import sgr_direction
-from ..functional.relu_layers import cast_for_autocast
+from ..functional.relu_layers import cast_for_autocast, without_autocast
 from ..functional.sgr_loss import residual
 from ..modules import Conv2dReLU, LinearReLU
 from ..operators.linear_relu_sgr import linear_relu_delta, linear_relu_weight_grad
@@ -31,7 +31,7 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
     output = chain.forward(x)
     exact = target is not None and options.curvature == "exact"
     local = local_loss(head, output, y, options.grad_scale, second_order=exact)
-    with torch.autocast(x.device.type, enabled=False):  # the operands are cast already
+    with without_autocast(x.device.type):  # the operands are cast already
         grad, gradients = local.gradient()
         if target is None:
             sgr = None

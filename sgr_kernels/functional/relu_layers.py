@@ -1,5 +1,6 @@
 """linear_relu and conv2d_relu: layers whose backward and double backward are fused."""
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -67,11 +68,16 @@ def conv2d_relu(
 def cast_for_autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """What autocast does to the arguments of a matrix product."""
     device = next(tensor.device.type for tensor in tensors if tensor is not None)
-    if not torch.is_autocast_enabled(device):
+    if device == "meta" or not torch.is_autocast_enabled(device):  # which fails for a device that has no autocast
         return tensors
     dtype = torch.get_autocast_dtype(device)
     lower = (torch.float32, torch.bfloat16, torch.float16)
     return tuple(t.to(dtype) if t is not None and t.dtype in lower else t for t in tensors)
+
+
+def without_autocast(device: str) -> contextlib.AbstractContextManager:
+    """A context without autocast, which "meta" never has."""
+    return contextlib.nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
 
 
 def check_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:

@@ -1,14 +1,19 @@
 """sgr_loss and sgr_residual: argument checks and layout."""
 
+import warnings
+
+import torch
 from torch import Tensor
 
-from ..operators.common.checks import check_floating, check_like
+from ..operators.common.checks import check_floating, check_match
 from ..operators.common.options import Options
 from ..operators.sgr_loss import sgr_loss as loss_operator
 from ..operators.sgr_residual import sgr_residual as residual_operator
+from ..torch_internals import constant_when_compiled, in_transform, leaf_of_fx, not_scriptable
 from .rows import as_rows, from_rows
 
 
+@not_scriptable
 def sgr_loss(
     delta: Tensor,
     target: Tensor,
@@ -25,6 +30,7 @@ def sgr_loss(
     :math:`\frac{2}{B}\sum_b w_b (1 - c_b)` (Eq. 6 per sample) and ``"sum"`` :math:`2\sum_b w_b (1 - c_b)`.
 
     Differentiable in both arguments, to any order. Autocast leaves it alone: it accumulates in float64 anyway.
+    Warns where gradients are enabled and neither argument requires one.
 
     Args:
         delta: (B, ...) gradient of the current module with respect to its input; float64, float32, bfloat16 or float16,
@@ -45,9 +51,12 @@ def sgr_loss(
         TypeError: an argument is not a floating-point tensor of a supported dtype, or the dtypes differ.
         ValueError: shapes or devices differ, a scalar was given, or an option is out of range.
     """
-    return loss(delta, target, Options(normalize, reduction, floor, eps))
+    value = loss(delta, target, Options(normalize, reduction, floor, eps))
+    warn_without_graph(value)
+    return value
 
 
+@not_scriptable
 def sgr_residual(
     delta: Tensor,
     target: Tensor,
@@ -67,18 +76,36 @@ def sgr_residual(
     return residual(delta, target, Options(normalize, reduction, floor, eps))
 
 
+@leaf_of_fx
 def loss(delta: Tensor, target: Tensor, options: Options) -> Tensor:
     """:func:`sgr_loss` with its options in one value."""
     check_pair(delta, target, options)
     return loss_operator(*as_rows(delta, target), *options.arguments(delta))[0]
 
 
+@leaf_of_fx
 def residual(delta: Tensor, target: Tensor, options: Options) -> tuple[Tensor, Tensor]:
     """:func:`sgr_residual` with its options in one value."""
     check_pair(delta, target, options)
     rows, target_rows = as_rows(delta.detach(), target.detach())
     value, v = residual_operator(rows, target_rows, *options.arguments(delta))
     return value, from_rows(v, delta)
+
+
+def warn_without_graph(value: Tensor) -> None:
+    """Warn of an SGR loss that nothing can be trained by, although gradients are enabled: ``delta`` has no graph."""
+    if value.requires_grad is False and torch.is_grad_enabled():  # neither true nor false of a Proxy of torch.fx
+        _warn_without_graph()
+
+
+@constant_when_compiled  # compiled code warns while it is traced
+def _warn_without_graph() -> None:
+    if not in_transform():
+        warnings.warn(
+            "the SGR loss has no gradient, as neither delta nor target requires one: take delta by "
+            "torch.autograd.grad(..., create_graph=True), or call it under torch.no_grad() for its value alone",
+            stacklevel=4,
+        )
 
 
 def check_pair(delta: Tensor, target: Tensor, options: Options) -> None:
@@ -89,5 +116,5 @@ def check_pair(delta: Tensor, target: Tensor, options: Options) -> None:
             raise ValueError(f"{name} must have a batch dimension, got a scalar")
     if delta.shape != target.shape:
         raise ValueError(f"target must have the shape of delta {tuple(delta.shape)}, got {tuple(target.shape)}")
-    check_like("target", target, "delta", delta)
+    check_match("target", target, "delta", delta)
     options.check()

@@ -13,18 +13,31 @@ def loss_dtype(like: Tensor) -> torch.dtype:
     return torch.float64 if like.dtype == torch.float64 else torch.float32
 
 
-def check_floating(name: str, value: object) -> None:
+def check_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+
+
+def check_floating(name: str, value: object) -> None:
+    check_tensor(name, value)
     if value.dtype not in FLOATING:
         raise TypeError(f"{name} must be float64, float32, bfloat16 or float16, got {value.dtype}")
 
 
 def check_like(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
-    """Same dtype and device."""
+    """A floating-point tensor of the same dtype, on the same device."""
     check_floating(name, value)
+    check_match(name, value, other_name, other)
+
+
+def check_match(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    """Same dtype and device."""
     if value.dtype != other.dtype:
         raise TypeError(f"{name} must have the dtype of {other_name} {other.dtype}, got {value.dtype}")
+    check_device(name, value, other_name, other)
+
+
+def check_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
     if value.device != other.device:
         raise ValueError(f"{name} must be on the device of {other_name} {other.device}, got {value.device}")
 

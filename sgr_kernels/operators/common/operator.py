@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...backends import select
-from ...torch_internals import below_autograd, in_function_mode, in_function_transform
+from ...torch_internals import below_autograd, in_function_mode, in_jit_trace, in_transform
 
 NAMESPACES = {"reference": "sgr_reference", "cpu": "sgr", "triton": "sgr_triton", "cuda": "sgr"}
 
@@ -42,7 +42,8 @@ class Operator:
     Args:
         schema: name, arguments and results.
         fake: shapes, dtypes and strides of the results, from the arguments.
-        reference: implementation in plain torch; None: the reference backend has none.
+        reference: implementation in plain torch; None: the reference backend has none. What torch.func and forward
+            mode transform, on every backend: the first result must be differentiable, to any order.
         triton: implementation in Triton. It must import the kernels when it is called, because importing Triton takes
             a second, and Triton may be absent.
         compiled: whether the compiled libraries implement it.
@@ -64,6 +65,7 @@ class Operator:
         self.name, _, arguments = schema.partition("(")
         self.reference, self.composed, self.derivative = reference, composed, derivative
         self._schema, self._fake = f"({arguments}", fake
+        self._plain = reference or composed
         # By namespace: what torch knows the operator as, and the function to call.
         self._overloads: dict[str, Callable[..., Any]] = {}
         self._calls: dict[str, Callable[..., Any]] = {}
@@ -110,7 +112,7 @@ class Operator:
     def _register(self, namespace: str, implementation: Callable | None) -> None:
         qualified = f"{namespace}::{self.name}"
         torch.library.define(qualified, self._schema, tags=torch.Tag.pt2_compliant_tag)
-        torch.library.register_fake(qualified, self._fake)
+        torch.library.register_fake(qualified, self._checked_fake)
         if implementation is not None:
             torch.library.impl(qualified, "CompositeExplicitAutograd", implementation)
         overload = getattr(getattr(torch.ops, namespace), self.name).default
@@ -122,7 +124,14 @@ class Operator:
                 torch.library.impl(qualified, "Autograd", self._refuse_to_write(overload))
             else:
                 torch.library.register_autograd(qualified, self._refuse)
-            self._calls[namespace] = _constant(overload)
+            self._calls[namespace] = _constant(overload, self._plain or overload)
+
+    def _checked_fake(self, *args: Any) -> Any:
+        """Shapes are also what torch asks for where one tensor among others is on "meta", and nothing is computed."""
+        devices = {str(arg.device) for arg in args if isinstance(arg, Tensor)}
+        if len(devices) > 1:
+            raise ValueError(f"{self.name}: all tensors must be on one device, got {' and '.join(sorted(devices))}")
+        return self._fake(*args)
 
     def _differentiable(self, namespace: str, overload: Callable[..., Any], derivative: Derivative) -> Callable:
         def alike(operator: Operator) -> Callable[..., Any]:
@@ -132,13 +141,14 @@ class Operator:
             return derivative.backward(ctx, alike, *grads)
 
         torch.library.register_autograd(overload.name(), backward, setup_context=derivative.save)
-        parts = overload, derivative.save, backward
+        parts, plain = (overload, derivative.save, backward), self._plain or overload
 
         def call(*args: Any) -> Any:
-            if torch.compiler.is_compiling() or in_function_mode():  # which see the overload, and no autograd Function
+            if in_transform():
+                return plain(*args)
+            # What records calls sees the overload, and no autograd Function.
+            if torch.compiler.is_compiling() or in_function_mode() or in_jit_trace():
                 return overload(*args)
-            if in_function_transform():
-                return _Transformed.apply(*args, parts)
             if torch.is_grad_enabled():
                 return _Eager.apply(*args, parts)
             with below_autograd():
@@ -160,8 +170,10 @@ class Operator:
 
 
 # The dispatcher's way to a derivative goes through Python and takes longer than a small problem. Eager code has shorter
-# ones: operators with a derivative are one of two autograd Functions, those without one skip autograd (_constant). The
-# Functions get the overload and its derivative as the last argument: ctx.needs_input_grad counts from the first input.
+# ones: operators with a derivative are an autograd Function, those without one skip autograd (_constant). The Function
+# gets the overload and its derivative as the last argument: ctx.needs_input_grad counts from the first input. The
+# transforms of torch.func (grad, vmap, jvp, ...) and forward mode need rules that kernels do not have, and transform
+# the formulas in plain torch.
 
 
 class _Eager(torch.autograd.Function):
@@ -178,26 +190,11 @@ class _Eager(torch.autograd.Function):
         return *ctx.derivative(ctx, *grads), None
 
 
-class _Transformed(torch.autograd.Function):
-    """For the transforms of torch.func, which ask for these three functions; calls take 10 microseconds more."""
-
-    @staticmethod
-    def forward(*args: Any) -> Any:
-        *inputs, (overload, _, _) = args
-        with below_autograd():
-            return overload(*inputs)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
-        *inputs, (_, save, ctx.derivative) = inputs
-        save(ctx, inputs, output)
-
-    backward = _Eager.backward
-
-
-def _constant(overload: Callable[..., Any]) -> Callable[..., Any]:
+def _constant(overload: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any) -> Any:
-        if torch.compiler.is_compiling() or in_function_transform() or _is_differentiated(args):
+        if in_transform():
+            return plain(*args)
+        if torch.compiler.is_compiling() or _is_differentiated(args):
             return overload(*args)
         with below_autograd():
             return overload(*args)
