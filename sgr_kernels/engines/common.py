@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..functional.direction import row_norms
 from ..gates.tape import nodes_behind
 from ..operators.common.options import Options
-from ..torch_internals import WRITES_LEAF, foreach_add_, storage_key, tree_map, version_of
+from ..torch_internals import WRITES_LEAF, foreach_add_, outside_of_all_modes, storage_key, tree_map, version_of
 from .reach import Reach
 
 
@@ -73,9 +73,10 @@ def output_of(body: Callable, x: Tensor) -> Tensor:
         TypeError: it is no tensor of numbers that can have a gradient.
         ValueError: ``body`` writes into ``x``.
     """
-    output = _without_writing("body", x, body, x)
-    if not isinstance(output, Tensor) or not (output.dtype.is_floating_point or output.dtype.is_complex):
-        raise TypeError(f"body must return one floating-point tensor, got {_described(output)}")
+    output = _without_writing("body", body, x)
+    with outside_of_all_modes():
+        if not isinstance(output, Tensor) or not (output.is_floating_point() or output.is_complex()):
+            raise TypeError(f"body must return one floating-point tensor, got {_described(output)}")
     return output
 
 
@@ -86,25 +87,28 @@ def loss_of(head: Callable, output: Tensor, y: Any) -> Tensor:
         TypeError: it is no tensor.
         ValueError: it has more than one element, or ``head`` writes into ``output``.
     """
-    loss = _without_writing("head", output, head, output, y)
+    loss = _without_writing("head", head, output, y)
     if not isinstance(loss, Tensor):
         raise TypeError(f"head must return a scalar loss, a tensor with one element, got {_described(loss)}")
-    if loss.numel() != 1:
-        raise ValueError(f"head must return a scalar loss, got shape {tuple(loss.shape)}")
-    return loss.reshape(()) if loss.dim() else loss
+    with outside_of_all_modes():
+        if loss.numel() != 1:
+            raise ValueError(f"head must return a scalar loss, got shape {tuple(loss.shape)}")
+        return loss.reshape(()) if loss.dim() else loss
 
 
-def _without_writing(name: str, argument: Tensor, function: Callable, *arguments: Any) -> Any:
-    """``function(*arguments)``, where ``argument``, the first, must stay as it is: the next module needs it."""
-    version = version_of(argument)
+def _without_writing(name: str, function: Callable, argument: Tensor, *others: Any) -> Any:
+    """``function(argument, *others)``, which must leave ``argument`` as it is."""
+    with outside_of_all_modes():  # they have no business with the checks, and take ten times as long
+        version = version_of(argument)
     try:
-        result = function(*arguments)
+        result = function(argument, *others)
     except RuntimeError as error:
         if WRITES_LEAF not in str(error):
             raise
         raise ValueError(_WRITES.format(name, " (or into a parameter)")) from error
-    if version_of(argument) != version:
-        raise ValueError(_WRITES.format(name, ""))
+    with outside_of_all_modes():
+        if version_of(argument) != version:
+            raise ValueError(_WRITES.format(name, ""))
     return result
 
 
@@ -118,9 +122,7 @@ def _described(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of {value.dtype}"
     if isinstance(value, tuple | list):
-        return (
-            f"{type(value).__name__} of {', '.join(type(each).__name__ for each in value)}: take what is needed of it"
-        )
+        return f"{type(value).__name__} of {', '.join(type(each).__name__ for each in value)}: take one of them"
     return type(value).__name__
 
 

@@ -54,19 +54,19 @@ class Snapshot(NamedTuple):
 
     Attributes:
         buffers: their contents.
+        written: the contents of tensors that are no buffers and were written.
         places: the items of containers, see :class:`Reach`.
         cells: the values of variables.
         versions: how many times each tensor that is no buffer was written.
         streams: states of the random streams.
-        written: contents of tensors that are no buffers.
     """
 
     buffers: list[tuple[Tensor, Tensor]]
+    written: list[tuple[Tensor, Tensor]]
     places: list[tuple[Any, Any]]
     cells: list[tuple[types.CellType, Any]]
     versions: list[tuple[Tensor, int]]
     streams: list
-    written: list[tuple[Tensor, Tensor]] = []
 
 
 class State:
@@ -86,21 +86,25 @@ class State:
                 (lambda: torch.cuda.get_rng_state(device), lambda state: torch.cuda.set_rng_state(state, device))
             )
 
-    def save(self, reach: Reach) -> Snapshot:
-        """What is there now, without the contents of tensors that are no buffers: many are large, few are written."""
+    def save(self, reach: Reach, start: Snapshot | None = None) -> Snapshot:
+        """What is there now.
+
+        Args:
+            reach: of body and head, now.
+            start: what was there before a pass: tensors that are no buffers are saved if it wrote them. There may be
+                many of them, and few are ever written.
+        """
         buffers = [_in_memory(buffer) for buffer in dict.fromkeys(reach.buffers)]
+        versions = [] if start is None else start.versions
+        written = [tensor for tensor, version in versions if version_of(tensor) != version]
         return Snapshot(
             [(buffer, buffer.detach().clone()) for buffer in buffers],
+            [(tensor, tensor.detach().clone()) for tensor in written],
             [(place, _items(place)) for place in reach.places],
             [(cell, cell.cell_contents) for cell in reach.cells],
             [(tensor, version_of(tensor)) for tensor in reach.tensors],
             [get() for get, _ in self.streams],
         )
-
-    def save_after(self, start: Snapshot, reach: Reach) -> Snapshot:
-        """What is there after a pass, with the contents of all tensors that it wrote."""
-        written = [tensor for tensor, version in start.versions if version_of(tensor) != version]
-        return self.save(reach)._replace(written=[(tensor, tensor.detach().clone()) for tensor in written])
 
     def drifted(self, end: Snapshot) -> str:
         """Names of the tensors, no buffers, that are not what they were; empty where all are."""
