@@ -120,14 +120,14 @@ def has_hooks(module: nn.Module) -> bool:
     return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
-def parts_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], bool]:
-    """Modules, parameters and buffers right inside of a module, and whether it has hooks around its forward.
+def parts_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[int, Callable]]:
+    """Modules, parameters and buffers right inside of a module, and its hooks before its forward, or else after it.
 
     The dicts, by name, are those that the module itself uses, and have None for what is registered as such. Public
     iterators take ten times as long, and cannot put a buffer back.
     """
-    hooks = module._forward_hooks or module._forward_pre_hooks
-    return module._modules, module._parameters, module._buffers, bool(hooks)
+    hooks = module._forward_pre_hooks or module._forward_hooks
+    return module._modules, module._parameters, module._buffers, hooks
 
 
 def version_of(tensor: Tensor) -> int:

@@ -151,27 +151,24 @@ def leaves_of(loss: Tensor, *constants: Tensor) -> list[Tensor]:
     return [leaf for leaf in leaves if leaf is not None and not any(leaf is constant for constant in constants)]
 
 
-@torch.no_grad()
 def add_gradients(parameters: list[Tensor], gradients: Iterable[Tensor | None]) -> None:
     """Add into ``.grad`` as ``backward`` would, but without running hooks. None leaves ``.grad`` as it is.
 
     All are written or none: what may fail is computed before the first is.
     """
-    new, rounds, taken = [], [{}], set()
+    new, rounds, taken = [], [], set()
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        old = parameter.grad
         if gradient is None:
             continue
+        old = parameter.grad
         if old is None:
             new.append((parameter, memory_of_its_own(gradient.detach(), taken)))
         elif _takes_additions(old, gradient):
-            memory = storage_key(old), old.storage_offset()
-            _first_without(memory, rounds)[memory] = old, gradient
+            _round_without(old, rounds)[id(old)] = old, gradient
         else:
-            new.append((parameter, old + gradient if gradient.is_sparse else gradient + old))
+            new.append((parameter, _sum(old.detach(), gradient.detach())))
     for pairs in rounds:
-        if pairs:
-            foreach_add_(*map(list, zip(*pairs.values(), strict=True)))
+        foreach_add_(*map(list, zip(*pairs.values(), strict=True)))
     for parameter, gradient in new:
         parameter.grad = gradient
 
@@ -179,16 +176,21 @@ def add_gradients(parameters: list[Tensor], gradients: Iterable[Tensor | None]) 
 def _takes_additions(old: Tensor, gradient: Tensor) -> bool:
     """Whether ``gradient`` can be added to ``old`` in place."""
     dense = old.layout is gradient.layout is torch.strided
-    return dense and old.device == gradient.device and 0 not in old.stride() and not old.is_inference()
+    return dense and 0 not in old.stride() and not old.is_inference()
 
 
-def _first_without(key: Any, rounds: list[dict]) -> dict:
-    """Parameters may share a gradient, and a tensor that is twice in one multi-tensor addition loses one of them."""
+def _round_without(old: Tensor, rounds: list[dict]) -> dict:
+    """Where parameters share a gradient: a tensor that is twice in one multi-tensor addition would lose one of them."""
     for pairs in rounds:
-        if key not in pairs:
+        if id(old) not in pairs:
             return pairs
     rounds.append({})
     return rounds[-1]
+
+
+def _sum(old: Tensor, gradient: Tensor) -> Tensor:
+    """Of tensors in any layout; torch adds sparse ones to dense ones, but not the other way around."""
+    return gradient + old if old.is_sparse else old + gradient
 
 
 def memory_of_its_own(gradient: Tensor, taken: set[int]) -> Tensor:
