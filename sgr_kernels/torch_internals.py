@@ -172,17 +172,17 @@ def has_gradient_hooks(leaf: Tensor) -> bool:
     return bool(leaf._backward_hooks)
 
 
-def parts_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], bool]:
-    """Modules, parameters and buffers right inside of a module, and whether it has hooks around its forward.
+def parts_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[int, Callable]]:
+    """Modules, parameters and buffers right inside of a module, and its hooks before its forward, or else after it.
 
     The dicts, by name, are those that the module itself uses, and have None for what is registered as such. Public
     iterators take ten times as long, and cannot put a buffer back.
     """
-    hooks = module._forward_hooks or module._forward_pre_hooks
+    hooks = module._forward_pre_hooks or module._forward_hooks
     inside = module._modules, module._parameters, module._buffers
     if not all(isinstance(each, dict) for each in inside):  # a scripted module, which keeps them in C++
         inside = tuple(dict(each.items()) for each in inside)
-    return *inside, bool(hooks)
+    return *inside, hooks
 
 
 def version_of(tensor: Tensor) -> int:

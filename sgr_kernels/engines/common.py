@@ -9,7 +9,15 @@ from torch import Tensor, nn
 from ..functional.direction import row_norms
 from ..gates.origins import nodes_behind
 from ..operators.common.options import Options
-from ..torch_internals import WRITES_LEAF, foreach_add_, has_gradient_hooks, storage_key, tree_map, version_of
+from ..torch_internals import (
+    WRITES_LEAF,
+    foreach_add_,
+    has_gradient_hooks,
+    outside_of_all_modes,
+    storage_key,
+    tree_map,
+    version_of,
+)
 from .reach import Reach
 
 
@@ -73,9 +81,10 @@ def output_of(body: Callable, x: Tensor) -> Tensor:
         TypeError: it is no tensor of numbers that can have a gradient.
         ValueError: ``body`` writes into ``x``.
     """
-    output = _without_writing("body", x, body, x)
-    if not isinstance(output, Tensor) or not (output.dtype.is_floating_point or output.dtype.is_complex):
-        raise TypeError(f"body must return one floating-point tensor, got {_described(output)}")
+    output = _without_writing("body", body, x)
+    with outside_of_all_modes():
+        if not isinstance(output, Tensor) or not (output.is_floating_point() or output.is_complex()):
+            raise TypeError(f"body must return one floating-point tensor, got {_described(output)}")
     return output
 
 
@@ -86,25 +95,28 @@ def loss_of(head: Callable, output: Tensor, y: Any) -> Tensor:
         TypeError: it is no tensor.
         ValueError: it has more than one element, or ``head`` writes into ``output``.
     """
-    loss = _without_writing("head", output, head, output, y)
+    loss = _without_writing("head", head, output, y)
     if not isinstance(loss, Tensor):
         raise TypeError(f"head must return a scalar loss, a tensor with one element, got {_described(loss)}")
-    if loss.numel() != 1:
-        raise ValueError(f"head must return a scalar loss, got shape {tuple(loss.shape)}")
-    return loss.reshape(()) if loss.dim() else loss
+    with outside_of_all_modes():
+        if loss.numel() != 1:
+            raise ValueError(f"head must return a scalar loss, got shape {tuple(loss.shape)}")
+        return loss.reshape(()) if loss.dim() else loss
 
 
-def _without_writing(name: str, argument: Tensor, function: Callable, *arguments: Any) -> Any:
-    """``function(*arguments)``, where ``argument``, the first, must stay as it is: the next module needs it."""
-    version = version_of(argument)
+def _without_writing(name: str, function: Callable, argument: Tensor, *others: Any) -> Any:
+    """``function(argument, *others)``, which must leave ``argument`` as it is."""
+    with outside_of_all_modes():  # they have no business with the checks, and take ten times as long
+        version = version_of(argument)
     try:
-        result = function(*arguments)
+        result = function(argument, *others)
     except RuntimeError as error:
         if WRITES_LEAF not in str(error):
             raise
         raise ValueError(_WRITES.format(name, " (or into a parameter)")) from error
-    if version_of(argument) != version:
-        raise ValueError(_WRITES.format(name, ""))
+    with outside_of_all_modes():
+        if version_of(argument) != version:
+            raise ValueError(_WRITES.format(name, ""))
     return result
 
 
@@ -118,9 +130,7 @@ def _described(value: object) -> str:
     if isinstance(value, Tensor):
         return f"a tensor of {value.dtype}"
     if isinstance(value, tuple | list):
-        return (
-            f"{type(value).__name__} of {', '.join(type(each).__name__ for each in value)}: take what is needed of it"
-        )
+        return f"{type(value).__name__} of {', '.join(type(each).__name__ for each in value)}: take one of them"
     return type(value).__name__
 
 
@@ -149,27 +159,24 @@ def leaves_of(loss: Tensor, *constants: Tensor) -> list[Tensor]:
     return [leaf for leaf in leaves if leaf is not None and not any(leaf is constant for constant in constants)]
 
 
-@torch.no_grad()
 def add_gradients(parameters: list[Tensor], gradients: Iterable[Tensor | None]) -> None:
     """Add into ``.grad`` as ``backward`` would, but without running hooks. None leaves ``.grad`` as it is.
 
     All are written or none: what may fail is computed before the first is.
     """
-    new, rounds, taken = [], [{}], set()
+    new, rounds, taken = [], [], set()
     for parameter, gradient in zip(parameters, gradients, strict=True):
-        old = parameter.grad
         if gradient is None:
             continue
+        old = parameter.grad
         if old is None:
             new.append((parameter, memory_of_its_own(gradient.detach(), taken)))
         elif _takes_additions(old, gradient):
-            memory = storage_key(old), old.storage_offset()
-            _first_without(memory, rounds)[memory] = old, gradient
+            _round_without(old, rounds)[id(old)] = old, gradient
         else:
-            new.append((parameter, old + gradient if gradient.is_sparse else gradient + old))
+            new.append((parameter, _sum(old.detach(), gradient.detach())))
     for pairs in rounds:
-        if pairs:
-            foreach_add_(*map(list, zip(*pairs.values(), strict=True)))
+        foreach_add_(*map(list, zip(*pairs.values(), strict=True)))
     for parameter, gradient in new:
         parameter.grad = gradient
 
@@ -177,16 +184,21 @@ def add_gradients(parameters: list[Tensor], gradients: Iterable[Tensor | None]) 
 def _takes_additions(old: Tensor, gradient: Tensor) -> bool:
     """Whether ``gradient`` can be added to ``old`` in place."""
     dense = old.layout is gradient.layout is torch.strided
-    return dense and old.device == gradient.device and 0 not in old.stride() and not old.is_inference()
+    return dense and 0 not in old.stride() and not old.is_inference()
 
 
-def _first_without(key: Any, rounds: list[dict]) -> dict:
-    """Parameters may share a gradient, and a tensor that is twice in one multi-tensor addition loses one of them."""
+def _round_without(old: Tensor, rounds: list[dict]) -> dict:
+    """Where parameters share a gradient: a tensor that is twice in one multi-tensor addition would lose one of them."""
     for pairs in rounds:
-        if key not in pairs:
+        if id(old) not in pairs:
             return pairs
     rounds.append({})
     return rounds[-1]
+
+
+def _sum(old: Tensor, gradient: Tensor) -> Tensor:
+    """Of tensors in any layout; torch adds sparse ones to dense ones, but not the other way around."""
+    return gradient + old if old.is_sparse else old + gradient
 
 
 def memory_of_its_own(gradient: Tensor, taken: set[int]) -> Tensor:

@@ -46,7 +46,7 @@ class FirstRun:
         Raises:
             RuntimeError: ``gradient`` is not that of the loss.
         """
-        end = self.state.save_after(self.start, Reach(self.head))
+        end = self.state.save(Reach(self.head), self.start)
         self.streams.end_first_pass()
 
         def loss_at(features: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def runs_as_written(module: nn.Module) -> bool:
     are not computed from others.
     """
     own = vars(module)
-    computed = any(isinstance(weight := own.get(name), Tensor) and not weight.is_leaf for name in ("weight", "bias"))
+    computed = not (getattr(own.get("weight"), "is_leaf", True) and getattr(own.get("bias"), "is_leaf", True))
     return not (has_hooks(module) or "forward" in own or computed)
 
 

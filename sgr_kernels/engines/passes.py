@@ -55,11 +55,11 @@ class Passes:
         gates = Record(x)
         with torch.enable_grad(), recomputing_along(gates):
             with gates:
-                output, loss = self._forward(x)
+                output = output_of(self.inputs.body, x)
+                loss = loss_of(self.inputs.head, output, self.inputs.y)
             gates.note_compiled_code()
             refuse_unseen(gates.calls, loss, x)
-            if not self.verified:
-                self.nodes = set(nodes_behind([loss]))
+            nodes = set() if self.verified else set(nodes_behind([loss]))
             self.tape, self.parameters = gates.tape, leaves_of(loss, x)
             _check_precision(self.parameters)
             refuse_gradient_hooks(self.parameters, "directional")
@@ -70,11 +70,11 @@ class Passes:
         delta = gradients.pop()
         if delta is None:
             raise ValueError("the local loss does not depend on x: there is no gradient to reconcile")
-        self.end = self.state.save_after(self.start, Reach(self.inputs.body, self.inputs.head))
+        self.end = self.state.save(Reach(self.inputs.body, self.inputs.head), self.start)
         self.streams.end_first_pass()
         recorded = _Recorded(loss.detach(), output.detach(), gradients, delta, delta_out)
         if not self.verified and not is_fake(x):  # a fake tensor has no numbers to compare
-            self._verify(x.detach(), recorded)
+            self._verify(nodes, x.detach(), recorded)
         return recorded
 
     def gradients(self, x: Tensor) -> list[Tensor | None]:
@@ -90,13 +90,14 @@ class Passes:
         try:
             with torch.enable_grad(), recomputing_along(gates):
                 with gates, self.streams.again():
-                    output, loss = self._forward(x)
+                    output = self.inputs.body(x)
+                    loss = self.inputs.head(output, self.inputs.y)
                 gates.check_finished()
                 yield output, loss
         finally:
             self.state.load(self.end)
 
-    def _verify(self, x: Tensor, recorded: _Recorded) -> None:
+    def _verify(self, nodes: set, x: Tensor, recorded: _Recorded) -> None:
         """Check, once for each body and head, what the difference of two passes relies on.
 
         A second pass over the same x must give the output and loss recorded: a change by hidden state or an unknown
@@ -117,7 +118,7 @@ class Passes:
                         f"two passes over the same input differ by {float(change / size):.0e} in their {name}: the "
                         "module is not deterministic, or keeps state outside of its buffers; use engine='autograd'"
                     )
-            self._check_graph(repeated[1])
+            self._check_graph(nodes, repeated[1])
         check_gradient(self._loss_at, x, recorded.delta / self.grad_scale, recorded.loss, self.eps)
         set_back = bool(self.streams.moved) or any(isinstance(entry, Stretch) for entry in self.tape)
         set_verified(self.inputs.body, self.inputs.head, set_back)
@@ -126,26 +127,21 @@ class Passes:
         with self._replayed(x) as (_, loss):
             return loss.detach()
 
-    def _check_graph(self, loss: Tensor) -> None:
-        """Check that the graph of another pass has the same leaves, and nothing else in common with the first."""
+    def _check_graph(self, nodes: set, loss: Tensor) -> None:
+        """Check that the graph of another pass has the leaves of the first one, and nothing else of its ``nodes``."""
         if loss.requires_grad and {*leaves_of(loss)} != {*self.parameters}:
             raise RuntimeError("two passes do not use the same parameters: make them before the first step")
-        if any(not hasattr(node, "variable") for node in self.nodes.intersection(nodes_behind([loss]))):
+        if any(not hasattr(node, "variable") for node in nodes.intersection(nodes_behind([loss]))):
             raise RuntimeError(
                 "body or head uses a tensor that was computed before the step and has a graph: compute it in every "
                 "pass, detach it, or use engine='autograd'"
             )
-        self.nodes.clear()
 
     def _check_capture(self) -> None:
         if not self.verified:
             raise RuntimeError("a first step outside of the capture is needed: it checks that two passes do the same")
         if rewinds(self.inputs.body, self.inputs.head):
             raise RuntimeError("random layers cannot be captured in a CUDA graph: its random stream cannot be rewound")
-
-    def _forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        output = output_of(self.inputs.body, x)
-        return output, loss_of(self.inputs.head, output, self.inputs.y)
 
 
 def _check_precision(parameters: Iterable[Tensor]) -> None:

@@ -81,16 +81,17 @@ class Reach:
 
     def _visit_module(self, module: nn.Module) -> None:
         """With those inside of it, in a loop of their own: this is most of the work."""
-        queue = [module]
+        queue, seen = [module], self._seen
         for module in queue:
-            inner, parameters, buffers, has_hooks = parts_of(module)
-            for each in inner.values():
-                if each is not None and id(each) not in self._seen:
-                    self._seen[id(each)] = each
-                    queue.append(each)
+            inner, parameters, buffers, hooks = parts_of(module)
+            if inner:
+                for each in inner.values():
+                    if each is not None and id(each) not in seen:
+                        seen[id(each)] = each
+                        queue.append(each)
             if parameters:
                 self.tensors += [each for each in parameters.values() if each is not None]
-            is_plain = _is_ours(type(module).__module__) and not has_hooks and "forward" not in module.__dict__
+            is_plain = _is_ours(type(module).__module__) and not hooks and "forward" not in module.__dict__
             if buffers or not is_plain:
                 self.buffers += [each for each in buffers.values() if each is not None]
                 self.places.append(buffers)

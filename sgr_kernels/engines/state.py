@@ -4,7 +4,7 @@ import functools
 import operator
 import types
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -62,36 +62,40 @@ class Snapshot(NamedTuple):
 
     Attributes:
         buffers: their contents.
+        written: the contents of tensors that are no buffers and were written.
         places: the items of containers, see :class:`Reach`.
         cells: the values of variables.
         versions: how many times each tensor that is no buffer was written.
-        written: contents of tensors that are no buffers.
     """
 
     buffers: list[tuple[Tensor, Tensor]]
+    written: list[tuple[Tensor, Tensor]]
     places: list[tuple[Any, Any]]
     cells: list[tuple[types.CellType, Any]]
     versions: list[tuple[Tensor, int]]
-    written: list[tuple[Tensor, Tensor]]
 
 
 class State:
     """What a pass changes of what body and head reach."""
 
-    def save(self, reach: Reach, written: Iterable[Tensor] = ()) -> Snapshot:
-        """What is there now. Of tensors that are no buffers only ``written``: many are large, few are written."""
+    def save(self, reach: Reach, start: Snapshot | None = None) -> Snapshot:
+        """What is there now.
+
+        Args:
+            reach: of body and head, now.
+            start: what was there before a pass: tensors that are no buffers are saved if it wrote them. There may be
+                many of them, and few are ever written.
+        """
         buffers = [_in_memory(buffer) for buffer in dict.fromkeys(reach.buffers)]
+        versions = [] if start is None else start.versions
+        written = [tensor for tensor, version in versions if version_of(tensor) != version]
         return Snapshot(
             [(buffer, buffer.detach().clone()) for buffer in buffers],
+            [(tensor, tensor.detach().clone()) for tensor in written],
             [(place, _items(place)) for place in reach.places],
             [(cell, cell.cell_contents) for cell in reach.cells],
             [(tensor, version_of(tensor)) for tensor in reach.tensors],
-            [(tensor, tensor.detach().clone()) for tensor in written],
         )
-
-    def save_after(self, start: Snapshot, reach: Reach) -> Snapshot:
-        """What is there after a pass, with the contents of all tensors that it wrote."""
-        return self.save(reach, (tensor for tensor, version in start.versions if version_of(tensor) != version))
 
     def drifted(self, end: Snapshot) -> str:
         """Names of the tensors, no buffers, that are not what they were; empty where all are."""
