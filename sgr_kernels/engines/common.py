@@ -10,7 +10,6 @@ from ..functional.direction import row_norms
 from ..gates.tape import nodes_behind
 from ..operators.common.options import Options
 from ..torch_internals import WRITES_LEAF, foreach_add_, outside_of_all_modes, storage_key, tree_map, version_of
-from .reach import Reach
 
 
 class LocalStep(NamedTuple):
@@ -34,7 +33,6 @@ class StepInputs(NamedTuple):
 
     Attributes:
         target: ``delta_pre``, shape of ``x``; None: no SGR term.
-        reach: of body and head, before the step.
     """
 
     body: nn.Module | Callable[[Tensor], Tensor]
@@ -42,7 +40,6 @@ class StepInputs(NamedTuple):
     x: Tensor
     y: Tensor
     target: Tensor | None
-    reach: Reach
 
 
 class StepOptions(NamedTuple):

@@ -13,8 +13,12 @@ from ..gates.declarations import refuse_undeclared
 from ..gates.tape import nodes_behind
 from ..torch_internals import is_fake
 from .common import StepInputs, leaves_of, loss_of, output_of
+from .per_callables import PerCallables
 from .reach import Reach
-from .state import State, draws_numbers, set_verified, verified
+from .state import State
+
+# Pairs of body and head that gave the same in two passes; value: whether they draw random numbers
+_VERIFIED = PerCallables()
 
 
 class _Recorded(NamedTuple):
@@ -38,12 +42,13 @@ class Passes:
     def __init__(self, inputs: StepInputs, grad_scale: float) -> None:
         self.inputs, self.grad_scale = inputs, grad_scale
         device = inputs.x.device
-        self.verified = verified(inputs.body, inputs.head)
+        draws_numbers = _VERIFIED.get(inputs.body, inputs.head)
+        self.verified = draws_numbers is not None
         captured = is_capturing(device)
         if captured:
-            self._check_capture()
+            self._check_capture(draws_numbers)
         self.state = State(device, rewind_device=not captured)
-        self.start = self.state.save(inputs.reach)
+        self.start = self.state.save(Reach(inputs.body, inputs.head))
         self.tape: list = []
         self.parameters: list[Tensor] = []
         self.eps = 0.0
@@ -114,7 +119,7 @@ class Passes:
                         "module is not deterministic, or keeps state outside of its buffers; use engine='autograd'"
                     )
             self._check_graph(nodes, repeated[1])
-        set_verified(self.inputs.body, self.inputs.head, self.state.drew_numbers(self.start, self.end))
+        _VERIFIED.put(self.state.drew_numbers(self.start, self.end), self.inputs.body, self.inputs.head)
 
     def _check_graph(self, nodes: set, loss: Tensor) -> None:
         """Check that the graph of another pass has the leaves of the first one, and nothing else of its ``nodes``."""
@@ -126,10 +131,10 @@ class Passes:
                 "pass, detach it, or use engine='autograd'"
             )
 
-    def _check_capture(self) -> None:
+    def _check_capture(self, draws_numbers: bool | None) -> None:
         if not self.verified:
             raise RuntimeError("a first step outside of the capture is needed: it checks that two passes do the same")
-        if draws_numbers(self.inputs.body, self.inputs.head):
+        if draws_numbers:
             raise RuntimeError("random layers cannot be captured in a CUDA graph: its random stream cannot be rewound")
 
 

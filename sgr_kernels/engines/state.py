@@ -1,11 +1,9 @@
-"""What a pass changes besides its results, kept and put back; and which pairs of body and head need no more checks."""
+"""What a pass changes besides its results, kept and put back."""
 
 import operator
 import random
 import sys
 import types
-import weakref
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,40 +11,6 @@ from torch import Tensor
 
 from ..torch_internals import foreach_copy_, version_of
 from .reach import Reach, is_full
-
-# Pairs of body and head that gave the same in two passes; value: whether they draw random numbers. See _key().
-_VERIFIED: dict[tuple, bool] = {}
-
-
-def verified(body: Callable, head: Callable) -> bool:
-    """Whether two passes of the pair gave the same, in the mode (training or not) that it is in."""
-    return _key(body, head) in _VERIFIED
-
-
-def draws_numbers(body: Callable, head: Callable) -> bool:
-    """Whether a verified pair draws random numbers."""
-    return _VERIFIED[_key(body, head)]
-
-
-def set_verified(body: Callable, head: Callable, draws: bool) -> None:
-    """Remember, as long as both live, that two passes gave the same; ``draws``: whether they draw random numbers."""
-    key = _key(body, head)
-    try:
-        for part in (*_lasting(body), *_lasting(head)):
-            weakref.finalize(part, _VERIFIED.pop, key, None).atexit = False
-    except TypeError:  # an object that cannot be watched may be another one next time
-        return
-    _VERIFIED[key] = draws
-
-
-def _key(*parts: Callable) -> tuple:
-    lasting = [each for part in parts for each in _lasting(part)]
-    return tuple((id(each), getattr(each, "training", None)) for each in lasting)
-
-
-def _lasting(part: Callable) -> tuple:
-    """What makes up a callable: a bound method is made anew whenever it is named."""
-    return (part.__self__, part.__func__) if isinstance(part, types.MethodType) else (part,)
 
 
 class Snapshot(NamedTuple):
