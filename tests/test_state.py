@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import sgr_kernels as sk
-from sgr_kernels.engines import state
+from sgr_kernels.engines import passes, wrappers
 
 
 class Features(nn.Module):
@@ -310,14 +310,14 @@ def test_another_mode_is_compared_again():
 
 def test_pairs_are_forgotten_with_their_modules():
     gc.collect()
-    before = len(state._VERIFIED)
+    before = len(passes._VERIFIED), len(wrappers._WITHOUT)
     model = Features()
     steps(model.features, model.loss)
     steps(lambda x, model=model: model(x), model.loss)
     alive = weakref.ref(model)
     del model
     gc.collect()
-    assert alive() is None and len(state._VERIFIED) == before
+    assert alive() is None and (len(passes._VERIFIED), len(wrappers._WITHOUT)) == before
 
 
 class Unhashable:

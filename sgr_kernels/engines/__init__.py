@@ -12,7 +12,6 @@ from ..operators.common.checks import check_number, check_number_or_tensor
 from ..operators.common.options import Options
 from . import autograd, directional, fused
 from .common import LocalStep, StepInputs, StepOptions, as_constant
-from .reach import Reach
 from .wrappers import refuse_wrapped
 
 ENGINES = {"autograd": autograd, "fused": fused, "directional": directional}
@@ -100,8 +99,7 @@ def local_step(
     check_number("relative_floor", relative_floor)
     check_number("grad_scale", grad_scale, "> 0")
     _check_tensors(x, delta_pre)
-    reach = Reach(body, head)
-    refuse_wrapped(reach.modules)
+    refuse_wrapped(body, head)
     if engine == "auto":
         engine = automatic(body)
     if engine != "directional" and (radius is not None or order != 1):
@@ -109,7 +107,7 @@ def local_step(
     if engine != "fused" and curvature != "exact":
         raise ValueError(f"engine={engine!r} always includes the curvature, got curvature={curvature!r}")
     weight = weight.detach() if isinstance(weight, Tensor) else weight
-    inputs = StepInputs(body, head, x, as_constant(y), target=delta_pre, reach=reach)
+    inputs = StepInputs(body, head, x, as_constant(y), target=delta_pre)
     options = StepOptions(
         weight, normalize, reduction, relative_floor, grad_scale, radius, order, curvature, need_delta_out
     )

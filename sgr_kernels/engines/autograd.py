@@ -18,7 +18,7 @@ from .common import (
 
 def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
     """The step of :func:`sgr_kernels.local_step`."""
-    body, head, x, y, target, _ = inputs
+    body, head, x, y, target = inputs
     with torch.enable_grad():
         x = x.detach().requires_grad_(target is not None)
         output = output_of(body, x)

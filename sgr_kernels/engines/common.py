@@ -18,7 +18,6 @@ from ..torch_internals import (
     tree_map,
     version_of,
 )
-from .reach import Reach
 
 
 class LocalStep(NamedTuple):
@@ -42,7 +41,6 @@ class StepInputs(NamedTuple):
 
     Attributes:
         target: ``delta_pre``, shape of ``x``; None: no SGR term.
-        reach: of body and head, before the step.
     """
 
     body: nn.Module | Callable[[Tensor], Tensor]
@@ -50,7 +48,6 @@ class StepInputs(NamedTuple):
     x: Tensor
     y: Tensor
     target: Tensor | None
-    reach: Reach
 
 
 class StepOptions(NamedTuple):
@@ -101,7 +98,8 @@ def loss_of(head: Callable, output: Tensor, y: Any) -> Tensor:
     with outside_of_all_modes():
         if loss.numel() != 1:
             raise ValueError(f"head must return a scalar loss, got shape {tuple(loss.shape)}")
-        return loss.reshape(()) if loss.dim() else loss
+        is_scalar = loss.dim() == 0
+    return loss if is_scalar else loss.reshape(())
 
 
 def _without_writing(name: str, function: Callable, argument: Tensor, *others: Any) -> Any:

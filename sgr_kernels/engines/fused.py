@@ -23,7 +23,7 @@ from .local_loss import Gradients, LocalLoss, local_loss, runs_as_written
 @torch.no_grad()
 def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
     """The step of :func:`sgr_kernels.local_step`."""
-    body, head, x, y, target, _ = inputs
+    body, head, x, y, target = inputs
     flatten, chain = chain_of(body)
     if flatten:
         x, target = x.flatten(1), None if target is None else target.flatten(1)

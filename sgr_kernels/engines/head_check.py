@@ -10,14 +10,17 @@ from ..gates.randomness import is_capturing
 from ..torch_internals import is_fake
 from .common import coarsest_spacing
 from .gradient_check import check_gradient
+from .per_callables import PerCallables
 from .reach import Reach
-from .state import State, set_verified, verified
+from .state import Snapshot
 from .streams import Streams
+
+_CHECKED = PerCallables()  # heads whose gradient is that of their loss
 
 
 def is_first_run(head: nn.Module | Callable, features: Tensor) -> bool:
     """Whether the run is to be checked: later ones of the same head are not, nor those in which nothing can be."""
-    return not (is_fake(features) or is_capturing(features.device) or verified(is_first_run, head))
+    return not (is_fake(features) or is_capturing(features.device) or _CHECKED.get(head))
 
 
 class FirstRun:
@@ -25,8 +28,7 @@ class FirstRun:
 
     def __init__(self, head: nn.Module | Callable, features: Tensor) -> None:
         self.head, self.features = head, features
-        self.state, self.streams = State(), Streams()
-        self.start = self.state.save(Reach(head))
+        self.start, self.streams = Snapshot.of(Reach(head)), Streams()
         self.gates = RecordNumbers(features)
 
     def __enter__(self) -> None:
@@ -46,19 +48,19 @@ class FirstRun:
         Raises:
             RuntimeError: ``gradient`` is not that of the loss.
         """
-        end = self.state.save(Reach(self.head), self.start)
+        end = Snapshot.of(Reach(self.head), self.start)
         self.streams.end_first_pass()
 
         def loss_at(features: Tensor) -> Tensor:
-            self.state.load(self.start)
+            self.start.restore()
             try:
                 with ReplayNumbers(self.gates.tape), self.streams.again(), torch.enable_grad():
                     return run(features).detach()
             finally:
-                self.state.load(end)
+                end.restore()
 
         features, gradient, loss = self.features.detach(), gradient.detach(), loss.detach()
         if all(tensor.isfinite().all() for tensor in (features, gradient, loss)):
             eps = coarsest_spacing(features.device.type, [features.dtype, loss.dtype])
             check_gradient(loss_at, features, gradient, loss, eps)
-            set_verified(is_first_run, self.head, bool(self.streams.moved))
+            _CHECKED.put(True, self.head)

@@ -15,9 +15,13 @@ from ..gates.randomness import Stretch, is_capturing
 from ..torch_internals import is_fake
 from .common import StepInputs, coarsest_spacing, leaves_of, loss_of, output_of, refuse_gradient_hooks
 from .gradient_check import check_gradient
+from .per_callables import PerCallables
 from .reach import Reach
-from .state import State, rewinds, set_verified, verified
+from .state import Snapshot
 from .streams import Streams
+
+# Pairs of body and head that gave the same in two passes; value: whether their passes set a random stream back
+_VERIFIED = PerCallables()
 
 
 class _Recorded(NamedTuple):
@@ -40,11 +44,11 @@ class Passes:
 
     def __init__(self, inputs: StepInputs, grad_scale: float) -> None:
         self.inputs, self.grad_scale = inputs, grad_scale
-        self.verified = verified(inputs.body, inputs.head)
+        rewinds = _VERIFIED.get(inputs.body, inputs.head)
+        self.verified = rewinds is not None
         if is_capturing(inputs.x.device):
-            self._check_capture()
-        self.state = State()
-        self.start, self.streams = self.state.save(inputs.reach), Streams()
+            self._check_capture(rewinds)
+        self.start, self.streams = Snapshot.of(Reach(inputs.body, inputs.head)), Streams()
         self.tape: list = []
         self.parameters: list[Tensor] = []
         self.eps = 0.0
@@ -70,7 +74,7 @@ class Passes:
         delta = gradients.pop()
         if delta is None:
             raise ValueError("the local loss does not depend on x: there is no gradient to reconcile")
-        self.end = self.state.save(Reach(self.inputs.body, self.inputs.head), self.start)
+        self.end = Snapshot.of(Reach(self.inputs.body, self.inputs.head), self.start)
         self.streams.end_first_pass()
         recorded = _Recorded(loss.detach(), output.detach(), gradients, delta, delta_out)
         if not self.verified and not is_fake(x):  # a fake tensor has no numbers to compare
@@ -85,7 +89,7 @@ class Passes:
     @contextlib.contextmanager
     def _replayed(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Output and loss at another x with the recorded decisions. On leaving, the state is that after one pass."""
-        self.state.load(self.start)
+        self.start.restore()
         gates = Replay(self.tape)
         try:
             with torch.enable_grad(), recomputing_along(gates):
@@ -95,7 +99,7 @@ class Passes:
                 gates.check_finished()
                 yield output, loss
         finally:
-            self.state.load(self.end)
+            self.end.restore()
 
     def _verify(self, nodes: set, x: Tensor, recorded: _Recorded) -> None:
         """Check, once for each body and head, what the difference of two passes relies on.
@@ -106,7 +110,7 @@ class Passes:
         if not all(tensor.isfinite().all() for tensor in (recorded.output, recorded.loss, recorded.delta)):
             return
         with self._replayed(x) as repeated:
-            if drifted := self.state.drifted(self.end):
+            if drifted := self.end.drifted():
                 raise RuntimeError(
                     f"a pass writes in place what is no buffer ({drifted}), and another one changes it again: use "
                     "register_buffer, assign a new value instead, or use engine='autograd'"
@@ -120,8 +124,8 @@ class Passes:
                     )
             self._check_graph(nodes, repeated[1])
         check_gradient(self._loss_at, x, recorded.delta / self.grad_scale, recorded.loss, self.eps)
-        set_back = bool(self.streams.moved) or any(isinstance(entry, Stretch) for entry in self.tape)
-        set_verified(self.inputs.body, self.inputs.head, set_back)
+        rewinds = bool(self.streams.moved) or any(isinstance(entry, Stretch) for entry in self.tape)
+        _VERIFIED.put(rewinds, self.inputs.body, self.inputs.head)
 
     def _loss_at(self, x: Tensor) -> Tensor:
         with self._replayed(x) as (_, loss):
@@ -137,10 +141,10 @@ class Passes:
                 "pass, detach it, or use engine='autograd'"
             )
 
-    def _check_capture(self) -> None:
+    def _check_capture(self, rewinds: bool | None) -> None:
         if not self.verified:
             raise RuntimeError("a first step outside of the capture is needed: it checks that two passes do the same")
-        if rewinds(self.inputs.body, self.inputs.head):
+        if rewinds:
             raise RuntimeError("random layers cannot be captured in a CUDA graph: its random stream cannot be rewound")
 
 

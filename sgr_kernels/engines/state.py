@@ -1,10 +1,7 @@
-"""What a pass changes besides its results, kept and put back; and which pairs of body and head need no more checks."""
+"""What a pass changes besides its results, kept and put back."""
 
-import functools
 import operator
 import types
-import weakref
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,52 +10,9 @@ from torch import Tensor
 from ..torch_internals import foreach_copy_, version_of
 from .reach import Reach, is_full
 
-# Pairs of body and head that gave the same in two passes; value: whether a random stream is set back. See _key().
-_VERIFIED: dict[tuple, bool] = {}
-
-
-def verified(body: Callable, head: Callable) -> bool:
-    """Whether two passes of the pair gave the same, in the mode (training or not) that it is in."""
-    return _key(body, head) in _VERIFIED
-
-
-def rewinds(body: Callable, head: Callable) -> bool:
-    """Whether the passes of a verified pair set a random stream back."""
-    return _VERIFIED[_key(body, head)]
-
-
-def set_verified(body: Callable, head: Callable, rewinds: bool) -> None:
-    """Remember, as long as both live, that two passes gave the same; ``rewinds``: whether they set a stream back."""
-    key = _key(body, head)
-    try:
-        for part in (*_lasting(body), *_lasting(head)):
-            weakref.finalize(part, _VERIFIED.pop, key, None).atexit = False
-    except TypeError:  # an object that cannot be watched may be another one next time
-        return
-    _VERIFIED[key] = rewinds
-
-
-def _key(*parts: Callable) -> tuple:
-    lasting = [each for part in parts for each in _lasting(part)]
-    return tuple((id(each), getattr(each, "training", None)) for each in lasting)
-
-
-def _lasting(part: Callable) -> tuple:
-    """What makes up a callable: bound methods, partials and lambdas are made anew whenever they are written."""
-    if isinstance(part, types.MethodType):
-        return part.__self__, part.__func__
-    if isinstance(part, functools.partial):
-        own, inside = (), [part.func, *part.args, *part.keywords.values()]
-    elif isinstance(part, types.FunctionType):
-        cells = (cell.cell_contents for cell in part.__closure__ or () if is_full(cell))
-        own, inside = (part.__code__,), [*cells, *(part.__defaults__ or ())]
-    else:
-        return (part,)
-    return own + tuple(each for value in inside if callable(value) and value is not part for each in _lasting(value))
-
 
 class Snapshot(NamedTuple):
-    """What :class:`State` saved: pairs of a thing and what was in it.
+    """What a pass may change, as it was: pairs of a thing and what was in it.
 
     Attributes:
         buffers: their contents.
@@ -74,11 +28,8 @@ class Snapshot(NamedTuple):
     cells: list[tuple[types.CellType, Any]]
     versions: list[tuple[Tensor, int]]
 
-
-class State:
-    """What a pass changes of what body and head reach."""
-
-    def save(self, reach: Reach, start: Snapshot | None = None) -> Snapshot:
+    @classmethod
+    def of(cls, reach: Reach, start: "Snapshot | None" = None) -> "Snapshot":
         """What is there now.
 
         Args:
@@ -89,7 +40,7 @@ class State:
         buffers = [_in_memory(buffer) for buffer in dict.fromkeys(reach.buffers)]
         versions = [] if start is None else start.versions
         written = [tensor for tensor, version in versions if version_of(tensor) != version]
-        return Snapshot(
+        return cls(
             [(buffer, buffer.detach().clone()) for buffer in buffers],
             [(tensor, tensor.detach().clone()) for tensor in written],
             [(place, _items(place)) for place in reach.places],
@@ -97,25 +48,25 @@ class State:
             [(tensor, version_of(tensor)) for tensor in reach.tensors],
         )
 
-    def drifted(self, end: Snapshot) -> str:
+    def drifted(self) -> str:
         """Names of the tensors, no buffers, that are not what they were; empty where all are."""
         names = {
             id(value): str(name)
-            for place, items in end.places
+            for place, items in self.places
             if isinstance(place, dict)
             for name, value in items.items()
         }
-        drifted = [tensor for tensor, content in end.written if not torch.equal(tensor, content)]
+        drifted = [tensor for tensor, content in self.written if not torch.equal(tensor, content)]
         return ", ".join(names.get(id(tensor), f"a tensor of shape {tuple(tensor.shape)}") for tensor in drifted)
 
-    def load(self, snapshot: Snapshot) -> None:
-        """Put it back. Tensors, modules and containers stay the objects that they are."""
-        for place, items in snapshot.places:
+    def restore(self) -> None:
+        """Tensors, modules and containers stay the objects that they are."""
+        for place, items in self.places:
             _put_back(place, items)
-        for cell, value in snapshot.cells:
+        for cell, value in self.cells:
             if not is_full(cell) or cell.cell_contents is not value:
                 cell.cell_contents = value
-        if contents := [*snapshot.buffers, *snapshot.written]:
+        if contents := [*self.buffers, *self.written]:
             with torch.no_grad():
                 foreach_copy_(*map(list, zip(*contents, strict=True)))
 
