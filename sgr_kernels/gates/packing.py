@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..operators.gate_bits import record_relu_, replay_relu_
 from ..operators.gate_bits.reference import pack_bits, unpack_bits
 
 
@@ -21,15 +22,26 @@ def packed(decision: Any) -> Any:
     return bits_of(decision) if isinstance(decision, Tensor) and decision.dtype == torch.bool else copied(decision)
 
 
+@torch.no_grad()
 def bits_of(values: Tensor) -> PackedBools:
     layout = memory_format(values) or torch.contiguous_format
-    return PackedBools(pack_bits(values.detach().bool()), values.shape, layout, values.dtype)
+    if torch.compiler.is_compiling():
+        bits = pack_bits(values.bool())
+    else:  # by the kernels for ReLU: 1 is above 0
+        bits = record_relu_(values.flatten().to(torch.bfloat16, copy=True), 0.0)
+    return PackedBools(bits, values.shape, layout, values.dtype)
 
 
+@torch.no_grad()
 def unpacked(entry: Any) -> Any:
     if not isinstance(entry, PackedBools):
         return copied(entry)
-    return unpack_bits(entry.bits, entry.shape).contiguous(memory_format=entry.format).to(entry.dtype)
+    if torch.compiler.is_compiling():
+        values = unpack_bits(entry.bits, entry.shape)
+    else:
+        values = torch.ones(entry.shape, dtype=torch.bfloat16, device=entry.bits.device)
+        replay_relu_(values.view(-1), entry.bits, 0.0)
+    return values.to(entry.dtype).contiguous(memory_format=entry.format)
 
 
 def memory_format(x: Tensor) -> torch.memory_format | None:

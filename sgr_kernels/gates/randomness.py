@@ -125,9 +125,10 @@ def dropout(function: Callable) -> Callable:
         dropped = shift - _ALPHA * scale if is_alpha else 0.0
         # Drawn by the function itself: then the stream moves as in an ordinary pass on every device.
         kept = gates.decide(lambda: function(torch.ones_like(input), p, True) > (scale + shift + dropped) / 2)
-        y = input * kept * scale
+        kept = kept.to(input.dtype)
+        y = input * (kept * scale)
         if is_alpha:
-            y = y + (kept.to(input.dtype) * (shift - dropped) + dropped)
+            y = y + (kept * (shift - dropped) + dropped)
         return input.copy_(y) if inplace else y
 
     return rule
