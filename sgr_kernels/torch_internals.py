@@ -154,7 +154,7 @@ def will_be_executed(node: Any) -> bool:
 
 def is_fake(tensor: Tensor) -> bool:
     """Whether it is a tensor without numbers, as used in tracing; the type is not public."""
-    return isinstance(tensor, FakeTensor)
+    return tensor.is_meta or isinstance(tensor, FakeTensor)
 
 
 def storage_key(tensor: Tensor) -> int:

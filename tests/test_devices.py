@@ -108,7 +108,7 @@ def steps(body, head, x, labels, **options):
     return [*first[::2], first.delta_out, *second, *(parameter.grad for parameter in body.parameters())]
 
 
-ENGINES = [("fused", "exact"), ("fused", "none"), ("autograd", "exact")]
+ENGINES = [("fused", "exact"), ("fused", "none"), ("autograd", "exact"), ("directional", "exact")]
 
 
 @pytest.mark.parametrize(("engine", "curvature"), ENGINES)

@@ -39,15 +39,21 @@ def local_step(
 
     Adds ``grad_scale * d(loss + weight * sgr)/d theta`` into ``.grad`` of every leaf behind the loss, parameter or not,
     but not of x and y, and changes nothing else: buffers, attributes and random streams move as in one ordinary step.
-    All gradients are written or, where the step raises, none. Hooks of autograd do not run: wrappers that need them
-    (DDP, FSDP) are refused, and the caller reduces the gradients. Step the optimizer afterwards.
+    All gradients are written or, where the step raises, none. Wrappers that reduce gradients in hooks (DDP, FSDP) are
+    refused: the caller reduces them. So are hooks on tensors, but for engine="autograd". Step the optimizer afterwards.
 
     The directional engine, which runs body and head several times, looks for what they change behind methods,
     ``functools.partial``, closures, defaults and the globals of a function, in attributes and in containers. It does
     not find what is kept in C++, by hooks, in the global variables of other files, in objects inside of objects that
     cannot be called, and in containers of more than 10,000 items; nor does it put back a global that is assigned anew.
-    At the first step of a pair (body, head) two passes must give the same. Keep the callables that you pass: a new
-    lambda is a new pair.
+    It does not see what scripted code computes without gradients. What another thread puts into a container while a
+    step runs may be lost.
+
+    At the first step of a pair (body, head) two passes must give the same, and the gradient for x must be that of the
+    loss; in the fused engine, that of a head for its input. Lambdas, partials and methods of the same modules are the
+    same pair. Random numbers of torch are recorded in the first pass. Where those of fused attention, recurrent layers,
+    functions declared smooth, Python or NumPy are drawn again, the stream must move as it did: another thread that
+    draws from it is an error.
 
     Args:
         body: x_{k-1} -> x_k, one floating-point tensor. Must not write into x in place.
@@ -82,10 +88,12 @@ def local_step(
             ``delta_pre``), body or head returns something else than one tensor.
         ValueError: unknown engine, an option this engine cannot honour or a number out of range, a module it cannot
             take (the message names the layer or the operation), a loss of more than one element or without a gradient,
-            a body or head that writes into its input, a wrapper, ``delta_pre`` that does not match ``x``.
-        RuntimeError: directional engine: two passes over the same input differ (checked at the first step of a body
-            and a head, in each mode), in their results, in their parameters or in what they write outside of buffers,
-            they share a graph made before the step, or a pass calls other functions than the first.
+            a body or head that writes into its input, a wrapper, a hook on a tensor, ``delta_pre`` that does not match
+            ``x``.
+        RuntimeError: a gradient that is not that of the loss (see above). Directional engine: two passes over the same
+            input differ (checked at the first step of a body and a head, in each mode), in their results, in their
+            parameters or in what they write outside of buffers, they share a graph made before the step, a pass calls
+            other functions than the first, or a random stream that is set back moves otherwise.
     """
     if engine not in ("auto", *ENGINES):
         raise ValueError(f"engine must be one of auto, {', '.join(ENGINES)}, got {engine!r}")

@@ -17,6 +17,7 @@ from ..functional.cross_entropy import check_labels
 from ..functional.relu_layers import cast_for_autocast
 from ..functional.rows import with_unit_stride
 from ..modules import CrossEntropyHead, ETFClassifier, average_positions
+from ..operators.common.checks import check_device
 from ..operators.cross_entropy import cross_entropy, cross_entropy_hvp
 from ..torch_internals import has_hooks
 from .common import leaves_of, loss_of
@@ -55,6 +56,7 @@ class ClosedFormLoss:
         self.weight = head.classifier.weight
         self.bias = getattr(head.classifier, "bias", None)
         check_labels(labels, len(features))
+        check_device("labels", labels, "the output of the body", features)
         self.labels = labels.contiguous()
         self.scale = scale
         self.matrix, self.pooled = cast_for_autocast(self.weight, average_positions(features))

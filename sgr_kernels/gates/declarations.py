@@ -24,9 +24,10 @@ _SMOOTH_FUNCTIONS: set[type[torch.autograd.Function]] = set()
 
 
 def smooth(function: Callable) -> Callable:
-    """Declare that the result of an operation is a smooth function of its tensors (``engine="directional"``).
+    """Declare that an operation is smooth in its tensors, with a backward pass that is its exact derivative.
 
-    The engine does not look inside. Usable as a decorator.
+    ``engine="directional"`` does not look inside. Random numbers that the operation draws from torch's global stream
+    are drawn again in other passes. Usable as a decorator.
 
     Args:
         function: of torch, an operator (``torch.ops.name.op``), another function, or a subclass of
