@@ -113,15 +113,25 @@ def test_nodes_of_unseen_code_are_refused_by_name(name):
     assert all(p.grad is None for p in body.parameters())
 
 
+class WithUnused(nn.Module):
+    """Makes nodes that are not in the graph of the loss."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(20):
+            x.sin()
+        return x
+
+
+@pytest.mark.parametrize("before", [nn.Identity(), WithUnused()], ids=["all used", "unused nodes"])
 @pytest.mark.parametrize("made_before", range(0, 40, 3))
-def test_numbers_of_another_thread_may_be_those_of_a_call_here(made_before):
+def test_numbers_of_another_thread_may_be_those_of_a_call_here(made_before, before):
     """Threads count their nodes each for itself."""
     refused = []
 
     def first_step_of_a_thread():  # which has made as few nodes as the other one
         try:
             inside = nn.Sequential(nn.Linear(64, 64).double(), nn.ReLU())
-            step(nn.Sequential(mlp(), InAnotherThread(inside, made_before)))
+            step(nn.Sequential(before, mlp(), InAnotherThread(inside, made_before)))
         except ValueError as error:
             refused.append(str(error))
 
