@@ -76,7 +76,8 @@ def _gradients(
     if delta_pre is None:
         return output, *torch.autograd.grad(loss, [output]), None
     delta_out, delta_now = torch.autograd.grad(loss, [output, x])
-    return output, delta_out, sk.sgr_loss(delta_now, delta_pre, reduction=reduction)
+    with torch.no_grad():
+        return output, delta_out, sk.sgr_loss(delta_now, delta_pre, reduction=reduction)
 
 
 def _closed_form_gradients(
