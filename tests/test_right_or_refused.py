@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from autograd_functions import Reversal, Twice
 from torch import Tensor, nn
 
 import sgr_kernels as sk
@@ -79,28 +80,8 @@ class Averaging(nn.Module):
         return torch.tanh(x - self.average)
 
 
-class Twice(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return 2 * x
-
-    @staticmethod
-    def backward(ctx, grad):
-        return 2 * grad
-
-
-class Reversed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return -grad
-
-
-class Forgotten(Reversed):
-    """As above, and not declared."""
+class Forgotten(Reversal):
+    """Not declared."""
 
 
 @torch.jit.script
@@ -113,7 +94,7 @@ def size_of(x: Tensor) -> Tensor:
     return x.abs().mean()
 
 
-sk.smooth(Twice), sk.smooth(Reversed)
+sk.smooth(Twice), sk.smooth(Reversal)
 SHARED = nn.Linear(WIDTH, WIDTH).double()
 
 PARTS = {
@@ -139,7 +120,7 @@ PARTS = {
     "shared": lambda: Part(SHARED),
     "twice": lambda: Part(nn.Sequential(SHARED, nn.ReLU(), SHARED)),
     "declared": lambda: Part(sk.smooth(Twice)),
-    "reversed": lambda: Part(sk.smooth(Reversed)),
+    "reversed": lambda: Part(sk.smooth(Reversal)),
     "forgotten": lambda: Part(Forgotten.apply),
     "scripted": lambda: Part(lambda x: scripted(x)),
     "scripted module": lambda: Part(torch.jit.script(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU()).double())),

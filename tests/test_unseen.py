@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
+from autograd_functions import Clipped, Reversal, StraightThrough
 from torch import Tensor, nn
 
 import sgr_kernels as sk
@@ -226,40 +227,6 @@ def test_hooks_on_parameters_are_refused():
     step(body)
 
 
-class Reversal(torch.autograd.Function):
-    """Gradient reversal: forward the identity, backward minus it."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return -grad
-
-
-class StraightThrough(torch.autograd.Function):
-    """Rounds forward, the identity backward."""
-
-    @staticmethod
-    def forward(ctx, x):
-        return (4 * x).round() / 4
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad
-
-
-class Clipped(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return grad.clamp(-1e-3, 1e-3)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("function", [Reversal, StraightThrough, Clipped])
 def test_declared_functions_whose_backward_is_no_derivative_are_found(function, dtype):
@@ -283,14 +250,8 @@ def test_hooks_on_nodes_are_found():
 
 
 def test_messages_ask_for_an_exact_derivative():
-    class Undeclared(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x.view_as(x)
-
-        @staticmethod
-        def backward(ctx, grad):
-            return grad
+    class Undeclared(StraightThrough):
+        pass
 
     with pytest.raises(ValueError, match="Undeclared may have kinks.*a backward pass that is its exact derivative"):
         step(mlp(Applied(Undeclared.apply)))
