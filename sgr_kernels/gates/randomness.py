@@ -9,7 +9,7 @@ exactly as it did in the first pass.
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,6 @@ from torch import Tensor
 
 from ..torch_internals import tree_leaves
 from .lists import functions_named
-
-if TYPE_CHECKING:
-    from .tape import Gates
 
 # Functions whose results are random numbers, constant for Algorithm 1
 SOURCES = functions_named(
@@ -34,17 +31,13 @@ DROPOUTS = functions_named(
     dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout
     """
 )
-_ALPHA = 1.7580993408473766  # of alpha dropout: dropped elements of a SELU network are set to -_ALPHA
 
 # Functions that may draw numbers which function modes do not see
 HIDDEN = functions_named(
     "scaled_dot_product_attention multi_head_attention_forward lstm gru rnn_tanh _standard_gamma _sample_dirichlet"
 )
-# Name, place and default of the arguments that say how much they drop, and whether they do
-_ATTENTION = {
-    F.scaled_dot_product_attention: (("dropout_p", 4, 0.0), ("training", 99, True)),
-    F.multi_head_attention_forward: (("dropout_p", 10, 0.0), ("training", 13, True)),
-}
+# Places of the arguments ``dropout_p`` and ``training``
+_ATTENTION = {F.scaled_dot_product_attention: (4, None), F.multi_head_attention_forward: (10, 13)}
 
 
 class Stretch:
@@ -103,48 +96,17 @@ def _set_state(device: torch.device, state: Tensor) -> None:
         torch.get_device_module(device).set_rng_state(state, device)
 
 
-def dropout(function: Callable) -> Callable:
-    """The rule of a dropout of torch or torch.nn.functional: y = scale mask x + shift, for a recorded mask."""
-    is_alpha, writes = "alpha" in function.__name__, function.__name__.endswith("_")
-    of_layers = function.__module__ == F.__name__  # these have defaults, and an argument ``inplace``
-
-    def rule(
-        gates: "Gates",
-        input: Tensor,
-        p: float = 0.5,
-        training: bool = of_layers and not is_alpha,
-        inplace: bool = writes,
-        *,
-        train: bool = False,
-    ) -> Tensor:
-        training = training or train
-        if not training or not 0 < p < 1 or input.numel() == 0:  # nothing to draw, or an error
-            return function(input, p, training, *([inplace] if of_layers else []))
-        scale = ((_ALPHA**2 * p + 1) * (1 - p)) ** -0.5 if is_alpha else 1 / (1 - p)
-        shift = _ALPHA * scale * p if is_alpha else 0.0
-        dropped = shift - _ALPHA * scale if is_alpha else 0.0
-        # Drawn by the function itself: then the stream moves as in an ordinary pass on every device.
-        kept = gates.decide(lambda: function(torch.ones_like(input), p, True) > (scale + shift + dropped) / 2)
-        kept = kept.to(input.dtype)
-        y = input * (kept * scale)
-        if is_alpha:
-            y = y + (kept * (shift - dropped) + dropped)
-        return input.copy_(y) if inplace else y
-
-    return rule
-
-
 def draws_unseen(func: Callable, args: tuple, kwargs: dict) -> bool:
     """Whether this call of one of ``HIDDEN`` may draw numbers.
 
     Raises:
         ValueError: it will, in code that is being compiled, where no stream can be set back.
     """
-    attention = _ATTENTION.get(func)
-    if attention is None:
+    if func not in _ATTENTION:
         return not torch.compiler.is_compiling()
-    dropout, training = (_argument(args, kwargs, *argument) for argument in attention)
-    draws = bool(training and dropout)
+    of_dropout, of_training = _ATTENTION[func]
+    training = of_training is None or _argument(args, kwargs, "training", of_training, True)
+    draws = bool(training and _argument(args, kwargs, "dropout_p", of_dropout, 0.0))
     if draws and torch.compiler.is_compiling():
         raise ValueError(
             f"{func.__name__} with dropout inside of compiled code: engine='directional' cannot repeat its random "

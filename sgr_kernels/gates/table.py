@@ -14,8 +14,9 @@ from ..operators import cross_entropy as cross_entropy_operators
 from ..operators import linear_relu as linear_relu_operators
 from . import pooling, rules
 from .declarations import gate
+from .dropout import dropout
 from .lists import SMOOTH, functions_called
-from .randomness import DROPOUTS, dropout
+from .randomness import DROPOUTS
 from .tape import Gates
 
 # Functions, methods and in-place forms with these names have the rules with these names.
