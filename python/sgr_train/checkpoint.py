@@ -1,90 +1,197 @@
-"""The run folder: claiming it, writing into it atomically, and reading it back."""
+"""What a run keeps in its folder: whose it is, the state to go on from, and what can be made anew from that."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
-import pickle
-import tempfile
+import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from .config import Settings, command_of, from_json, to_json
-from .errors import UsageError
+from .config import NOT_SETTINGS, Settings, command_of, from_json, to_json
+from .errors import Damaged, UsageError, note, one_line
+from .files import read_json, read_sealed, write, write_json, write_sealed
 
-CONFIG, CHECKPOINT, SUMMARY, METRICS = "config.json", "checkpoint.pt", "summary.json", "metrics.jsonl"
+CONFIG, SUMMARY, METRICS = "config.json", "summary.json", "metrics.jsonl"
+CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+AGAIN = "start again with another --out"
 
 
-def claim(folder: Path) -> None:
-    """Make sure that ``folder`` exists, is empty and can be written to.
+# --- the run ----------------------------------------------------------------------------------------------------------
+
+
+def enter(config: Settings, data: str) -> str:
+    """Id of the run in ``config.out``, which begins if the folder holds none.
+
+    Args:
+        data: fingerprint of the data.
 
     Raises:
-        UsageError: it holds something, or cannot be written to.
+        UsageError: the folder holds a run with other settings or of other data, or its config.json is damaged.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / CONFIG).exists():
-            raise UsageError(f"--out {folder} already holds a run; continue it with --resume or choose another --out")
-        if any(folder.iterdir()):
-            raise UsageError(f"--out {folder} is not empty; choose another --out")
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(f"--out {folder} cannot be written to: {error.strerror}; choose another --out") from error
+    if not any((config.out / name).exists() for name in (CONFIG, SUMMARY, METRICS, CHECKPOINT, PREVIOUS)):
+        run_id = secrets.token_hex(8)
+        write_json(config.out / CONFIG, {**to_json(config), "data_sha256": data}, run_id)
+        return run_id
+    values = _read_own(config)
+    if values["data_sha256"] != data:
+        raise UsageError(
+            f"--data {config.data} is not the data that the run in {config.out} began with; "
+            f"put its images and labels back, or {AGAIN}"
+        )
+    return values["run"]
 
 
-def write(path: Path, content: bytes | str) -> None:
-    """Write a file whole or not at all: a reader, or an interrupted writer, never leaves half of it."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(part, path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}; free some space or choose another --out") from error
-    finally:
-        part.unlink(missing_ok=True)
+def id_of(config: Settings) -> str:
+    """Id of the run in ``config.out``.
 
-
-def write_json(path: Path, value: Any) -> None:
-    write(path, json.dumps(value, indent=2) + "\n")
-
-
-def write_config(config: Settings) -> None:
-    write_json(config.out / CONFIG, to_json(config))
+    Raises:
+        UsageError: as :func:`enter`, but for the data.
+    """
+    return _read_own(config)["run"]
 
 
 def read_config(folder: Path, command: str) -> Settings:
     """Settings stored in a run folder.
 
     Raises:
-        UsageError: it is not a folder of this command.
+        UsageError: it is not a folder of this command, or its settings were changed.
     """
     try:
-        config = from_json(json.loads((folder / CONFIG).read_text()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"--resume {folder} is not a run folder: it has no readable {CONFIG}") from error
+        config = from_json(read_json(folder / CONFIG))
+    except Damaged as error:
+        changed = _edited(folder)
+        raise UsageError(f"--resume {folder} is not a run folder as written: {error}{changed}; {AGAIN}") from error
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"--resume {folder} was written by another version of sgr-train; {AGAIN}") from error
     owner = command_of(config)
     if owner != command:
         raise UsageError(f"--resume {folder} belongs to another command: sgr-train {owner} --resume {folder}")
     return config
 
 
-def save_state(path: Path, state: dict[str, Any]) -> None:
+def _read_own(config: Settings) -> dict[str, Any]:
+    """What config.json holds, if it is of a run with these very settings."""
+    path = config.out / CONFIG
+    try:
+        values = read_json(path)
+    except Damaged as error:
+        raise UsageError(f"{error}; put it back or {AGAIN}") from error
+    changed = _changes(values, json.loads(json.dumps(to_json(config))))
+    if changed:
+        raise UsageError(f"{path} belongs to a run with other settings ({changed}); {AGAIN}")
+    return values
+
+
+def _edited(folder: Path) -> str:
+    """Which settings in config.json are not those in the checkpoint, if both can be read."""
+    try:
+        found, written = json.loads((folder / CONFIG).read_text()), load_state(folder / CHECKPOINT)["settings"]
+        return f" ({_changes(found, written)})"
+    except (Damaged, OSError, ValueError, TypeError, AttributeError):
+        return ""
+
+
+def _changes(found: dict[str, Any], expected: dict[str, Any]) -> str:
+    names = sorted(name for name in {*found, *expected} - NOT_SETTINGS if found.get(name) != expected.get(name))
+    return ", ".join(f"{name} is {found.get(name, 'missing')}, not {expected.get(name, 'there')}" for name in names)
+
+
+# --- the state --------------------------------------------------------------------------------------------------------
+
+
+def save_state(path: Path, state: dict[str, Any], run: str) -> None:
+    """Write a checkpoint; the one before it is kept."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    write(path, buffer.getvalue())
+    write_sealed(path, buffer.getvalue(), run, previous=path.with_name(PREVIOUS))
 
 
-def load_state(path: Path) -> dict[str, Any]:
+def load_state(path: Path, run: str | None = None) -> dict[str, Any]:
     """Read what :func:`save_state` wrote; tensors are put on the CPU.
 
     Raises:
-        UsageError: there is no such file, or it is damaged.
+        Damaged: it is missing, damaged, or of another run.
     """
+    content = read_sealed(path, run)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise UsageError(f"{path} is missing or damaged (truncated?); start again with another --out") from error
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # intact, but of another version of PyTorch
+        raise Damaged(f"{path} cannot be read by this version of PyTorch ({one_line(error)})") from error
+
+
+def load_latest(folder: Path, run: str) -> dict[str, Any] | None:
+    """The last good state, that of the previous checkpoint if need be, or None of a run that has saved none yet.
+
+    Raises:
+        UsageError: there is no good one.
+    """
+    newest, previous = folder / CHECKPOINT, folder / PREVIOUS
+    if not any((folder / name).exists() for name in (CHECKPOINT, PREVIOUS, METRICS, SUMMARY)):
+        return None
+    try:
+        return load_state(newest, run)
+    except Damaged as error:
+        try:
+            state = load_state(previous, run)
+        except Damaged as other:
+            raise UsageError(f"{error}, and {other}; {AGAIN}") from other
+        note(f"{error}; going on from {previous.name}, epoch {len(state['history'])}")
+        write(newest, previous.read_bytes())  # else the damaged one would be kept as the previous one of the next
+        return state
+
+
+# --- what follows from it ---------------------------------------------------------------------------------------------
+
+
+def write_metrics(folder: Path, history: list[dict[str, Any]]) -> None:
+    write(folder / METRICS, _lines(history))
+
+
+def restore_metrics(folder: Path, history: list[dict[str, Any]]) -> None:
+    """Make metrics.jsonl what the checkpoint says: it may be an epoch ahead, and is written anew if it was changed."""
+    path, lines = folder / METRICS, _lines(history)
+    try:
+        found = path.read_bytes()
+    except OSError:
+        found = b""
+    if not found.startswith(lines):
+        note(f"{path} is missing, damaged or was changed; it is written anew from the checkpoint")
+    if found != lines:
+        write(path, lines)
+
+
+def read_summary(folder: Path, run: str) -> dict[str, Any] | None:
+    """The summary of a finished run, or None where it cannot be relied on, which a note says."""
+    try:
+        summary = read_json(folder / SUMMARY, run)
+    except Damaged as error:
+        note(f"{error}; it is made anew from the checkpoint")
+        return None
+    del summary["run"]
+    return summary
+
+
+def draw(path: Path, run: str, plot: Callable[[], bytes]) -> None:
+    """Write a picture. It is not worth a run: where it cannot be drawn, a note says so."""
+    try:
+        content = plot()
+    except Exception as error:
+        note(f"{path} could not be drawn ({one_line(error)}); everything else is written")
+        return
+    write_sealed(path, content, run)
+
+
+def redraw(path: Path, run: str, plot: Callable[[], bytes]) -> None:
+    """Draw a picture again that is missing or damaged."""
+    try:
+        read_sealed(path, run)
+    except Damaged:
+        draw(path, run, plot)
+
+
+def _lines(history: list[dict[str, Any]]) -> bytes:
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in history).encode()

@@ -3,59 +3,82 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from . import checkpoint, report
 from .config import ChooseConfig, CompareConfig, RunConfig, Settings, shared
+from .errors import Diverged, UsageError
+from .files import write_json
+from .folder import locked, make_folder
 from .train import setup, train, train_and_test
+
+Runs = dict[str, RunConfig]  # by what they are called
+Row = dict[str, Any]
 
 
 def compare(config: CompareConfig) -> None:
-    """Run every method with every seed, those that are finished already excepted; print and write the result."""
-    runs = [
-        _run(config, f"{method}-seed{seed}", method=method, seed=seed)
+    """Run every method with every seed, those that are finished already excepted; print and write the result.
+
+    Raises:
+        UsageError: runs diverged; the result is that of the others.
+    """
+    runs = {
+        f"{method} seed {seed}": _run(config, f"{method}-seed{seed}", method=method, seed=seed)
         for seed in config.seeds
         for method in config.methods
-    ]
-    _begin(config, runs)
-    summaries: dict[str, list[dict[str, Any]]] = {method: [] for method in config.methods}
-    histories: dict[str, list[list[dict[str, Any]]]] = {method: [] for method in config.methods}
-    for number, run in enumerate(runs, 1):
-        label = f"[{number}/{len(runs)}] {run.method} seed {run.seed}"
-        summary = train_and_test(run, label)
-        summaries[run.method].append(summary)
-        histories[run.method].append(_history(run))
-        print(f"{label}: test accuracy {summary['test_accuracy']:.2%}", flush=True)
-    result = report.paired(summaries)
-    print("\n" + report.comparison_table(summaries))
-    if result is not None:
-        print(report.paired_text(result))
-    title = f"{config.data}, {config.model}, {config.head} heads, lambda {config.sgr_weight:g}"
-    report.plot_comparison(histories, config.reduction, title, config.out / "comparison.png")
-    checkpoint.write_json(config.out / checkpoint.SUMMARY, {"runs": summaries, "sgr_minus_layerwise": result})
+    }
+    run_id = _begin(config, runs)
+    results, diverged = _each(runs, _test)
+    summaries, histories = {}, {}
+    for method in config.methods:
+        finished = {name: runs[name] for name in results if runs[name].method == method}
+        if finished:
+            summaries[method] = [results[name] for name in finished]
+            histories[method] = [_history(run) for run in finished.values()]
+    if summaries:
+        result = report.paired(summaries)
+        print("\n" + report.comparison_table(summaries))
+        if result is not None:
+            print(report.paired_text(result))
+        summary = {"runs": summaries, "sgr_minus_layerwise": result, "diverged": list(diverged)}
+        write_json(config.out / checkpoint.SUMMARY, summary, run_id)
+        title = f"{config.data}, {config.model}, {config.head} heads, lambda {config.sgr_weight:g}"
+        picture = config.out / "comparison.png"
+        checkpoint.draw(picture, run_id, lambda: report.plot_comparison(histories, config.reduction, title))
+    _refuse(diverged, runs)
 
 
 def choose(config: ChooseConfig) -> None:
-    """Mean validation accuracy for every weight; the best one, the smallest of equals. Tests nothing."""
-    runs = []
+    """Mean validation accuracy for every weight; the best one, the smallest of equals. Tests nothing.
+
+    Raises:
+        UsageError: runs diverged; a weight with such a run is no candidate.
+    """
+    runs = {}
     for weight in (0.0, *sorted(config.weights)):
         own = {"method": "sgr" if weight else "layerwise", "sgr_weight": weight}
-        runs += [_run(config, f"weight{weight:g}-seed{seed}", seed=seed, **own) for seed in config.seeds]
-    _begin(config, runs)
-    last: dict[float, list[dict[str, Any]]] = {run.sgr_weight: [] for run in runs}
-    for number, run in enumerate(runs, 1):
-        label = f"[{number}/{len(runs)}] lambda {run.sgr_weight:g} seed {run.seed}"
-        row = train(run, label)[0].history[-1]
-        last[run.sgr_weight].append(row)
-        print(f"{label}: validation accuracy {row['val_accuracy'][-1]:.2%}", flush=True)
+        for seed in config.seeds:
+            runs[f"lambda {weight:g} seed {seed}"] = _run(config, f"weight{weight:g}-seed{seed}", seed=seed, **own)
+    run_id = _begin(config, runs)
+    results, diverged = _each(runs, _validate)
+    last: dict[float, list[Row]] = {run.sgr_weight: [] for run in runs.values()}
+    for name, run in runs.items():
+        if name in diverged:
+            last.pop(run.sgr_weight, None)
+        elif run.sgr_weight in last:
+            last[run.sgr_weight].append(results[name])
     accuracies = {weight: [row["val_accuracy"][-1] for row in rows] for weight, rows in last.items()}
     losses = {weight: [report.mean(row["sgr"]) for row in rows] for weight, rows in last.items()}
-    best = max(sorted(config.weights), key=lambda weight: report.mean(accuracies[weight]))
-    print("\n" + report.choice_table(accuracies, losses))
-    print(f"chosen on the validation images: --sgr-weight {best:g} --reduction {config.reduction}")
-    candidates = [{"sgr_weight": weight, "val_accuracy": accuracies[weight], "sgr": losses[weight]} for weight in last]
-    choice = {"sgr_weight": best, "reduction": config.reduction, "candidates": candidates}
-    checkpoint.write_json(config.out / checkpoint.SUMMARY, choice)
+    candidates = [weight for weight in sorted(config.weights) if weight in last]
+    if candidates:
+        best = max(candidates, key=lambda weight: report.mean(accuracies[weight]))
+        print("\n" + report.choice_table(accuracies, losses))
+        print(f"chosen on the validation images: --sgr-weight {best:g} --reduction {config.reduction}")
+        rows = [{"sgr_weight": weight, "val_accuracy": accuracies[weight], "sgr": losses[weight]} for weight in last]
+        choice = {"sgr_weight": best, "reduction": config.reduction, "candidates": rows, "diverged": list(diverged)}
+        write_json(config.out / checkpoint.SUMMARY, choice, run_id)
+    _refuse(diverged, runs)
 
 
 def _run(config: Settings, name: str, **own: Any) -> RunConfig:
@@ -63,13 +86,46 @@ def _run(config: Settings, name: str, **own: Any) -> RunConfig:
     return RunConfig(**{**shared(config), **own}, out=config.out / name)
 
 
-def _begin(config: Settings, runs: list[RunConfig]) -> None:
-    """Find out about bad input before anything is written, then make the folders."""
-    setup(runs[0])
-    checkpoint.write_config(config)
-    for run in runs:
-        run.out.mkdir(exist_ok=True)
+def _begin(config: Settings, runs: Runs) -> str:
+    """Find out about bad input before anything is written, then make the folders; the id of the command's folder."""
+    _, data = setup(next(iter(runs.values())))
+    run_id = checkpoint.enter(config, data.fingerprint)
+    for run in runs.values():
+        make_folder(run.out)
+    return run_id
 
 
-def _history(run: RunConfig) -> list[dict[str, Any]]:
+def _each(runs: Runs, action: Callable[[RunConfig, str], tuple[Row, str]]) -> tuple[dict[str, Row], dict[str, str]]:
+    """Results of the runs that ended well, and what went wrong in those that diverged, by their names."""
+    results, diverged = {}, {}
+    for number, (name, run) in enumerate(runs.items(), 1):
+        label = f"[{number}/{len(runs)}] {name}"
+        try:
+            with locked(run.out):
+                results[name], said = action(run, label)
+        except Diverged as error:
+            diverged[name] = said = str(error)
+        print(f"{label}: {said}", flush=True)
+    return results, diverged
+
+
+def _test(run: RunConfig, label: str) -> tuple[Row, str]:
+    summary = train_and_test(run, label)
+    return summary, f"test accuracy {summary['test_accuracy']:.2%}"
+
+
+def _validate(run: RunConfig, label: str) -> tuple[Row, str]:
+    row = train(run, label)[0].history[-1]
+    return row, f"validation accuracy {row['val_accuracy'][-1]:.2%}"
+
+
+def _refuse(diverged: dict[str, str], runs: Runs) -> None:
+    """End in an error that names the runs whose results are missing."""
+    if diverged:
+        name, first = next(iter(diverged.items()))
+        others = f"{len(diverged)} of {len(runs)} runs diverged and are left out: {', '.join(diverged)}"
+        raise UsageError(f"{others} ({name}: {first})")
+
+
+def _history(run: RunConfig) -> list[Row]:
     return [json.loads(line) for line in (run.out / checkpoint.METRICS).read_text().splitlines()]

@@ -22,6 +22,7 @@ REDUCTIONS = ("mean", "batchmean", "sum")
 ENGINES = ("auto", *sgr_kernels.engines.ENGINES)
 DEVICES = ("auto", "cpu", "cuda")
 DATA = ("digits", "cifar10", "cifar100", "npz:PATH", "folder:DIR")
+NOT_SETTINGS = {"run", "sha256", "data_sha256"}  # what config.json holds beside them
 
 
 def choice(names: tuple[str, ...]) -> Any:
@@ -109,7 +110,7 @@ class Settings:
     out: Path | None = None
     """Folder for everything that is written; it must be new or empty. None: runs/<date>-<time>-<command>."""
     resume: Path | None = None
-    """Go on in this folder, with the settings stored there; takes no other flag."""
+    """Go on in this folder, with the settings and the data it began with; takes no other flag."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +186,7 @@ def check(config: Settings) -> None:
         _require(len(values) > 0 and len(set(values)) == len(values), config, flag, "a list without repetitions")
     _require(all(weight > 0 for weight in getattr(config, "weights", ())), config, "weights", "numbers > 0")
     _require(config.model != "resnet32" or config.norm != "none", config, "norm", "batch for --model resnet32")
+    _require(config.model != "mlp" or config.head == "etf", config, "head", "etf for --model mlp")
     closed_form = config.bp_free or config.engine == "fused"
     _require(closed_form or config.curvature == "exact", config, "curvature", "exact without --engine fused")
     if config.bp_free:
@@ -211,6 +213,14 @@ def _require(holds: bool, config: Settings, field: str, expected: str) -> None:
         raise UsageError(f"--{field.replace('_', '-')} must be {expected}, got {getattr(config, field)!r}")
 
 
+def expand(path: Path | str) -> Path:
+    """``~`` is the home folder, also where the shell leaves it alone, as in ``npz:~/x.npz``."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{path}: there is no such home folder; give the whole path") from error
+
+
 def shared(config: Settings) -> dict[str, Any]:
     """The settings that a command passes on to its runs."""
     names = {field.name for field in dataclasses.fields(Settings)} - {"out", "resume"}
@@ -225,12 +235,16 @@ def to_json(config: Settings) -> dict[str, Any]:
 
 
 def from_json(values: dict[str, Any]) -> Settings:
-    """Inverse of :func:`to_json`.
+    """Inverse of :func:`to_json`; keys in NOT_SETTINGS are passed over.
 
     Raises:
         KeyError, TypeError: not what :func:`to_json` wrote.
     """
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    values = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+        if name not in NOT_SETTINGS
+    }
     values["data_dir"] = Path(values["data_dir"])
     return COMMANDS[values.pop("command")](**values)
 

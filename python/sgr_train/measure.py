@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,32 +13,43 @@ from torch import Tensor, nn
 import sgr_kernels as sk
 
 from .config import RunConfig
-from .data import Batch
+from .errors import Diverged
+from .splits import Batch
 
 PROBE = 512  # the first images of the training split: train accuracy and SGR loss are measured on them
 
 
 @torch.no_grad()
 def accuracy(modules: nn.ModuleList, batches: Iterable[Batch]) -> list[float]:
-    """Share of correctly classified images, 0 to 1, for the head of every module; the last one is the network's."""
+    """Share of correctly classified images, 0 to 1, for the head of every module; the last one is the network's.
+
+    Raises:
+        Diverged: logits are not finite, so that nothing is classified.
+    """
     modules.eval()
     correct, total = torch.zeros(len(modules), dtype=torch.float64), 0
     for x, labels in batches:
         for k, module in enumerate(modules):
             x = module.body(x)
-            correct[k] += (module.head.logits(x).argmax(1) == labels).sum().cpu()
+            logits = module.head.logits(x)
+            if not logits.isfinite().all():
+                raise Diverged(f"the logits of module {k + 1} are not finite")
+            correct[k] += (logits.argmax(1) == labels).sum().cpu()
         total += len(labels)
     modules.train()
     return (correct / total).tolist()
 
 
 def measure_sgr(modules: nn.ModuleList, batches: Iterable[Batch], config: RunConfig) -> list[float]:
-    """SGR loss between modules k-1 and k, for k = 2 ... K, averaged over batches: with or without training on it.
+    """SGR loss between modules k-1 and k, for k = 2 ... K, averaged over images: with or without training on it.
 
     The quantity that "sgr" trains (batch statistics in BatchNorm, relative floor 0), by first-order gradients only, and
     without a graph where training is without one. Nothing changes: no ``.grad``, no running statistics.
+
+    Raises:
+        Diverged: it is not finite.
     """
-    sums, count = torch.zeros(len(modules) - 1, dtype=torch.float64), 0
+    sums, total = torch.zeros(len(modules) - 1, dtype=torch.float64), 0
     gradients = _closed_form_gradients if config.bp_free else _gradients
     with _frozen_statistics(modules):
         for x, labels in batches:
@@ -47,10 +57,13 @@ def measure_sgr(modules: nn.ModuleList, batches: Iterable[Batch], config: RunCon
             for k, module in enumerate(modules):
                 x, delta_out, sgr = gradients(module, x, labels, delta_pre, config.reduction)
                 if sgr is not None:
-                    sums[k - 1] += sgr.cpu()
+                    sums[k - 1] += sgr.cpu() * len(labels)
                 delta_pre = delta_out
-            count += 1
-    return (sums / count).tolist()
+            total += len(labels)
+    for k, value in enumerate(sums, 2):
+        if not value.isfinite():
+            raise Diverged(f"the SGR loss of module {k} is {value.item()}")
+    return (sums / total).tolist()
 
 
 def _gradients(
@@ -93,7 +106,7 @@ class PeakMemory:
     """Peak memory in bytes since construction: the CUDA allocator's, or on a CPU the resident set of the process.
 
     The resident set includes Python and PyTorch themselves (some 500 MB). Where the system cannot reset its peak (not
-    Linux), it is that of the whole life of the process.
+    Linux), it is that of the whole life of the process; on Windows it is not measured (None).
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -104,9 +117,13 @@ class PeakMemory:
             with contextlib.suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")
 
-    def read(self) -> int:
+    def read(self) -> int | None:
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
+        if sys.platform == "win32":
+            return None
+        import resource
+
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
     @property

@@ -6,13 +6,11 @@ import io
 import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 from tqdm import tqdm
 
-from . import checkpoint
 from .config import RunConfig
 
 COLOURS = {"bp": "#000000", "layerwise": "#D55E00", "sgr": "#0072B2"}  # Okabe and Ito: safe for colour-blind readers
@@ -94,6 +92,10 @@ def spread(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> str:
     return centre if deviation is None else f"{centre} +- {scale * deviation:.{digits}f}"
 
 
+def mebibytes(count: int | None) -> str:
+    return "-" if count is None else f"{count / MIB:.0f}"
+
+
 def comparison_table(summaries: dict[str, list[dict[str, Any]]]) -> str:
     """One row a method; mean +- standard deviation over seeds."""
     kind = next(iter(summaries.values()))[0]["peak_memory_kind"]
@@ -107,7 +109,7 @@ def comparison_table(summaries: dict[str, list[dict[str, Any]]]) -> str:
                 spread(column["val_accuracy"], 100),
                 spread(column["sgr"], digits=4),
                 spread(column["seconds_per_epoch"], digits=3),
-                f"{max(column['peak_memory_bytes']) / MIB:.0f}",
+                mebibytes(max(column["peak_memory_bytes"], default=None)),
             ]
         )
     return table(rows)
@@ -121,17 +123,21 @@ def choice_table(accuracies: dict[float, list[float]], losses: dict[float, list[
 
 
 def paired(summaries: dict[str, list[dict[str, Any]]]) -> dict[str, Any] | None:
-    """SGR against layerwise, seed by seed: accuracy difference, its standard error, and seeds with a lower SGR loss."""
-    pairs = list(zip(summaries.get("sgr", []), summaries.get("layerwise", []), strict=False))
+    """SGR against layerwise, seed by seed: accuracy difference, its standard error, and seeds with a lower SGR loss.
+
+    Seeds of which one of the two has no run are left out.
+    """
+    with_sgr, without = ({run["seed"]: run for run in summaries.get(name, [])} for name in ("sgr", "layerwise"))
+    pairs = [(run, without[seed]) for seed, run in with_sgr.items() if seed in without]
     if not pairs:
         return None
-    differences = [with_sgr["test_accuracy"] - without["test_accuracy"] for with_sgr, without in pairs]
+    differences = [one["test_accuracy"] - other["test_accuracy"] for one, other in pairs]
     deviation = std(differences)
     return {
         "seeds": len(pairs),
         "accuracy_difference": mean(differences),
         "standard_error": None if deviation is None else deviation / math.sqrt(len(pairs)),
-        "sgr_lower_on": sum(with_sgr["sgr"] < without["sgr"] for with_sgr, without in pairs),
+        "sgr_lower_on": sum(one["sgr"] < other["sgr"] for one, other in pairs),
     }
 
 
@@ -147,8 +153,8 @@ def paired_text(result: dict[str, Any]) -> str:
 # Plots
 
 
-def plot_run(history: list[dict[str, Any]], config: RunConfig, path: Path) -> None:
-    """Loss, accuracy and, where modules have neighbours, SGR loss by epoch."""
+def plot_run(history: list[dict[str, Any]], config: RunConfig) -> bytes:
+    """Loss, accuracy and, where modules have neighbours, SGR loss by epoch; as PNG."""
     epochs = [row["epoch"] for row in history]
     figure, axes = _figure(3 if history[0]["sgr"] else 2)
     _per_module(axes[0], epochs, [row["loss"] for row in history], first=1)
@@ -161,12 +167,11 @@ def plot_run(history: list[dict[str, Any]], config: RunConfig, path: Path) -> No
     if history[0]["sgr"]:
         _per_module(axes[2], epochs, [row["sgr"] for row in history], first=2)
         axes[2].set(ylabel=f"SGR loss, measured ({config.reduction})", ylim=(0, None))
-    figure.suptitle(f"{config.method}, {config.model}, {config.data}, seed {config.seed}")
-    _save(figure, path)
+    return _png(figure, f"{config.method}, {config.model}, {config.data}, seed {config.seed}")
 
 
-def plot_comparison(histories: dict[str, list[list[dict[str, Any]]]], reduction: str, title: str, path: Path) -> None:
-    """Validation accuracy and SGR loss by epoch: mean over seeds, the band from the lowest to the highest seed."""
+def plot_comparison(histories: dict[str, list[list[dict[str, Any]]]], reduction: str, title: str) -> bytes:
+    """Validation accuracy and SGR loss by epoch, as PNG: mean over seeds, the band from the lowest to the highest."""
     figure, (left, right) = _figure(2)
     for method, runs in histories.items():
         style = {"color": COLOURS[method], "marker": MARKERS[method], "markersize": 4, "label": method}
@@ -178,8 +183,7 @@ def plot_comparison(histories: dict[str, list[list[dict[str, Any]]]], reduction:
     left.set(ylabel="validation accuracy (%)")
     left.legend(frameon=False)
     right.set(ylabel=f"SGR loss, mean over modules ({reduction})", ylim=(0, None))
-    figure.suptitle(title)
-    _save(figure, path)
+    return _png(figure, title)
 
 
 def _figure(panels: int) -> tuple[Any, Any]:
@@ -218,7 +222,8 @@ def _band(axis: Any, epochs: list[int], runs: list[list[float]], style: dict[str
     axis.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def _save(figure: Any, path: Path) -> None:
+def _png(figure: Any, title: str) -> bytes:
+    figure.suptitle(title, parse_math=False)  # it holds the path of the data, in which $ is no formula
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
-    checkpoint.write(path, buffer.getvalue())
+    return buffer.getvalue()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import math
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +14,15 @@ from torch import Tensor, nn
 import sgr_kernels as sk
 
 from . import checkpoint, report
-from .config import RunConfig
+from .config import RunConfig, to_json
 from .data import Data, load_data
-from .errors import UsageError
+from .errors import Diverged, UsageError, one_line
+from .files import write_json
 from .measure import PROBE, PeakMemory, accuracy, measure_sgr
 from .models import build
+
+CURVES = "curves.png"
+CHECK_EVERY = 100  # steps between two looks at the losses, for which a GPU has to be awaited
 
 
 @dataclass
@@ -30,6 +34,7 @@ class Training:
     schedules: list[torch.optim.lr_scheduler.LRScheduler]
     generator: torch.Generator  # batch order and augmentation
     history: list[dict[str, Any]] = field(default_factory=list)  # one row an epoch
+    run_id: str = ""  # which its files carry
 
     def state_dict(self) -> dict[str, Any]:
         return {
@@ -72,45 +77,87 @@ def setup(config: RunConfig) -> tuple[Training, Data]:
 
 
 def train(config: RunConfig, label: str = "", verbose: bool = False) -> tuple[Training, Data]:
-    """Train in the folder ``config.out``, from its checkpoint if it has one. Never looks at the test images."""
+    """Train in the folder ``config.out``, from its checkpoint if it has one. Never looks at the test images.
+
+    Raises:
+        Diverged: no longer finite; the epochs before are kept.
+        UsageError: the folder holds another run, or a damaged one.
+    """
     run, data = setup(config)
-    saved = config.out / checkpoint.CHECKPOINT
-    if saved.exists():
-        run.load_state_dict(checkpoint.load_state(saved))
+    run.run_id = checkpoint.enter(config, data.fingerprint)
+    state = checkpoint.load_latest(config.out, run.run_id)
+    if state is None:
+        save(run, config)
     else:
-        checkpoint.write_config(config)
-        checkpoint.save_state(saved, run.state_dict())
+        restore(run, state, config)
 
     images = data.images_per_epoch(config.batch_size)
     with report.Progress(label, images, len(run.history), config.epochs, verbose) as progress:
         for epoch in range(len(run.history) + 1, config.epochs + 1):
             memory, started = PeakMemory(data.mean.device), time.perf_counter()
-            losses = train_epoch(run, config, data, progress)
-            seconds = time.perf_counter() - started
-            row = {
-                "epoch": epoch,
-                "lr": run.optimizers[0].param_groups[0]["lr"],
-                "loss": losses,  # nats, one a module, mean over the epoch
-                "seconds": seconds,  # of training; measurements excluded
-                "images_per_second": images / seconds,
-                "peak_memory_bytes": memory.read(),
-                "peak_memory_kind": memory.kind,
-                **measure(run.modules, config, data),
-            }
+            with advice(config, f"in epoch {epoch}"):
+                losses = train_epoch(run, config, data, progress)
+                seconds = time.perf_counter() - started
+                row = {
+                    "epoch": epoch,
+                    "lr": run.optimizers[0].param_groups[0]["lr"],
+                    "loss": losses,  # nats, one a module, mean over the epoch
+                    "seconds": seconds,  # of training; measurements excluded
+                    "images_per_second": images / seconds,
+                    "peak_memory_bytes": memory.read(),
+                    "peak_memory_kind": memory.kind,
+                    **measure(run.modules, config, data),
+                }
             for schedule in run.schedules:
                 schedule.step()
             run.history.append(row)
-            checkpoint.write(config.out / checkpoint.METRICS, "".join(json.dumps(r) + "\n" for r in run.history))
-            checkpoint.save_state(saved, run.state_dict())
+            checkpoint.write_metrics(config.out, run.history)
+            save(run, config)
             progress.epoch(row)
     return run, data
 
 
+def save(run: Training, config: RunConfig) -> None:
+    state = {"settings": to_json(config), **run.state_dict()}
+    checkpoint.save_state(config.out / checkpoint.CHECKPOINT, state, run.run_id)
+
+
+def restore(run: Training, state: dict[str, Any], config: RunConfig) -> None:
+    try:
+        run.load_state_dict(state)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise UsageError(
+            f"{config.out} was written by another version of sgr-train or for another GPU ({one_line(error)}); "
+            f"{checkpoint.AGAIN}"
+        ) from error
+    checkpoint.restore_metrics(config.out, run.history)
+
+
+@contextlib.contextmanager
+def advice(config: RunConfig, when: str) -> Iterator[None]:
+    """Adds to :class:`Diverged` when it happened and what to change."""
+    try:
+        yield
+    except Diverged as error:
+        changes = [f"lower --lr (now {config.lr:g})"]
+        if config.method == "sgr":
+            changes.append(f"lower --sgr-weight (now {config.sgr_weight:g})")
+        if config.clip_grad_norm is None:
+            changes.append("set --clip-grad-norm")
+        raise Diverged(f"training diverged {when}: {error}; {' or '.join(changes)}, and start again") from error
+
+
 def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.Progress) -> list[float]:
-    """One pass over the training images; the mean loss of every module."""
+    """One pass over the training images; the mean loss of every module.
+
+    Raises:
+        Diverged: a loss, or what the last step left in the network, is not finite.
+    """
     sums, seen = [torch.zeros((), device=data.mean.device) for _ in run.modules], 0
     first_step = len(run.history) * data.images_per_epoch(config.batch_size) // config.batch_size
     for index, (x, labels) in enumerate(data.shuffled(config.batch_size, run.generator), first_step):
+        if index % CHECK_EVERY == 0:
+            check_losses(sums)
         reconcile = config.method == "sgr" and index % config.sgr_every == 0
         delta_pre = None
         for k, (module, optimizer) in enumerate(zip(run.modules, run.optimizers, strict=True)):
@@ -124,11 +171,24 @@ def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.P
             sums[k] += step.loss * len(labels)
         seen += len(labels)
         progress.batch(len(labels), sums[-1] / seen)
-    losses = [(total / seen).item() for total in sums]
+    check_losses(sums)
+    check_weights(run.modules)
+    return [(total / seen).item() for total in sums]
+
+
+def check_losses(losses: list[Tensor]) -> None:
+    """Raises Diverged where the loss of a module, or a sum of them, is not finite."""
     for k, loss in enumerate(losses, 1):
-        if not math.isfinite(loss):
-            raise UsageError(f"training diverged: the loss of module {k} is {loss}; lower --lr or set --clip-grad-norm")
-    return losses
+        if not loss.isfinite():
+            raise Diverged(f"the loss of module {k} is {loss.item()}")
+
+
+def check_weights(modules: nn.ModuleList) -> None:
+    """Raises Diverged where a weight or a running statistic is not finite, as the last step may have left it."""
+    for k, module in enumerate(modules, 1):
+        for name, tensor in module.state_dict().items():
+            if not tensor.isfinite().all():
+                raise Diverged(f"{name} of module {k} is not finite")
 
 
 def module_step(
@@ -156,7 +216,8 @@ def module_step(
 
 def measure(modules: nn.ModuleList, config: RunConfig, data: Data) -> dict[str, Any]:
     """Accuracies of every head on training and validation images, and the SGR loss between neighbours."""
-    whole_batches = min(len(data.train), max(PROBE // config.batch_size, 1) * config.batch_size)
+    probe = max(PROBE // config.batch_size, 1) * config.batch_size
+    whole_batches = min(data.images_per_epoch(config.batch_size), probe)  # as in training
     return {
         "sgr": measure_sgr(modules, data.ordered(data.train, config.batch_size, whole_batches), config),
         "train_accuracy": accuracy(modules, data.ordered(data.train, config.batch_size, PROBE)),
@@ -167,7 +228,8 @@ def measure(modules: nn.ModuleList, config: RunConfig, data: Data) -> dict[str, 
 def test(run: Training, config: RunConfig, data: Data) -> dict[str, Any]:
     """The one look at the test images, after training. Writes the summary and the curves."""
     last = run.history[-1]
-    test_accuracy = accuracy(run.modules, data.ordered(data.test, config.batch_size))
+    with advice(config, "on the test images"):
+        test_accuracy = accuracy(run.modules, data.ordered(data.test, config.batch_size))
     summary = {
         "method": config.method,
         "seed": config.seed,
@@ -180,21 +242,34 @@ def test(run: Training, config: RunConfig, data: Data) -> dict[str, Any]:
         "train_accuracy": last["train_accuracy"][-1],
         "sgr": report.mean(last["sgr"]),
         "seconds_per_epoch": report.mean([row["seconds"] for row in run.history]),
-        "peak_memory_bytes": max(row["peak_memory_bytes"] for row in run.history),
+        "peak_memory_bytes": max(row["peak_memory_bytes"] or 0 for row in run.history) or None,
         "peak_memory_kind": last["peak_memory_kind"],
     }
-    report.plot_run(run.history, config, config.out / "curves.png")
-    checkpoint.write_json(config.out / checkpoint.SUMMARY, summary)
+    write_json(config.out / checkpoint.SUMMARY, summary, run.run_id)
+    checkpoint.draw(config.out / CURVES, run.run_id, lambda: report.plot_run(run.history, config))
     return summary
 
 
 def train_and_test(config: RunConfig, label: str = "", verbose: bool = False) -> dict[str, Any]:
     """Summary of the run in ``config.out``: trained, resumed, or read where it has been finished before."""
-    path = config.out / checkpoint.SUMMARY
-    if not path.exists():
+    summary = finished(config)
+    if summary is None:
         run, data = train(config, label, verbose)
-        return test(run, config, data)
-    return json.loads(path.read_text())
+        summary = test(run, config, data)
+    return summary
+
+
+def finished(config: RunConfig) -> dict[str, Any] | None:
+    """Summary of a run whose files are all in order, what follows from others made anew; None of any other run."""
+    if not (config.out / checkpoint.SUMMARY).exists():
+        return None
+    run_id = checkpoint.id_of(config)
+    summary, state = checkpoint.read_summary(config.out, run_id), checkpoint.load_latest(config.out, run_id)
+    if summary is None or len(state["history"]) < config.epochs:
+        return None
+    checkpoint.restore_metrics(config.out, state["history"])
+    checkpoint.redraw(config.out / CURVES, run_id, lambda: report.plot_run(state["history"], config))
+    return summary
 
 
 def pick_device(name: str) -> torch.device:

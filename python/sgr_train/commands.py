@@ -1,0 +1,89 @@
+"""What the command line does: parse, own the folder, run, and say in one line what went wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+import tyro
+
+from . import checkpoint, compare, report, train
+from .config import COMMANDS, RunConfig, Settings, check, command_of, expand
+from .errors import UsageError, note
+from .folder import locked, new_folder
+
+
+def run(config: RunConfig) -> None:
+    summary = train.train_and_test(config, f"{config.method} seed {config.seed}", verbose=True)
+    sgr = "" if summary["sgr"] is None else f", SGR loss {summary['sgr']:.4f}"
+    print(
+        f"test accuracy {summary['test_accuracy']:.2%}, validation {summary['val_accuracy']:.2%}{sgr}, "
+        f"{summary['seconds_per_epoch']:.2f} s/epoch, {summary['peak_memory_kind']} "
+        f"{report.mebibytes(summary['peak_memory_bytes'])} MiB"
+    )
+
+
+ACTIONS = {"run": run, "compare": compare.compare, "choose": compare.choose}
+
+
+def execute(argv: Sequence[str] | None) -> int:
+    """Exit status, as :func:`sgr_train.cli.main` has it."""
+    config = None
+    try:
+        config = _parse(argv)
+        with _open_folder(config) as config:
+            ACTIONS[command_of(config)](config)
+        print(f"everything is in {config.out}", flush=True)
+    except UsageError as error:
+        note(str(error))
+        return 2
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):  # or Python would complain at its end about what it cannot flush
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        note(f"nobody reads the output any more; {_kept(config)}")
+        return 141
+    except KeyboardInterrupt:
+        note(f"interrupted; {_kept(config)}")
+        return 130
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> Settings:
+    try:
+        return tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="sgr-train",
+            description="Local training with successive gradient reconciliation.",
+            args=argv,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+    finally:
+        sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def _open_folder(config: Settings) -> Iterator[Settings]:
+    """The settings to run with: those given, in a folder that is now ours, or those of the folder to resume."""
+    if config.resume is None:
+        check(config)
+        with new_folder(config.out and expand(config.out), command_of(config)) as out:
+            yield dataclasses.replace(config, out=out)
+        return
+    if dataclasses.replace(config, resume=None) != type(config)():
+        raise UsageError("--resume takes every setting from its folder; drop the other flags")
+    folder = expand(config.resume)
+    stored = checkpoint.read_config(folder, command_of(config))
+    check(stored)
+    with locked(folder):
+        yield dataclasses.replace(stored, out=folder)
+
+
+def _kept(config: Settings | None) -> str:
+    """What an interrupted command leaves behind."""
+    if config is None or config.out is None or not (config.out / checkpoint.CONFIG).exists():
+        return "nothing was written"
+    command = command_of(config)
+    return f"every finished epoch is kept; continue with: sgr-train {command} --resume {config.out}"

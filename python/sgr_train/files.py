@@ -1,0 +1,118 @@
+"""Files of a run: written whole or not at all, and read only as they were written.
+
+Each says to which run it belongs and carries its SHA-256: JSON as two more keys, other files as a last line, which
+readers of PNG files and of PyTorch's archives pass over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from .errors import Damaged, UsageError
+
+SEAL_KEYS = ("run", "sha256")
+LAST_LINE = re.compile(rb"\nsgr-train run=(\w*) sha256=(\w{64})\n\Z")
+REMEDIES = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space", errno.EISDIR: "remove it"}
+
+
+def write(path: Path, content: bytes, previous: Path | None = None) -> None:
+    """Write a file whole or not at all: a reader, or an interrupted writer, never leaves half of it.
+
+    ``previous`` keeps what ``path`` held before.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(content)
+        if previous is not None and path.exists():
+            _keep(path, previous)
+        os.replace(part, path)
+    except OSError as error:
+        remedy = REMEDIES.get(error.errno, "make it writable")
+        name = error.filename2 or error.filename or path
+        raise UsageError(f"cannot write {name}: {error.strerror}; {remedy} or choose another --out") from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+def write_sealed(path: Path, content: bytes, run: str, previous: Path | None = None) -> None:
+    """Write ``content`` and the line that :func:`read_sealed` checks."""
+    write(path, content + b"\nsgr-train run=%b sha256=%b\n" % (run.encode(), _digest(content)), previous)
+
+
+def read_sealed(path: Path, run: str | None = None) -> bytes:
+    """What :func:`write_sealed` wrote, for the run ``run``, or for any.
+
+    Raises:
+        Damaged: it is not that.
+    """
+    content = _read(path)
+    seal = LAST_LINE.search(content, max(0, len(content) - 200))
+    if seal is None:
+        raise Damaged(f"{path} is damaged: its checksum is missing")
+    content = content[: seal.start()]
+    _check(path, seal[2] == _digest(content), seal[1].decode(), run)
+    return content
+
+
+def write_json(path: Path, value: dict[str, Any], run: str) -> None:
+    value = {**value, "run": run}
+    value["sha256"] = _digest(_canonical(value)).decode()
+    write(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path, run: str | None = None) -> dict[str, Any]:
+    """What :func:`write_json` wrote, for the run ``run``, or for any, with the key "run".
+
+    Raises:
+        Damaged: it is not that.
+    """
+    try:
+        value = json.loads(_read(path))
+    except ValueError as error:  # also bytes that are no text
+        raise Damaged(f"{path} is damaged: it is no JSON") from error
+    if not isinstance(value, dict) or not all(isinstance(value.get(key), str) for key in SEAL_KEYS):
+        raise Damaged(f"{path} is damaged: its checksum is missing")
+    digest = value.pop("sha256").encode()
+    _check(path, digest == _digest(_canonical(value)), value["run"], run)
+    return value
+
+
+def _check(path: Path, intact: bool, owner: str, run: str | None) -> None:
+    if not intact:
+        raise Damaged(f"{path} is damaged or was changed: its checksum does not match")
+    if run not in (None, owner):
+        raise Damaged(f"{path} belongs to another run")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise Damaged(f"{path} is missing") from error
+    except OSError as error:
+        raise Damaged(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _keep(path: Path, previous: Path) -> None:
+    previous.unlink(missing_ok=True)
+    try:
+        os.link(path, previous)
+    except OSError:  # a file system without links
+        shutil.copyfile(path, previous)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()
+
+
+def _canonical(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
