@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ pytest.importorskip("tyro", reason="the driver's settings and its command line n
 
 from sgr_train import cli  # noqa: E402
 from sgr_train.config import RunConfig  # noqa: E402
-from train_helpers import TINY  # noqa: E402
+from train_helpers import TINY, TINY_FLAGS  # noqa: E402
 
 
 @pytest.fixture
@@ -37,6 +38,19 @@ def sgr_train(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, st
         return status, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture(scope="session")
+def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert cli.main(["run", *TINY_FLAGS, "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def finished(finished_once: Path, tmp_path: Path) -> Path:
+    """The folder of a finished run of three epochs, a copy for every test."""
+    return Path(shutil.copytree(finished_once, tmp_path / "finished"))
 
 
 @pytest.fixture

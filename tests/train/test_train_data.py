@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sgr_train import npz
 from sgr_train.config import RunConfig
 from sgr_train.data import augment, load_data, stratified_order
 from sgr_train.errors import UsageError
@@ -167,7 +168,14 @@ def test_image_folder(tmp_path, with_val):
         ({"train_labels": np.arange(59)}, "60 integers"),
         ({"train_labels": np.zeros((60, 14), int)}, "60 integers"),
         ({"train_labels": np.zeros(60)}, "float64"),
-        ({"train_labels": np.full(60, -1)}, ">= 0"),
+        ({"train_labels": np.arange(60) % 3 - (np.arange(60) == 7)}, "train_labels must be >= 0"),
+        ({"train_labels": np.where(np.arange(60) == 7, -1, 0)}, "label 7 is -1"),
+        (
+            {"test_labels": np.where(np.arange(20) == 4, 1_000_000, 0)},
+            "below 80, the images there are; label 4 is 1000",
+        ),
+        ({"train_labels": np.full(60, 2**64 - 1, np.uint64)}, "label 0 is 18446744073709551615"),
+        ({"train_labels": np.full(60, 255, np.uint8)}, "label 0 is 255"),
         ({"test_images": np.zeros((20, 9, 9, 3), np.uint8)}, "one size"),
         ({"test_images": np.zeros((20, 8, 8), np.uint8)}, "number of channels"),
         ({"test_images": np.zeros((0, 8, 8, 3), np.uint8), "test_labels": np.zeros(0, int)}, "too few"),
@@ -196,6 +204,63 @@ def test_damaged_npz(write_npz):
     path.write_bytes(content)
     with pytest.raises(UsageError, match="complete .npz"):
         load_data(RunConfig(data=f"npz:{path}"), CPU)
+
+
+@pytest.mark.parametrize(
+    ("write", "word"),
+    [
+        (lambda path: np.save(path.open("wb"), np.zeros(3)), "it is a single array; np.savez writes"),
+        (lambda path: path.write_text("text"), "complete .npz"),
+        (lambda path: path.mkdir(), "Is a directory"),
+        (lambda path: np.savez(path, train_images=np.array([None])), "allow_pickle"),
+    ],
+)
+def test_no_npz(tmp_path, write, word):
+    path = tmp_path / "data.npz"
+    write(path)
+    with pytest.raises(UsageError) as caught:
+        load_data(RunConfig(data=f"npz:{path}"), CPU)
+    assert f"--data npz:{path} cannot be read" in str(caught.value) and word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_without_permission(write_npz, monkeypatch):
+    path = write_npz()
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(npz, "open", refuse, raising=False)
+    with pytest.raises(UsageError, match=r"cannot be read.*\(Permission denied\)"):
+        load_data(RunConfig(data=f"npz:{path}"), CPU)
+
+
+def test_a_tilde_is_the_home_folder(write_npz, monkeypatch):
+    path = write_npz()
+    monkeypatch.setenv("HOME", str(path.parent))
+    assert len(load_data(RunConfig(data="npz:~/data.npz"), CPU).test) == 20
+    with pytest.raises(UsageError, match="no such home folder"):
+        load_data(RunConfig(data="npz:~nobody-of-this-name/data.npz"), CPU)
+
+
+def test_a_class_without_images_is_noted(write_npz, capsys):
+    labels = np.where(np.arange(60) == 7, 9, np.arange(60) % 3)
+    assert load_data(RunConfig(data=f"npz:{write_npz(train_labels=labels)}"), CPU).num_classes == 10
+    errors = capsys.readouterr().err
+    assert "6 of 10 classes have no image, the first is 3" in errors and errors.count("\n") == 1
+
+
+def test_the_fingerprint_is_of_pixels_and_labels(write_npz):
+    def fingerprint(**changes):
+        return load_data(RunConfig(data=f"npz:{write_npz(**changes)}"), CPU).fingerprint
+
+    pixels = np.zeros((20, 8, 8, 3), np.uint8)
+    other = pixels.copy()
+    other[3, 2, 1, 0] = 1
+    first = fingerprint(test_images=pixels)
+    assert first == fingerprint(test_images=pixels)
+    assert len({first, fingerprint(test_images=other), fingerprint(test_labels=np.arange(20) % 2)}) == 3
+    assert fingerprint(test_images=pixels.reshape(20, 8, 8, 3)[:, :, ::-1]) == first  # the same pixels
 
 
 def test_missing_data(tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -223,16 +225,16 @@ def test_interrupted_and_resumed_equals_uninterrupted(tiny, monkeypatch, write_n
 def test_interrupted_while_the_checkpoint_is_written(tiny, monkeypatch):
     config = tiny()
     with monkeypatch.context() as patch:
-        original, calls = checkpoint.os.replace, []
+        original, calls = os.replace, []
 
         def replace(source, target):
-            if target.name == "checkpoint.pt":
+            if Path(target).name == "checkpoint.pt":
                 calls.append(target)
                 if len(calls) == 3:
                     raise KeyboardInterrupt
             original(source, target)
 
-        patch.setattr(checkpoint.os, "replace", replace)
+        patch.setattr(os, "replace", replace)
         with pytest.raises(KeyboardInterrupt):
             train.train(config)
     assert len(checkpoint.load_state(config.out / "checkpoint.pt")["history"]) == 1
@@ -250,17 +252,10 @@ def test_a_full_disk_keeps_the_last_checkpoint(tiny, monkeypatch):
     def full(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UsageError, match="No space left on device; free some space"):
-        checkpoint.save_state(config.out / "checkpoint.pt", {})
+        checkpoint.save_state(config.out / "checkpoint.pt", {}, "")
     assert (config.out / "checkpoint.pt").read_bytes() == saved
-
-
-def test_divergence_is_an_error_and_keeps_the_last_good_epoch(tiny):
-    config = tiny(lr=1e30, method="layerwise")
-    with pytest.raises(UsageError, match="lower --lr"):
-        train.train(config)
-    assert checkpoint.load_state(config.out / "checkpoint.pt")["history"] == []
 
 
 def test_what_an_engine_cannot_do_is_an_error_of_one_line(tiny, monkeypatch):

@@ -11,6 +11,7 @@ from helpers import release_free_memory
 from sgr_train.config import RunConfig
 from sgr_train.measure import PeakMemory, accuracy, measure_sgr
 from sgr_train.models import LocalModule, build
+from sgr_train.train import measure, setup
 from torch import nn
 
 import sgr_kernels as sk
@@ -37,6 +38,26 @@ def test_measured_is_what_local_step_trains(modules, batches, reduction):
             x, delta = step.output, step.delta_out
     measured = measure_sgr(modules, batches, RunConfig(reduction=reduction))
     torch.testing.assert_close(torch.tensor(measured), trained)
+
+
+def test_an_incomplete_batch_counts_by_its_images(modules, batches):
+    (x, y), _ = batches
+    parts = [(x[:12], y[:12]), (x[12:], y[12:])]
+    first, second = [measure_sgr(modules, [part], RunConfig()) for part in parts]
+    expected = [(12 * a + 4 * b) / 16 for a, b in zip(first, second, strict=True)]
+    assert measure_sgr(modules, parts, RunConfig()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("subset", "size"), [(64, 8), (65, 8), (65, 4)])
+def test_sgr_is_measured_in_whole_batches(write_npz, subset, size):
+    """As training sees them: of 65 images the last one is left out, and one 4 x 4 image alone has no statistics."""
+    rng = np.random.default_rng(0)
+    pixels, labels = rng.integers(0, 256, (80, size, size), dtype=np.uint8), np.arange(80) % 3
+    data = write_npz(train_images=pixels, train_labels=labels, test_images=pixels, test_labels=labels)
+    config = RunConfig(data=f"npz:{data}", train_subset=subset, depth=3, width=8, batch_size=64)
+    run, data = setup(config)
+    expected = measure_sgr(run.modules, data.ordered(data.train, 64, 64), config)
+    assert measure(run.modules, config, data)["sgr"] == expected
 
 
 def test_measuring_changes_nothing(modules, batches):

@@ -110,6 +110,12 @@ def test_etf_head_is_fixed_and_pools():
     torch.testing.assert_close(head(x, labels), F.cross_entropy(x.mean((2, 3)) @ head.classifier.weight.T, labels))
 
 
+def test_an_etf_of_one_class_is_refused_for_its_classes():
+    with pytest.raises(UsageError, match="--head etf needs data with at least 2 classes, got 1") as caught:
+        etf_head(12, 1)
+    assert "--width" not in str(caught.value)
+
+
 def test_conv_head_is_one_convolution_and_one_linear_layer():
     head = conv_head(8, 10)
     assert count(head) == 8 * 8 * 9 + 2 * 8 + 8 * 10 + 10

@@ -1,0 +1,242 @@
+"""Files of a run are believed only as they were written, and only by their own run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sgr_train import checkpoint, train
+from train_helpers import TINY, TINY_FLAGS, files
+
+MEASURED_TIME = {"seconds", "images_per_second", "peak_memory_bytes", "seconds_per_epoch"}
+
+
+def result(folder: Path) -> dict[str, object]:
+    """What a run found out, without what it took."""
+    summary = json.loads((folder / "summary.json").read_text())
+    return {name: value for name, value in summary.items() if name not in MEASURED_TIME | {"run", "sha256"}}
+
+
+def interrupt_after_training(folder: Path) -> None:
+    (folder / "summary.json").unlink()
+
+
+@pytest.fixture
+def other_run(sgr_train, tmp_path) -> Path:
+    assert sgr_train("run", *TINY_FLAGS, "--seed", 5, "--out", tmp_path / "other")[0] == 0
+    return tmp_path / "other"
+
+
+def flipped(content: bytes, place: float) -> bytes:
+    """One bit of the byte at a relative place turned."""
+    index = int(place * (len(content) - 1))
+    return content[:index] + bytes([content[index] ^ 1]) + content[index + 1 :]
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(lambda content, place=place: flipped(content, place) for place in np.linspace(0, 1, 7)),
+        lambda content: content[: len(content) // 2],
+        lambda content: b"",
+        lambda content: b"a text\n",
+    ],
+)
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(sgr_train, finished, damage, is_finished):
+    path, expected = finished / "checkpoint.pt", result(finished)
+    path.write_bytes(damage(path.read_bytes()))
+    if not is_finished:
+        interrupt_after_training(finished)
+    status, text, errors = sgr_train("run", "--resume", finished)
+    assert status == 0 and errors.count("\n") == 1
+    assert f"{path} is damaged" in errors and "going on from checkpoint.previous.pt, epoch 2" in errors
+    assert "epoch 3/3" in text and result(finished) == expected
+    assert sgr_train("run", "--resume", finished)[2] == ""  # all is well again
+
+
+@pytest.mark.parametrize("replace", ["nothing", "folder", "other"])
+def test_a_checkpoint_that_is_not_this_run_s(sgr_train, finished, other_run, replace):
+    path, expected = finished / "checkpoint.pt", result(finished)
+    path.unlink()
+    if replace == "folder":
+        path.mkdir()
+    elif replace == "other":
+        shutil.copy(other_run / "checkpoint.pt", path)
+    status, _, errors = sgr_train("run", "--resume", finished)
+    if replace == "folder":
+        assert status == 2 and f"cannot write {path}: Is a directory; remove it" in errors
+        path.rmdir()
+        status, _, errors = sgr_train("run", "--resume", finished)
+    said = "belongs to another run" if replace == "other" else "is missing"
+    assert status == 0 and f"{path} {said}; going on from checkpoint.previous.pt" in errors
+    assert result(finished) == expected
+
+
+def test_two_damaged_checkpoints(sgr_train, finished):
+    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+        (finished / name).write_bytes(flipped((finished / name).read_bytes(), 0.5))
+    before = files(finished)
+    status, _, errors = sgr_train("run", "--resume", finished)
+    assert status == 2 and errors.count("\n") == 1 and files(finished) == before
+    assert "checkpoint.pt is damaged" in errors and "checkpoint.previous.pt is damaged" in errors and "--out" in errors
+
+
+def test_a_damaged_checkpoint_is_never_kept_as_the_one_before(tiny):
+    config = tiny(epochs=2)
+    run, _ = train.train(config)
+    (config.out / "checkpoint.pt").write_bytes(b"")
+    train.train(config)
+    for name, epochs in (("checkpoint.pt", 2), ("checkpoint.previous.pt", 1)):
+        assert len(checkpoint.load_state(config.out / name, run.run_id)["history"]) == epochs
+
+
+@pytest.mark.parametrize("command", ["run", "compare"])
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "{}", '{"command": "run"}', b"\xff"])
+def test_a_damaged_config(sgr_train, finished, content, command):
+    path = finished / "config.json"
+    path.unlink() if content is None else path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    status, _, errors = sgr_train(command, "--resume", finished)
+    assert status == 2 and f"is not a run folder as written: {path} is " in errors and errors.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"epochs": 6}, "epochs is 6, not 3"),
+        ({"lr": 0.2}, "lr is 0.2, not 0.1"),
+        ({"momentum": 0.5, "seed": 1}, "momentum is 0.5, not 0.9, seed is 1, not 0"),
+        ({"weight_decay": None}, "weight_decay is missing, not 0.0005"),
+        ({"run": "0123456789abcdef"}, "config.json is damaged or was changed"),
+    ],
+)
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_an_edited_config_is_named_and_refused(sgr_train, finished, changes, said, is_finished):
+    path = finished / "config.json"
+    values = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({name: value for name, value in values.items() if value is not None or name == "norm"}))
+    if not is_finished:
+        interrupt_after_training(finished)
+    before = files(finished)
+    status, _, errors = sgr_train("run", "--resume", finished)
+    assert status == 2 and said in errors and "--out" in errors and errors.count("\n") == 1
+    assert files(finished) == before
+
+
+def test_the_config_of_another_run_is_refused(sgr_train, finished, other_run):
+    shutil.copy(other_run / "config.json", finished / "config.json")
+    status, _, errors = sgr_train("run", "--resume", finished)
+    assert status == 2 and "belongs to another run" in errors.splitlines()[-1]
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "not JSON", "edited", "of another run"])
+def test_a_summary_that_is_not_this_run_s_is_made_anew(sgr_train, finished, other_run, content):
+    path, expected = finished / "summary.json", result(finished)
+    if content == "edited":
+        content = path.read_text().replace('"test_accuracy": 0.', '"test_accuracy": 0.9')
+    elif content == "of another run":
+        content = (other_run / "summary.json").read_text()
+    path.write_text(content)
+    status, text, errors = sgr_train("run", "--resume", finished)
+    assert status == 0 and errors.startswith(f"sgr-train: {path} ") and "made anew" in errors
+    assert result(finished) == expected and f"test accuracy {expected['test_accuracy']:.2%}" in text
+
+
+@pytest.mark.parametrize("content", [None, "", '{"epoch": 1}\n', "edited"])
+def test_metrics_are_made_anew(sgr_train, finished, content):
+    path = finished / "metrics.jsonl"
+    expected = path.read_bytes()
+    path.unlink()
+    if content is not None:
+        path.write_bytes(expected.replace(b'"loss": [', b'"loss": [0') if content == "edited" else content.encode())
+    status, _, errors = sgr_train("run", "--resume", finished)
+    assert status == 0 and f"{path} is missing, damaged or was changed; it is written anew" in errors
+    assert path.read_bytes() == expected
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: flipped(content, 0.5), None])
+def test_a_picture_is_drawn_anew(sgr_train, finished, damage):
+    path = finished / "curves.png"
+    expected = path.read_bytes()
+    path.unlink() if damage is None else path.write_bytes(damage(expected))
+    status, _, _ = sgr_train("run", "--resume", finished)
+    assert status == 0 and path.read_bytes().startswith(b"\x89PNG") and len(path.read_bytes()) > len(expected) // 2
+
+
+def test_a_comparison_survives_lost_and_swapped_files(sgr_train, tmp_path):
+    out, flags = tmp_path / "comparison", (*TINY_FLAGS, "--methods", "layerwise", "sgr", "--seeds", 0)
+    _, text, _ = sgr_train("compare", *flags, "--out", out)
+    (out / "sgr-seed0" / "metrics.jsonl").unlink()
+    shutil.copy(out / "layerwise-seed0" / "summary.json", out / "sgr-seed0" / "summary.json")
+    status, again, errors = sgr_train("compare", "--resume", out)
+    assert status == 0 and again == text and errors.count("\n") == 2
+    assert "sgr-seed0/metrics.jsonl is missing" in errors and "sgr-seed0/summary.json belongs to another run" in errors
+
+
+def test_a_comparison_refuses_a_run_with_other_settings(sgr_train, tmp_path):
+    flags = (*TINY_FLAGS, "--methods", "bp", "--seeds", 0)
+    for name, lr in (("one", 0.1), ("two", 0.2)):
+        assert sgr_train("compare", *flags, "--lr", lr, "--out", tmp_path / name)[0] == 0
+    shutil.rmtree(tmp_path / "one" / "bp-seed0")
+    shutil.copytree(tmp_path / "two" / "bp-seed0", tmp_path / "one" / "bp-seed0")
+    status, _, errors = sgr_train("compare", "--resume", tmp_path / "one")
+    assert status == 2 and "bp-seed0/config.json belongs to a run with other settings (lr is 0.2, not 0.1)" in errors
+
+
+def test_an_edited_comparison_is_refused(sgr_train, tmp_path):
+    out = tmp_path / "comparison"
+    assert sgr_train("compare", *TINY_FLAGS, "--methods", "bp", "--seeds", 0, "--out", out)[0] == 0
+    path = out / "config.json"
+    path.write_text(path.read_text().replace('"epochs": 3', '"epochs": 6'))
+    status, _, errors = sgr_train("compare", "--resume", out)
+    assert status == 2 and f"{path} is damaged or was changed" in errors and errors.count("\n") == 1
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins(sgr_train, finished):
+    expected = result(finished)
+    for path in finished.iterdir():
+        if path.name != "config.json":
+            path.unlink()
+    status, text, errors = sgr_train("run", "--resume", finished)
+    assert (status, errors) == (0, "") and "epoch 1/3" in text and result(finished) == expected
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "metrics.jsonl"])
+def test_a_folder_in_the_way_is_named(sgr_train, tmp_path, monkeypatch, name):
+    original, out = train.setup, tmp_path / "run"
+
+    def setup(config):
+        (out / f"{name}.part").mkdir(exist_ok=True)
+        return original(config)
+
+    monkeypatch.setattr(train, "setup", setup)
+    status, _, errors = sgr_train("run", *TINY_FLAGS, "--out", out)
+    assert status == 2 and f"cannot write {out / name}.part: Is a directory; remove it" in errors
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("what", ["images", "labels", "order"])
+@pytest.mark.parametrize("command", ["run", "choose"])
+def test_a_run_goes_on_with_its_own_data_only(sgr_train, tmp_path, write_npz, command, what):
+    path, out = write_npz(), tmp_path / "run"
+    flags = {**TINY, "train_subset": 40, "width": 8, "epochs": 1}
+    words = [word for name, value in flags.items() for word in (f"--{name.replace('_', '-')}", value)]
+    words += ["--weights", 0.1, "--seeds", 0] if command == "choose" else []
+    assert sgr_train(command, "--data", f"npz:{path}", *words, "--out", out)[0] == 0
+    for folder in {out, *(file.parent for file in out.rglob("summary.json"))}:
+        (folder / "summary.json").unlink(missing_ok=True)
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    if what == "images":
+        arrays["test_images"] = arrays["test_images"] ^ np.eye(20, 8, dtype=np.uint8)[:, :, None, None]
+    elif what == "labels":
+        arrays["train_labels"] = (arrays["train_labels"] + 1) % 3
+    else:
+        arrays = {name: array[::-1] for name, array in arrays.items()}
+    write_npz(**arrays)
+    status, _, errors = sgr_train(command, "--resume", out)
+    assert status == 2 and errors.count("\n") == 1
+    assert f"--data npz:{path} is not the data that the run in {out} began with" in errors
