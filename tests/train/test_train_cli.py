@@ -5,14 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from sgr_train import checkpoint, compare, report, train
+from sgr_train import compare, report, train
 from sgr_train.cli import main
 from sgr_train.config import COMMANDS, RunConfig, from_json, to_json
 from train_helpers import TINY, TINY_FLAGS, files
@@ -272,30 +269,3 @@ def test_table_of_one_seed_has_no_deviation():
            "peak_memory_bytes": 2**21, "peak_memory_kind": "peak resident set"}  # fmt: skip
     header, _, line = report.comparison_table({"bp": [row]}).splitlines()
     assert line.split() == ["bp", "90.00", "80.00", "-", "1.500", "2"] and "peak resident set, MiB" in header
-
-
-def test_ctrl_c_leaves_a_checkpoint(tmp_path):
-    out = tmp_path / "run"
-    command = [sys.executable, "-m", "sgr_train", "run", *TINY_FLAGS, "--epochs", "100000", "--out", str(out)]
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # even if we run in the background
-    )
-    try:
-        for line in process.stdout:
-            if line.startswith("epoch 2/"):
-                break
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 130
-    assert errors == (
-        f"sgr-train: interrupted; every finished epoch is kept; continue with: sgr-train run --resume {out}\n"
-    )
-    history = checkpoint.load_state(out / "checkpoint.pt")["history"]
-    assert len(history) >= 2 and not list(out.glob("*.part"))
-    assert [json.loads(line)["epoch"] for line in (out / "metrics.jsonl").read_text().splitlines()][-1] >= len(history)

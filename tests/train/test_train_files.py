@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sgr_train import checkpoint, train
+from sgr_train import checkpoint, report, train
 from train_helpers import TINY, TINY_FLAGS, files
 
 MEASURED_TIME = {"seconds", "images_per_second", "peak_memory_bytes", "seconds_per_epoch"}
@@ -162,8 +162,33 @@ def test_a_picture_is_drawn_anew(sgr_train, finished, damage):
     path = finished / "curves.png"
     expected = path.read_bytes()
     path.unlink() if damage is None else path.write_bytes(damage(expected))
-    status, _, _ = sgr_train("run", "--resume", finished)
-    assert status == 0 and path.read_bytes().startswith(b"\x89PNG") and len(path.read_bytes()) > len(expected) // 2
+    assert sgr_train("run", "--resume", finished)[0] == 0
+    assert path.read_bytes() == expected
+
+
+def test_a_picture_that_cannot_be_drawn_takes_nothing_with_it(sgr_train, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise ValueError("no\nfont")
+
+    monkeypatch.setattr(report, "plot_run", refuse)
+    monkeypatch.setattr(report, "plot_comparison", refuse)
+    for command, picture in (("run", "curves.png"), ("compare", "comparison.png")):
+        out = tmp_path / command
+        flags = ("--methods", "bp", "--seeds", 0) if command == "compare" else ()
+        status, text, errors = sgr_train(command, *TINY_FLAGS, "--epochs", 1, *flags, "--out", out)
+        assert status == 0 and f"everything is in {out}" in text and (out / "summary.json").exists()
+        assert f"{out / picture} could not be drawn (no font); everything else is written" in errors.splitlines()[-1]
+
+
+def test_a_dollar_in_a_path_is_no_formula(sgr_train, tmp_path, write_npz):
+    folder = tmp_path / "a$b_{$"
+    folder.mkdir()
+    data = write_npz().rename(folder / "data.npz")
+    flags = ("--epochs", 1, "--depth", 3, "--data", f"npz:{data}", "--seeds", 0, "--methods", "bp")
+    status, _, errors = sgr_train("compare", *flags, "--out", folder / "run")
+    assert (status, errors) == (0, "")
+    for picture in ("comparison.png", "bp-seed0/curves.png"):
+        assert (folder / "run" / picture).read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_comparison_survives_lost_and_swapped_files(sgr_train, tmp_path):

@@ -115,6 +115,14 @@ def test_a_lock_whose_file_was_removed_is_no_lock(tmp_path, monkeypatch):
             pass
 
 
+def test_a_tilde_is_the_home_folder(sgr_train, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert sgr_train("run", *TINY_FLAGS, "--epochs", 1, "--out", "~/run")[0] == 0
+    status, text, _ = sgr_train("run", "--resume", "~/run")
+    assert status == 0 and str(tmp_path / "run") in text and not (tmp_path / "~").exists()
+
+
 def test_without_locks_a_note_says_so(sgr_train, finished, monkeypatch):
     def lock(descriptor):
         raise OSError(95, "Operation not supported")

@@ -1,0 +1,87 @@
+"""Runs that are ended from outside: by an interrupt, or because nobody reads their output."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import sgr_train
+from sgr_train import checkpoint, cli
+from train_helpers import TINY_FLAGS
+
+
+def test_ctrl_c_leaves_a_checkpoint(tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "sgr_train", "run", *TINY_FLAGS, "--epochs", "100000", "--out", str(out)]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # even if we run in the background
+    )
+    try:
+        for line in process.stdout:
+            if line.startswith("epoch 2/"):
+                break
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert errors == (
+        f"sgr-train: interrupted; every finished epoch is kept; continue with: sgr-train run --resume {out}\n"
+    )
+    history = checkpoint.load_state(out / "checkpoint.pt")["history"]
+    assert len(history) >= 2 and not list(out.glob("*.part"))
+    assert [json.loads(line)["epoch"] for line in (out / "metrics.jsonl").read_text().splitlines()][-1] >= len(history)
+
+
+def test_ctrl_c_while_python_imports(tmp_path):
+    (tmp_path / "tyro.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from sgr_train.cli import main; "
+    paths = os.pathsep.join([str(tmp_path), str(Path(sgr_train.__file__).parents[1])])
+    process = subprocess.run(
+        [sys.executable, "-c", code + "raise SystemExit(main())", "run"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+        cwd=tmp_path,
+    )
+    assert (process.returncode, process.stdout) == (130, "")
+    assert process.stderr == "sgr-train: interrupted; nothing was written\n"
+
+
+class Closed(io.StringIO):
+    """A pipe that its reader has closed after the first epoch."""
+
+    def write(self, text):
+        if "epoch 2" in text:
+            raise BrokenPipeError(32, "Broken pipe")
+        return super().write(text)
+
+
+def test_a_closed_pipe_ends_the_run_in_one_line(tmp_path, monkeypatch, capsys):
+    out, closed = tmp_path / "run", Closed()
+    monkeypatch.setattr(sys, "stdout", closed)
+    assert cli.main(["run", *TINY_FLAGS, "--out", str(out)]) == 141
+    assert closed.getvalue().startswith("epoch 1/3")
+    kept = f"every finished epoch is kept; continue with: sgr-train run --resume {out}"
+    assert capsys.readouterr().err == f"sgr-train: nobody reads the output any more; {kept}\n"
+    monkeypatch.undo()
+    assert cli.main(["run", "--resume", str(out)]) == 0
+
+
+def test_help_into_a_closed_pipe_says_nothing_of_python():
+    code = "import sys; from sgr_train.cli import main; sys.exit(main(['--help']))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert process.returncode == 141 and "nothing was written" in process.stderr
+    assert process.stderr.count("\n") == 1
