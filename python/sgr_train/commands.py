@@ -12,14 +12,14 @@ import tyro
 
 from . import checkpoint, compare, report, train
 from .config import COMMANDS, RunConfig, Settings, check, command_of, expand
-from .errors import UsageError, note
+from .errors import NoOutput, UsageError, note, say
 from .folder import locked, new_folder
 
 
 def run(config: RunConfig) -> None:
     summary = train.train_and_test(config, f"{config.method} seed {config.seed}", verbose=True)
     sgr = "" if summary["sgr"] is None else f", SGR loss {summary['sgr']:.4f}"
-    print(
+    say(
         f"test accuracy {summary['test_accuracy']:.2%}, validation {summary['val_accuracy']:.2%}{sgr}, "
         f"{summary['seconds_per_epoch']:.2f} s/epoch, {summary['peak_memory_kind']} "
         f"{report.mebibytes(summary['peak_memory_bytes'])} MiB"
@@ -36,14 +36,14 @@ def execute(argv: Sequence[str] | None) -> int:
         config = _parse(argv)
         with _open_folder(config) as config:
             ACTIONS[command_of(config)](config)
-        print(f"everything is in {config.out}", flush=True)
+        say(f"everything is in {config.out}")
     except UsageError as error:
         note(str(error))
         return 2
-    except BrokenPipeError:
+    except NoOutput as error:
         with contextlib.suppress(OSError):  # or Python would complain at its end about what it cannot flush
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        note(f"nobody reads the output any more; {_kept(config)}")
+        note(f"the output cannot be written: {error}; {_kept(config)}")
         return 141
     except KeyboardInterrupt:
         note(f"interrupted; {_kept(config)}")
@@ -53,15 +53,18 @@ def execute(argv: Sequence[str] | None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> Settings:
     try:
-        return tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="sgr-train",
-            description="Local training with successive gradient reconciliation.",
-            args=argv,
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
-    finally:
-        sys.stdout.flush()
+        try:
+            return tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                prog="sgr-train",
+                description="Local training with successive gradient reconciliation.",
+                args=argv,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+        finally:
+            sys.stdout.flush()  # the help
+    except OSError as error:
+        raise NoOutput(error.strerror) from error
 
 
 @contextlib.contextmanager

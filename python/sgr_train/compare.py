@@ -8,7 +8,7 @@ from typing import Any
 
 from . import checkpoint, report
 from .config import ChooseConfig, CompareConfig, RunConfig, Settings, shared
-from .errors import Diverged, UsageError
+from .errors import Diverged, UsageError, say
 from .files import write_json
 from .folder import locked, make_folder
 from .train import setup, train, train_and_test
@@ -38,9 +38,9 @@ def compare(config: CompareConfig) -> None:
             histories[method] = [_history(run) for run in finished.values()]
     if summaries:
         result = report.paired(summaries)
-        print("\n" + report.comparison_table(summaries))
+        say("\n" + report.comparison_table(summaries))
         if result is not None:
-            print(report.paired_text(result))
+            say(report.paired_text(result))
         summary = {"runs": summaries, "sgr_minus_layerwise": result, "diverged": list(diverged)}
         write_json(config.out / checkpoint.SUMMARY, summary, run_id)
         title = f"{config.data}, {config.model}, {config.head} heads, lambda {config.sgr_weight:g}"
@@ -73,8 +73,8 @@ def choose(config: ChooseConfig) -> None:
     candidates = [weight for weight in sorted(config.weights) if weight in last]
     if candidates:
         best = max(candidates, key=lambda weight: report.mean(accuracies[weight]))
-        print("\n" + report.choice_table(accuracies, losses))
-        print(f"chosen on the validation images: --sgr-weight {best:g} --reduction {config.reduction}")
+        say("\n" + report.choice_table(accuracies, losses))
+        say(f"chosen on the validation images: --sgr-weight {best:g} --reduction {config.reduction}")
         rows = [{"sgr_weight": weight, "val_accuracy": accuracies[weight], "sgr": losses[weight]} for weight in last]
         choice = {"sgr_weight": best, "reduction": config.reduction, "candidates": rows, "diverged": list(diverged)}
         write_json(config.out / checkpoint.SUMMARY, choice, run_id)
@@ -105,7 +105,7 @@ def _each(runs: Runs, action: Callable[[RunConfig, str], tuple[Row, str]]) -> tu
                 results[name], said = action(run, label)
         except Diverged as error:
             diverged[name] = said = str(error)
-        print(f"{label}: {said}", flush=True)
+        say(f"{label}: {said}")
     return results, diverged
 
 

@@ -1,7 +1,8 @@
-"""What the user is told in one line: exceptions that are the user's to mend, and notes."""
+"""What the user is told: results, notes, and the exceptions that end in one line."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 
@@ -17,9 +18,29 @@ class Diverged(UsageError):
     """Numbers are no longer finite; the message says which."""
 
 
+class NoOutput(Exception):
+    """Standard output cannot be written to: nobody reads it any more, or its disk is full."""
+
+
+def say(text: str) -> None:
+    """Print a result.
+
+    Raises:
+        NoOutput
+    """
+    try:
+        try:
+            print(text, flush=True)
+        except UnicodeEncodeError:  # the name of a folder in a locale that lacks its letters
+            print(text.encode("ascii", "backslashreplace").decode(), flush=True)
+    except OSError as error:
+        raise NoOutput(error.strerror) from error
+
+
 def note(text: str) -> None:
-    """Tell on standard error what the user should know, but need not mend."""
-    print(f"sgr-train: {text}", file=sys.stderr, flush=True)
+    """Tell on standard error what the user should know."""
+    with contextlib.suppress(OSError):  # nobody reads that either
+        print(f"sgr-train: {text}", file=sys.stderr, flush=True)
 
 
 def one_line(error: BaseException) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .config import RunConfig
+from .errors import say
 
 COLOURS = {"bp": "#000000", "layerwise": "#D55E00", "sgr": "#0072B2"}  # Okabe and Ito: safe for colour-blind readers
 MARKERS = {"bp": "s", "layerwise": "^", "sgr": "o"}
@@ -72,7 +73,7 @@ class Progress:
             self.bar.set_postfix(self.shown)
         elif self.verbose:
             values = "  ".join(f"{name} {value}" for name, value in self.shown.items())
-            print(f"epoch {row['epoch']}/{self.epochs}  {values}  {row['images_per_second']:.0f} img/s", flush=True)
+            say(f"epoch {row['epoch']}/{self.epochs}  {values}  {row['images_per_second']:.0f} img/s")
 
 
 # Tables

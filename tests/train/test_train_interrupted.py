@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import sgr_train
 from sgr_train import checkpoint, cli
 from train_helpers import TINY_FLAGS
@@ -43,7 +44,10 @@ def test_ctrl_c_leaves_a_checkpoint(tmp_path):
 
 
 def test_ctrl_c_while_python_imports(tmp_path):
-    (tmp_path / "tyro.py").write_text("import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(60)\n")
+    catches_all = (
+        "import os, signal, time\ntry:\n  os.kill(os.getpid(), signal.SIGINT)\n  time.sleep(60)\nexcept: 1 / 0\n"
+    )
+    (tmp_path / "tyro.py").write_text(catches_all)
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from sgr_train.cli import main; "
     paths = os.pathsep.join([str(tmp_path), str(Path(sgr_train.__file__).parents[1])])
     process = subprocess.run(
@@ -58,23 +62,35 @@ def test_ctrl_c_while_python_imports(tmp_path):
 
 
 class Closed(io.StringIO):
-    """A pipe that its reader has closed after the first epoch."""
+    """An output that cannot be written to from the second epoch on."""
 
-    def write(self, text):
+    def __init__(self, error: OSError) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, text: str) -> int:
         if "epoch 2" in text:
-            raise BrokenPipeError(32, "Broken pipe")
+            raise self.error
         return super().write(text)
 
 
-def test_a_closed_pipe_ends_the_run_in_one_line(tmp_path, monkeypatch, capsys):
-    out, closed = tmp_path / "run", Closed()
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(28, "No space left on device")])
+def test_an_output_that_is_lost_ends_the_run_in_one_line(tmp_path, monkeypatch, capsys, error):
+    out, closed = tmp_path / "run", Closed(error)
     monkeypatch.setattr(sys, "stdout", closed)
     assert cli.main(["run", *TINY_FLAGS, "--out", str(out)]) == 141
     assert closed.getvalue().startswith("epoch 1/3")
     kept = f"every finished epoch is kept; continue with: sgr-train run --resume {out}"
-    assert capsys.readouterr().err == f"sgr-train: nobody reads the output any more; {kept}\n"
+    assert capsys.readouterr().err == f"sgr-train: the output cannot be written: {error.strerror}; {kept}\n"
     monkeypatch.undo()
     assert cli.main(["run", "--resume", str(out)]) == 0
+
+
+def test_a_name_that_the_locale_cannot_write_is_shown(tmp_path, monkeypatch):
+    output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", output)
+    assert cli.main(["run", *TINY_FLAGS, "--epochs", "1", "--out", str(tmp_path / "r\udcff\u00e9")]) == 0
+    assert b"r\\udcff\\xe9" in output.buffer.getvalue()
 
 
 def test_help_into_a_closed_pipe_says_nothing_of_python():
