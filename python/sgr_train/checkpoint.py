@@ -152,13 +152,13 @@ def write_metrics(folder: Path, history: list[dict[str, Any]]) -> None:
 
 
 def restore_metrics(folder: Path, history: list[dict[str, Any]]) -> None:
-    """Make metrics.jsonl what the checkpoint says: it may be an epoch ahead, and is written anew if it was changed."""
+    """Make metrics.jsonl what the checkpoint says, in silence only where an interrupt left it one epoch ahead."""
     path, lines = folder / METRICS, _lines(history)
     try:
         found = path.read_bytes()
     except OSError:
         found = b""
-    if not found.startswith(lines):
+    if not found.startswith(lines) or found.count(b"\n") > len(history) + 1:
         note(f"{path} is missing, damaged or was changed; it is written anew from the checkpoint")
     if found != lines:
         write(path, lines)

@@ -180,11 +180,15 @@ def check(config: Settings) -> None:
     for flag in ("sgr_weight", "relative_floor", "momentum", "weight_decay"):
         _require(0 <= getattr(config, flag) < float("inf"), config, flag, "a number >= 0")
     _require(0 < config.lr < float("inf"), config, "lr", "a number > 0")
-    _require(config.clip_grad_norm is None or config.clip_grad_norm > 0, config, "clip_grad_norm", "a number > 0")
+    clip = config.clip_grad_norm
+    _require(clip is None or 0 < clip < float("inf"), config, "clip_grad_norm", "a number > 0")
     for flag in ("methods", "seeds", "weights"):
         values = getattr(config, flag, (0,))
         _require(len(values) > 0 and len(set(values)) == len(values), config, flag, "a list without repetitions")
-    _require(all(weight > 0 for weight in getattr(config, "weights", ())), config, "weights", "numbers > 0")
+    weights = getattr(config, "weights", ())
+    _require(all(0 < weight < float("inf") for weight in weights), config, "weights", "numbers > 0")
+    for flag, seeds in (("seed", (getattr(config, "seed", 0),)), ("seeds", getattr(config, "seeds", ()))):
+        _require(all(-(2**63) <= seed < 2**64 for seed in seeds), config, flag, "of 64 bits")
     _require(config.model != "resnet32" or config.norm != "none", config, "norm", "batch for --model resnet32")
     _require(config.model != "mlp" or config.head == "etf", config, "head", "etf for --model mlp")
     closed_form = config.bp_free or config.engine == "fused"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 from .errors import UsageError, note
 
 LOCK = "lock"
+READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 LEFT_BEHIND = {LOCK, "config.json.part"}  # all that a process leaves that is killed before a run begins
 
 
@@ -42,15 +44,17 @@ def new_folder(out: Path | None, command: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Nobody else uses an existing ``folder`` inside the ``with``. One that is read-only needs no lock.
+    """Nobody else uses an existing ``folder`` inside the ``with``. One that cannot be written to needs no lock.
 
     Raises:
         UsageError: another process uses it.
     """
     try:
         descriptor = _acquire(folder)
-    except OSError:  # nothing can be written: a finished run can be shown, and another one ends at its first file
-        yield
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise UsageError(f"cannot write {folder / LOCK}: {error.strerror}; remove it") from error
+        yield  # a finished run can be shown, and another one ends at the first file it writes
         return
     try:
         yield

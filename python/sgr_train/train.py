@@ -139,9 +139,15 @@ def advice(config: RunConfig, when: str) -> Iterator[None]:
     try:
         yield
     except Diverged as error:
-        changes = [f"lower --lr (now {config.lr:g})"]
-        if config.method == "sgr":
-            changes.append(f"lower --sgr-weight (now {config.sgr_weight:g})")
+        too_large = {
+            "lr": True,
+            "sgr_weight": config.method == "sgr",
+            "momentum": config.momentum >= 1,
+            "weight_decay": config.lr * config.weight_decay >= 1,
+            "clip_grad_norm": config.clip_grad_norm is not None,
+        }
+        flags = [name for name, possible in too_large.items() if possible]
+        changes = [f"lower --{name.replace('_', '-')} (now {getattr(config, name):g})" for name in flags]
         if config.clip_grad_norm is None:
             changes.append("set --clip-grad-norm")
         raise Diverged(f"training diverged {when}: {error}; {' or '.join(changes)}, and start again") from error

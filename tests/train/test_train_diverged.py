@@ -39,8 +39,15 @@ def test_divergence_is_an_error_and_keeps_the_last_good_epoch(sgr_train, tmp_pat
     assert f"lower --lr (now {settings['lr']:g})" in errors and ("--sgr-weight" in errors) == (method == "sgr")
     assert ("set --clip-grad-norm" in errors) == ("clip_grad_norm" not in settings)
     assert finite(out) and checkpoint.load_state(out / "checkpoint.pt")["history"] == []
+    assert ("lower --clip-grad-norm (now 1)" in errors) == ("clip_grad_norm" in settings)
     again, _, repeated = sgr_train("run", "--resume", out)
     assert again == 2 and repeated == errors
+
+
+@pytest.mark.parametrize("flag", ["--momentum", "--weight-decay", "--sgr-weight"])
+def test_what_made_a_run_diverge_is_among_the_advice(sgr_train, tmp_path, flag):
+    status, _, errors = sgr_train("run", *TINY_FLAGS, flag, 1e38, "--out", tmp_path / "run")
+    assert status == 2 and f"lower {flag} (now 1e+38)" in errors and errors.count("\n") == 1
 
 
 def test_a_loss_is_looked_at_within_the_epoch(tiny, monkeypatch):

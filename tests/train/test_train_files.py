@@ -145,13 +145,14 @@ def test_a_summary_that_is_not_this_run_s_is_made_anew(sgr_train, finished, othe
     assert result(finished) == expected and f"test accuracy {expected['test_accuracy']:.2%}" in text
 
 
-@pytest.mark.parametrize("content", [None, "", '{"epoch": 1}\n', "edited"])
+@pytest.mark.parametrize("content", [None, "", '{"epoch": 1}\n', "edited", "longer"])
 def test_metrics_are_made_anew(sgr_train, finished, content):
     path = finished / "metrics.jsonl"
     expected = path.read_bytes()
     path.unlink()
     if content is not None:
-        path.write_bytes(expected.replace(b'"loss": [', b'"loss": [0') if content == "edited" else content.encode())
+        changed = {"edited": expected.replace(b'"loss": [', b'"loss": [1'), "longer": 2 * expected}
+        path.write_bytes(changed.get(content, content.encode()))
     status, _, errors = sgr_train("run", "--resume", finished)
     assert status == 0 and f"{path} is missing, damaged or was changed; it is written anew" in errors
     assert path.read_bytes() == expected

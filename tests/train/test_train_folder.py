@@ -148,6 +148,12 @@ def raise_read_only(*_, **__):
     raise OSError(30, "Read-only file system")
 
 
+def test_a_folder_in_place_of_the_lock_is_named(sgr_train, finished):
+    (finished / "lock").mkdir()
+    status, _, errors = sgr_train("run", "--resume", finished)
+    assert status == 2 and f"cannot write {finished / 'lock'}: Is a directory; remove it" in errors
+
+
 def test_a_folder_of_a_run_that_was_refused_is_gone(sgr_train, tmp_path):
     existing = tmp_path / "existing"
     existing.mkdir()
