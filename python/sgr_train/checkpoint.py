@@ -63,8 +63,8 @@ def read_config(folder: Path, command: str) -> Settings:
     try:
         config = from_json(read_json(folder / CONFIG))
     except Damaged as error:
-        changed = _edited(folder)
-        raise UsageError(f"--resume {folder} is not a run folder as written: {error}{changed}; {AGAIN}") from error
+        what = f"{error}{_edited(folder)}"
+        raise UsageError(f"--resume {folder} is not a run folder as written: {what}; put it back or {AGAIN}") from error
     except (KeyError, TypeError) as error:
         raise UsageError(f"--resume {folder} was written by another version of sgr-train; {AGAIN}") from error
     owner = command_of(config)
@@ -186,10 +186,11 @@ def draw(path: Path, run: str, plot: Callable[[], bytes]) -> None:
 
 
 def redraw(path: Path, run: str, plot: Callable[[], bytes]) -> None:
-    """Draw a picture again that is missing or damaged."""
+    """Draw a picture again that is missing or damaged, which a note says."""
     try:
         read_sealed(path, run)
-    except Damaged:
+    except Damaged as error:
+        note(f"{error}; it is drawn anew")
         draw(path, run, plot)
 
 

@@ -87,16 +87,24 @@ def _run(config: Settings, name: str, **own: Any) -> RunConfig:
 
 
 def _begin(config: Settings, runs: Runs) -> str:
-    """Find out about bad input before anything is written, then make the folders; the id of the command's folder."""
+    """Find out about bad input before anything is written, then begin the runs, or see that those begun are these.
+
+    Returns the id of the command's own folder.
+    """
     _, data = setup(next(iter(runs.values())))
     run_id = checkpoint.enter(config, data.fingerprint)
     for run in runs.values():
         make_folder(run.out)
+        checkpoint.enter(run, data.fingerprint)
     return run_id
 
 
 def _each(runs: Runs, action: Callable[[RunConfig, str], tuple[Row, str]]) -> tuple[dict[str, Row], dict[str, str]]:
-    """Results of the runs that ended well, and what went wrong in those that diverged, by their names."""
+    """Results of the runs that ended well, and what went wrong in those that diverged, by their names.
+
+    Raises:
+        UsageError: a run cannot go on for another reason; its name comes first.
+    """
     results, diverged = {}, {}
     for number, (name, run) in enumerate(runs.items(), 1):
         label = f"[{number}/{len(runs)}] {name}"
@@ -105,6 +113,8 @@ def _each(runs: Runs, action: Callable[[RunConfig, str], tuple[Row, str]]) -> tu
                 results[name], said = action(run, label)
         except Diverged as error:
             diverged[name] = said = str(error)
+        except UsageError as error:
+            raise UsageError(f"{name}: {error}") from error
         say(f"{label}: {said}")
     return results, diverged
 

@@ -187,6 +187,8 @@ def check(config: Settings) -> None:
         _require(len(values) > 0 and len(set(values)) == len(values), config, flag, "a list without repetitions")
     weights = getattr(config, "weights", ())
     _require(all(0 < weight < float("inf") for weight in weights), config, "weights", "numbers > 0")
+    names = {f"{weight:g}" for weight in weights}  # of their folders
+    _require(len(names) == len(weights), config, "weights", "numbers that differ in their first six digits")
     for flag, seeds in (("seed", (getattr(config, "seed", 0),)), ("seeds", getattr(config, "seeds", ()))):
         _require(all(-(2**63) <= seed < 2**64 for seed in seeds), config, flag, "of 64 bits")
     _require(config.model != "resnet32" or config.norm != "none", config, "norm", "batch for --model resnet32")

@@ -80,7 +80,7 @@ def read_json(path: Path, run: str | None = None) -> dict[str, Any]:
     except ValueError as error:  # also bytes that are no text
         raise Damaged(f"{path} is damaged: it is no JSON") from error
     if not isinstance(value, dict) or not all(isinstance(value.get(key), str) for key in SEAL_KEYS):
-        raise Damaged(f"{path} is damaged: its checksum is missing")
+        raise Damaged(f"{path} is damaged or of an earlier version: its checksum is missing")
     digest = value.pop("sha256").encode()
     _check(path, digest == _digest(_canonical(value)), value["run"], run)
     return value

@@ -19,7 +19,9 @@ def conv_head(channels: int, num_classes: int) -> sk.CrossEntropyHead:
 def etf_head(channels: int, num_classes: int) -> sk.CrossEntropyHead:
     """Average pool and a fixed equiangular tight frame (Eq. 7): nothing to learn, no back propagation inside."""
     if num_classes < 2:
-        raise UsageError(f"--head etf needs data with at least 2 classes, got {num_classes}; --data is to have more")
+        raise UsageError(
+            f"--head etf needs data with at least 2 classes, got {num_classes}; change --data or use --head conv"
+        )
     try:
         return sk.CrossEntropyHead(sk.ETFClassifier(num_classes, channels))
     except ValueError as error:

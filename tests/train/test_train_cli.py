@@ -125,6 +125,7 @@ def test_no_gpu(sgr_train, tmp_path):
         ("compare", "--seeds 1 1", "--seeds must be a list without repetitions"),
         ("choose", "--weights 0 0.1", "--weights must be numbers > 0"),
         ("choose", "--weights nan", "--weights must be numbers > 0"),
+        ("choose", "--weights 0.1 0.10000001", "--weights must be numbers that differ in their first six digits"),
         ("choose", "--weights inf", "--weights must be numbers > 0"),
         ("compare", "--seeds 1 99999999999999999999", "--seeds must be of 64 bits"),
         ("compare", "--data npz:no.npz", "no such file"),

@@ -163,8 +163,9 @@ def test_a_picture_is_drawn_anew(sgr_train, finished, damage):
     path = finished / "curves.png"
     expected = path.read_bytes()
     path.unlink() if damage is None else path.write_bytes(damage(expected))
-    assert sgr_train("run", "--resume", finished)[0] == 0
-    assert path.read_bytes() == expected
+    status, _, errors = sgr_train("run", "--resume", finished)
+    assert status == 0 and path.read_bytes() == expected
+    assert f"{path} is" in errors and "drawn anew" in errors and errors.count("\n") == 1
 
 
 def test_a_picture_that_cannot_be_drawn_takes_nothing_with_it(sgr_train, tmp_path, monkeypatch):
@@ -202,14 +203,19 @@ def test_a_comparison_survives_lost_and_swapped_files(sgr_train, tmp_path):
     assert "sgr-seed0/metrics.jsonl is missing" in errors and "sgr-seed0/summary.json belongs to another run" in errors
 
 
-def test_a_comparison_refuses_a_run_with_other_settings(sgr_train, tmp_path):
-    flags = (*TINY_FLAGS, "--methods", "bp", "--seeds", 0)
-    for name, lr in (("one", 0.1), ("two", 0.2)):
-        assert sgr_train("compare", *flags, "--lr", lr, "--out", tmp_path / name)[0] == 0
+@pytest.mark.parametrize("other", ["settings", "data"])
+def test_a_comparison_refuses_a_run_of_another_one(sgr_train, tmp_path, write_npz, other):
+    flags = (*TINY_FLAGS, "--train-subset", 40, "--methods", "bp", "--seeds", 0, "--epochs", 1)
+    for name, lr in (("two", 0.2), ("one", 0.1)):
+        data = write_npz(test_labels=np.arange(20) % (2 if name == "two" else 3)) if other == "data" else write_npz()
+        settings = ("--data", f"npz:{data}", "--lr", lr if other == "settings" else 0.1)
+        assert sgr_train("compare", *flags, *settings, "--out", tmp_path / name)[0] == 0
     shutil.rmtree(tmp_path / "one" / "bp-seed0")
     shutil.copytree(tmp_path / "two" / "bp-seed0", tmp_path / "one" / "bp-seed0")
     status, _, errors = sgr_train("compare", "--resume", tmp_path / "one")
-    assert status == 2 and "bp-seed0/config.json belongs to a run with other settings (lr is 0.2, not 0.1)" in errors
+    assert status == 2 and errors.count("\n") == 1 and str(tmp_path / "one" / "bp-seed0") in errors
+    said = {"settings": "other settings (lr is 0.2, not 0.1)", "data": "is not the data that the run in"}
+    assert said[other] in errors
 
 
 def test_an_edited_comparison_is_refused(sgr_train, tmp_path):

@@ -105,7 +105,9 @@ def test_an_image_that_goes_bad_meanwhile_is_named(tree):
     assert "\n" not in str(caught.value)
 
 
-def test_batches_are_those_of_torchvision(tree):
+def test_batches_are_those_of_torchvision_without_its_processes(tree, monkeypatch):
+    """Which would need shared memory, that is small in containers."""
+    monkeypatch.setattr("os.fork", None)
     datasets = pytest.importorskip("torchvision.datasets")
     from torchvision import transforms
 
