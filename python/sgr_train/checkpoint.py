@@ -87,12 +87,13 @@ def _read_own(config: Settings) -> dict[str, Any]:
 
 
 def _edited(folder: Path) -> str:
-    """Which settings in config.json are not those in the checkpoint, if both can be read."""
+    """Which settings in config.json are not those in the checkpoint, in parentheses, if both can be read."""
     try:
         found, written = json.loads((folder / CONFIG).read_text()), load_state(folder / CHECKPOINT)["settings"]
-        return f" ({_changes(found, written)})"
+        changed = _changes(found, written)
     except (Damaged, OSError, ValueError, TypeError, AttributeError):
         return ""
+    return changed and f" ({changed})"
 
 
 def _changes(found: dict[str, Any], expected: dict[str, Any]) -> str:

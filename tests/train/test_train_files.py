@@ -110,7 +110,7 @@ def test_a_damaged_config(sgr_train, finished, content, command):
         ({"lr": 0.2}, "lr is 0.2, not 0.1"),
         ({"momentum": 0.5, "seed": 1}, "momentum is 0.5, not 0.9, seed is 1, not 0"),
         ({"weight_decay": None}, "weight_decay is missing, not 0.0005"),
-        ({"run": "0123456789abcdef"}, "config.json is damaged or was changed"),
+        ({"run": "0123456789abcdef"}, "its checksum does not match; put it back"),
     ],
 )
 @pytest.mark.parametrize("is_finished", [True, False])
