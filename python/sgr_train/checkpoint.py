@@ -80,7 +80,7 @@ def _read_own(config: Settings) -> dict[str, Any]:
         values = read_json(path)
     except Damaged as error:
         raise UsageError(f"{error}; put it back or {AGAIN}") from error
-    changed = _changes(values, json.loads(json.dumps(to_json(config))))
+    changed = _changes(values, to_json(config))
     if changed:
         raise UsageError(f"{path} belongs to a run with other settings ({changed}); {AGAIN}")
     return values

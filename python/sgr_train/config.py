@@ -234,8 +234,10 @@ def shared(config: Settings) -> dict[str, Any]:
 
 
 def to_json(config: Settings) -> dict[str, Any]:
-    """All settings but the folder, which may move."""
-    values = dataclasses.asdict(config)
+    """All settings but the folder, which may move, as JSON gives them back."""
+    values = {
+        name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(config).items()
+    }
     del values["out"], values["resume"]
     return {"command": command_of(config), **values, "data_dir": str(config.data_dir)}
 
