@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -135,7 +135,7 @@ class Passes:
         """Check that the graph of another pass has the leaves of the first one, and nothing else of its ``nodes``."""
         if loss.requires_grad and {*leaves_of(loss)} != {*self.parameters}:
             raise RuntimeError("two passes do not use the same parameters: make them before the first step")
-        if any(not hasattr(node, "variable") for node in nodes.intersection(nodes_behind([loss]))):
+        if not all(_is_of_a_leaf(node) for node in nodes.intersection(nodes_behind([loss]))):
             raise RuntimeError(
                 "body or head uses a tensor that was computed before the step and has a graph: compute it in every "
                 "pass, detach it, or use engine='autograd'"
@@ -146,6 +146,12 @@ class Passes:
             raise RuntimeError("a first step outside of the capture is needed: it checks that two passes do the same")
         if rewinds:
             raise RuntimeError("random layers cannot be captured in a CUDA graph: its random stream cannot be rewound")
+
+
+def _is_of_a_leaf(node: Any) -> bool:
+    """Whether it is the node of a leaf, or of its conversion to another dtype, which autocast keeps for later calls."""
+    converted = node.name().startswith("ToCopyBackward") and node.next_functions[0][0]
+    return hasattr(converted or node, "variable")
 
 
 def _check_precision(parameters: Iterable[Tensor]) -> None:
