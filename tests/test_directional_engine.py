@@ -507,6 +507,18 @@ class InHalfPrecision(nn.Module):
             return self.inner(x).float()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", MODELS)
+def test_checks_of_the_first_step_suit_the_precision(name, dtype):
+    """Nothing is refused: small inputs, confident heads, gradients that are mostly rounding."""
+    for scale, confidence in ((1.0, 1.0), (1e-3, 1.0), (1.0, 20.0)):
+        body, head, x, y, delta_pre = module(name)
+        head.classifier.weight.data *= confidence
+        with torch.autocast("cpu", dtype):
+            for _ in range(2):
+                sk.local_step(body, head, scale * x, y, delta_pre, weight=1.0, engine="directional")
+
+
 def test_steps_suit_the_precision_inside_of_the_body():
     body, head, x, y, delta_pre = module("vgg")
     expected = sgr_part("autograd", body, head, x, y, delta_pre)
