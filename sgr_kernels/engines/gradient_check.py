@@ -3,68 +3,78 @@
 A difference of two gradients is the derivative that Algorithm 1 computes only if they are gradients.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-# Distances to try, relative to the norm of x, down to eps^(3/4): long ones for coarse precisions, short ones for steep
-# losses. A gradient passes if two neighbours confirm it, or the last. One that is wrong fails at every distance, but by
-# chance; one that is right on average, as that of rounding straight through, fails at short ones.
-LONGEST, RATIO = 0.03, 1 / 8
-TOLERANCE = 0.05  # of the derivative along the direction; eps^(1/4) if that is more, as in half precision
+# Distances to try, relative to the norm of x: from the longest one down as far as rounding lets anything be seen.
+LONGEST, RATIO = 0.06, 1 / 4
+TOLERANCE = 0.05  # relative, of derivatives along the direction; eps^(1/4) if that is more, as in half precision
 
 
-def check_gradient(loss_at: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor, loss: Tensor, eps: float) -> None:
+def check_gradient(
+    loss_at: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor, loss: Tensor, summands: list[Tensor], eps: float
+) -> None:
     """Compare <grad, u> for a random u, near the direction of ``grad``, with the change of the loss along u.
+
+    A gradient that is right is seen to be so at two neighbouring distances, unless the loss bends at long ones and is
+    lost in rounding at short ones. One that is wrong is not, and is seen to be wrong at two where the loss is straight.
 
     Args:
         loss_at: the loss as a function of x; anything but x is the same in every call.
         grad: its gradient at x, shape of ``x``.
         loss: its value at x, 0-d.
+        summands: what the loss was summed or computed from, which says how it is rounded.
         eps: relative spacing of numbers in the lowest precision that takes part.
 
     Raises:
-        RuntimeError: they differ wherever the loss is finite.
+        RuntimeError: the gradient is wrong.
     """
-    generator = torch.Generator(x.device).manual_seed(0)  # the global stream is the network's
     dtype = torch.promote_types(x.dtype, torch.float32)
     source, grad, loss = x.to(dtype), grad.to(dtype), float(loss)
-    size = float(source.norm()) or 1.0
+    generator = torch.Generator(x.device).manual_seed(0)  # the global stream is the network's
 
-    def changes(distance: float) -> tuple[float, float]:
-        """Of the loss along a direction, and according to its gradient."""
-        noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=dtype)
-        step = _unit(_unit(grad).add_(_unit(noise))).mul_(distance * size)
-        ahead, behind = (source + step).to(x.dtype), (source - step).to(x.dtype)
-        expected = float((grad * (ahead.to(dtype) - behind.to(dtype))).sum(dtype=torch.float64))
-        return float(loss_at(ahead)) - float(loss_at(behind)), expected
+    def noise() -> Tensor:
+        return torch.randn(x.shape, generator=generator, device=x.device, dtype=dtype)
 
-    found, agreed, rounding = [], False, eps * abs(loss)
-    for distance in _distances(eps):
-        change, expected = changes(distance)
-        if max(abs(change), abs(expected)) < 4 * rounding:  # there is nothing to be seen at this distance
+    def changes() -> Iterator[tuple[float, float, float]]:
+        """Distance, change of the loss along a direction, and according to the gradient."""
+        direction = _unit(_unit(grad).add_(_unit(noise()))).mul_(float(source.norm()) or 1.0)
+        distance = LONGEST
+        while distance > eps:
+            step = distance * direction
+            ahead, behind = (source + step).to(x.dtype), (source - step).to(x.dtype)
+            expected = float((grad * (ahead.to(dtype) - behind.to(dtype))).sum(dtype=torch.float64))
+            yield distance, float(loss_at(ahead)) - float(loss_at(behind)), expected
+            distance *= RATIO
+
+    rounding = [abs(float(loss_at((source + eps * source * noise()).to(x.dtype))) - loss) for _ in range(2)]
+    largest = max((float(tensor.abs().max()) for tensor in summands if tensor.numel() > 0), default=0.0)
+    rounding = max(*rounding, eps * abs(loss), eps * largest)
+    tolerance = max(TOLERANCE, eps**0.25)
+    seen: list[tuple[float, float]] = []  # derivatives along the direction: of the loss, and according to the gradient
+    wrong = None
+    for distance, change, expected in changes():
+        if not max(abs(change), abs(expected)) > 2 / tolerance * rounding:
             break
-        found.append((change, expected))
-        tolerance = max(TOLERANCE, eps**0.25) + eps / distance  # with the rounding inside of the network
-        before, agreed = agreed, abs(change - expected) <= tolerance * abs(expected) + rounding
-        if before and agreed:
+        seen.append((change / distance, expected / distance))
+        right = [_agree(*pair, tolerance) for pair in seen[-2:]]
+        if len(seen) > 1 and all(right):
             return
-    change, expected = next((pair for pair in found if math.isfinite(pair[0])), (None, None))
-    if change is not None and not agreed:
+        if len(seen) > 1 and not any(right) and _agree(seen[-2][0], seen[-1][0], tolerance):
+            wrong = seen[-1]
+    if wrong is not None:
+        change, expected = wrong
         raise RuntimeError(
-            f"the gradient for x is not that of the loss: a small change of x changes the loss by {change:.3g}, and by "
-            f"{expected:.3g} according to the gradient; hooks and autograd Functions must have a backward pass that is "
-            "the exact derivative of their forward pass; use engine='autograd' where they do not"
+            f"the gradient for x is not that of the loss: along x, the loss changes by {change:.3g}, and according to "
+            f"the gradient by {expected:.3g}; hooks and autograd Functions must have a backward pass that is the exact "
+            "derivative of their forward pass; use engine='autograd' where they do not"
         )
 
 
-def _distances(eps: float) -> list[float]:
-    distances = [LONGEST]
-    while distances[-1] * RATIO > eps**0.75:
-        distances.append(distances[-1] * RATIO)
-    return distances if len(distances) > 1 else 2 * distances
+def _agree(one: float, other: float, tolerance: float) -> bool:
+    return abs(one - other) <= tolerance * max(abs(one), abs(other))
 
 
 def _unit(vector: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..gates.numbers import RecordNumbers, ReplayNumbers
+from ..gates.constants import RecordConstants, ReplayConstants
 from ..gates.randomness import is_capturing
 from ..torch_internals import is_fake
 from .common import coarsest_spacing
@@ -29,7 +29,7 @@ class FirstRun:
     def __init__(self, head: nn.Module | Callable, features: Tensor) -> None:
         self.head, self.features = head, features
         self.start, self.streams = Snapshot.of(Reach(head)), Streams()
-        self.gates = RecordNumbers(features)
+        self.gates = RecordConstants(features, keep_sums=True)
 
     def __enter__(self) -> None:
         self.gates.__enter__()
@@ -52,15 +52,17 @@ class FirstRun:
         self.streams.end_first_pass()
 
         def loss_at(features: Tensor) -> Tensor:
+            features = features.detach().requires_grad_()
             self.start.restore()
             try:
-                with ReplayNumbers(self.gates.tape), self.streams.again(), torch.enable_grad():
-                    return run(features).detach()
+                with ReplayConstants(self.gates.tape), self.streams.again(), torch.enable_grad():
+                    loss = run(features)
+                return loss.detach()
             finally:
                 end.restore()
 
         features, gradient, loss = self.features.detach(), gradient.detach(), loss.detach()
         if all(tensor.isfinite().all() for tensor in (features, gradient, loss)):
             eps = coarsest_spacing(features.device.type, [features.dtype, loss.dtype])
-            check_gradient(loss_at, features, gradient, loss, eps)
+            check_gradient(loss_at, features, gradient, loss, self.gates.sums, eps)
             _CHECKED.put(True, self.head)

@@ -11,7 +11,7 @@ from ..gates import Record, Replay
 from ..gates.checkpointing import recomputing_along
 from ..gates.declarations import refuse_unseen
 from ..gates.origins import nodes_behind
-from ..gates.randomness import Stretch, is_capturing
+from ..gates.randomness import Stretch, has_stream, is_capturing
 from ..torch_internals import is_fake
 from .common import StepInputs, coarsest_spacing, leaves_of, loss_of, output_of, refuse_gradient_hooks
 from .gradient_check import check_gradient
@@ -49,6 +49,8 @@ class Passes:
         if is_capturing(inputs.x.device):
             self._check_capture(rewinds)
         self.start, self.streams = Snapshot.of(Reach(inputs.body, inputs.head)), Streams()
+        devices = {torch.device("cpu"), inputs.x.device}
+        self.stretches = [Stretch(device) for device in devices if has_stream(device)]
         self.tape: list = []
         self.parameters: list[Tensor] = []
         self.eps = 0.0
@@ -56,7 +58,7 @@ class Passes:
     def record(self) -> _Recorded:
         """The pass at the x of the step."""
         x = self.inputs.x.detach().requires_grad_()
-        gates = Record(x)
+        gates = Record(x, keep_sums=not self.verified)
         with torch.enable_grad(), recomputing_along(gates):
             with gates:
                 output = output_of(self.inputs.body, x)
@@ -76,24 +78,27 @@ class Passes:
             raise ValueError("the local loss does not depend on x: there is no gradient to reconcile")
         self.end = Snapshot.of(Reach(self.inputs.body, self.inputs.head), self.start)
         self.streams.end_first_pass()
+        self.stretches = [stretch for stretch in self.stretches if gates.draws_compiled and stretch.ended()]
         recorded = _Recorded(loss.detach(), output.detach(), gradients, delta, delta_out)
         if not self.verified and not is_fake(x):  # a fake tensor has no numbers to compare
-            self._verify(nodes, x.detach(), recorded)
+            self._verify(nodes, x.detach(), recorded, gates.sums)
         return recorded
 
     def gradients(self, x: Tensor) -> list[Tensor | None]:
         """Those of the scaled loss for the parameters, at another x with the recorded decisions."""
-        with self._replayed(x) as (_, loss):
+        with self._replayed(x.requires_grad_()) as (_, loss):
             return list(torch.autograd.grad(self.grad_scale * loss, self.parameters, allow_unused=True))
 
     @contextlib.contextmanager
     def _replayed(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Output and loss at another x with the recorded decisions. On leaving, the state is that after one pass."""
         self.start.restore()
-        gates = Replay(self.tape)
+        gates = Replay(self.tape, rewound=bool(self.stretches))
         try:
             with torch.enable_grad(), recomputing_along(gates):
-                with gates, self.streams.again():
+                with contextlib.ExitStack() as streams, gates:
+                    for stream in (self.streams, *self.stretches):
+                        streams.enter_context(stream.again())
                     output = self.inputs.body(x)
                     loss = self.inputs.head(output, self.inputs.y)
                 gates.check_finished()
@@ -101,7 +106,7 @@ class Passes:
         finally:
             self.end.restore()
 
-    def _verify(self, nodes: set, x: Tensor, recorded: _Recorded) -> None:
+    def _verify(self, nodes: set, x: Tensor, recorded: _Recorded, sums: list[Tensor]) -> None:
         """Check, once for each body and head, what the difference of two passes relies on.
 
         A second pass over the same x must give the output and loss recorded: a change by hidden state or an unknown
@@ -109,7 +114,7 @@ class Passes:
         """
         if not all(tensor.isfinite().all() for tensor in (recorded.output, recorded.loss, recorded.delta)):
             return
-        with self._replayed(x) as repeated:
+        with self._replayed(x.requires_grad_()) as repeated:
             if drifted := self.end.drifted():
                 raise RuntimeError(
                     f"a pass writes in place what is no buffer ({drifted}), and another one changes it again: use "
@@ -122,18 +127,18 @@ class Passes:
                         f"two passes over the same input differ by {float(change / size):.0e} in their {name}: the "
                         "module is not deterministic, or keeps state outside of its buffers; use engine='autograd'"
                     )
-            self._check_graph(nodes, repeated[1])
-        check_gradient(self._loss_at, x, recorded.delta / self.grad_scale, recorded.loss, self.eps)
-        rewinds = bool(self.streams.moved) or any(isinstance(entry, Stretch) for entry in self.tape)
+            self._check_graph(nodes, repeated[1], x)
+        check_gradient(self._loss_at, x.detach(), recorded.delta / self.grad_scale, recorded.loss, sums, self.eps)
+        rewinds = bool(self.streams.moved or self.stretches) or any(isinstance(entry, Stretch) for entry in self.tape)
         _VERIFIED.put(rewinds, self.inputs.body, self.inputs.head)
 
     def _loss_at(self, x: Tensor) -> Tensor:
-        with self._replayed(x) as (_, loss):
+        with self._replayed(x.requires_grad_()) as (_, loss):
             return loss.detach()
 
-    def _check_graph(self, nodes: set, loss: Tensor) -> None:
+    def _check_graph(self, nodes: set, loss: Tensor, x: Tensor) -> None:
         """Check that the graph of another pass has the leaves of the first one, and nothing else of its ``nodes``."""
-        if loss.requires_grad and {*leaves_of(loss)} != {*self.parameters}:
+        if loss.requires_grad and {*leaves_of(loss, x)} != {*self.parameters}:
             raise RuntimeError("two passes do not use the same parameters: make them before the first step")
         if not all(_is_of_a_leaf(node) for node in nodes.intersection(nodes_behind([loss]))):
             raise RuntimeError(

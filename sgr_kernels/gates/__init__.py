@@ -4,7 +4,7 @@
 backward pass computes again. :mod:`.lists` names the functions of torch that need no gate, :mod:`.randomness` those
 that draw numbers. :mod:`.rules` has a rule for each function with kinks, :mod:`.pooling` those of max pooling,
 :mod:`.dropout` that of dropout, and :mod:`.table` registers them. :mod:`.declarations` is how a network declares
-operations of its own, and refuses what :mod:`.origins` finds unseen. :mod:`.numbers` shares random numbers alone.
+operations of its own, and refuses what :mod:`.origins` finds unseen. :mod:`.constants` shares no kinks.
 """
 
 from . import table  # noqa: F401  (registers the rules)

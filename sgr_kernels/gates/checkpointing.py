@@ -41,7 +41,7 @@ def _along_the_tape(recompute: Callable) -> Callable:
     start = gates.position
 
     def recompute_along(*inputs):
-        with Replay(gates.tape, start) as replay, recomputing_along(replay):
+        with Replay(gates.tape, start, gates.rewound) as replay, recomputing_along(replay):
             recompute(*inputs)
 
     return recompute_along

@@ -32,7 +32,7 @@ def dropout(function: Callable) -> Callable:
         shift = _ALPHA * scale * p if is_alpha else 0.0
         dropped = shift - _ALPHA * scale if is_alpha else 0.0
         # Drawn by the function itself: then the stream moves as in an ordinary pass on every device.
-        kept = gates.decide(lambda: function(torch.ones_like(input), p, True) > (scale + shift + dropped) / 2)
+        kept = gates.draw(lambda: function(torch.ones_like(input), p, True) > (scale + shift + dropped) / 2)
         kept = kept.to(input.dtype)
         y = input * (kept * scale)
         if is_alpha:

@@ -4,7 +4,8 @@ The streams they come from belong to the whole process: to set one back would gi
 before, and the network the numbers of that thread. So what a function of torch draws is recorded, from a global stream
 or from a ``torch.Generator`` of the network's own. Only where the numbers cannot be had, inside of fused attention, a
 recurrent layer or a function declared smooth, the stream is set back for the length of the call; it must then move
-exactly as it did in the first pass.
+exactly as it did in the first pass. Compiled code cannot set it back: if such a call is in there, the streams are set
+back for whole passes, and everything is drawn again.
 """
 
 import contextlib
@@ -41,7 +42,7 @@ _ATTENTION = {F.scaled_dot_product_attention: (4, None), F.multi_head_attention_
 
 
 class Stretch:
-    """How far a call moved the random stream of a device."""
+    """How far a call, or a pass, moved the random stream of a device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -52,16 +53,16 @@ class Stretch:
         """Before a call; None during the capture of a CUDA graph, where streams cannot be read."""
         devices = (leaf.device for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor))
         device = next(devices, torch.device("cpu"))
-        return None if is_capturing(device) else cls(device)
+        return cls(device) if has_stream(device) else None
 
     def ended(self) -> "Stretch | None":
-        """After the call; None: it drew nothing."""
+        """After it; None: it drew nothing."""
         self.after = _state(self.device)
         return None if torch.equal(self.before, self.after) else self
 
     @contextlib.contextmanager
     def again(self) -> Iterator[None]:
-        """Inside, the call draws the same numbers.
+        """Inside, the same numbers are drawn.
 
         Raises:
             RuntimeError: the stream does not move as it did, since another thread draws from it.
@@ -85,6 +86,11 @@ def is_capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
+def has_stream(device: torch.device) -> bool:
+    """Whether numbers are drawn on the device, from a stream that can be read now."""
+    return device.type == "cpu" or (device.type != "meta" and not is_capturing(device))
+
+
 def _state(device: torch.device) -> Tensor:
     return torch.get_rng_state() if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
 
@@ -96,23 +102,13 @@ def _set_state(device: torch.device, state: Tensor) -> None:
         torch.get_device_module(device).set_rng_state(state, device)
 
 
-def draws_unseen(func: Callable, args: tuple, kwargs: dict) -> bool:
-    """Whether this call of one of ``HIDDEN`` may draw numbers.
-
-    Raises:
-        ValueError: it will, in code that is being compiled, where no stream can be set back.
-    """
+def may_draw(func: Callable, args: tuple, kwargs: dict) -> bool:
+    """Whether this call of one of ``HIDDEN`` may draw numbers."""
     if func not in _ATTENTION:
-        return not torch.compiler.is_compiling()
+        return True
     of_dropout, of_training = _ATTENTION[func]
     training = of_training is None or _argument(args, kwargs, "training", of_training, True)
-    draws = bool(training and _argument(args, kwargs, "dropout_p", of_dropout, 0.0))
-    if draws and torch.compiler.is_compiling():
-        raise ValueError(
-            f"{func.__name__} with dropout inside of compiled code: engine='directional' cannot repeat its random "
-            "numbers; leave it out of the compiled code (torch.compiler.disable), or use engine='autograd'"
-        )
-    return draws
+    return bool(training and _argument(args, kwargs, "dropout_p", of_dropout, 0.0))
 
 
 def _argument(args: tuple, kwargs: dict, name: str, place: int, default: Any) -> Any:

@@ -17,7 +17,7 @@ from ..torch_internals import in_compiled_graph, next_node_number, tree_leaves, 
 from .lists import NOT_SMOOTH_PROPERTIES, SHAPE_ONLY, SMOOTH, functions_named
 from .origins import Calls, nodes_behind
 from .packing import PackedBools, bits_of, copied, packed, unpacked
-from .randomness import BITS, DROPOUTS, HIDDEN, SOURCES, Stretch, draws_unseen
+from .randomness import BITS, DROPOUTS, HIDDEN, SOURCES, Stretch, may_draw
 
 # Functions with kinks and their rules, called as rule(gates, *args, **kwargs); see sgr_kernels.gate()
 RULES: dict[Callable, Callable] = {}
@@ -49,10 +49,14 @@ class Gates(TorchFunctionMode):
     Attributes:
         recording: whether this is the first pass.
         dtypes: of the input and of every layer of the first pass: the precisions of the network.
+        rewound: whether random streams were set back for this pass, so that all numbers are drawn again.
+        draws_compiled: whether compiled code drew numbers that it cannot share.
     """
 
     recording: bool
     dtypes: list[torch.dtype]
+    rewound = False
+    draws_compiled = False
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         return self.call(func, args, {} if kwargs is None else kwargs)
@@ -80,9 +84,20 @@ class Gates(TorchFunctionMode):
             if self.recording:
                 self.dtypes.append(result.dtype)
             return result
-        if func in HIDDEN and draws_unseen(func, args, kwargs):
-            return self.drawing(func, args, kwargs)
+        if func in HIDDEN and may_draw(func, args, kwargs):
+            if torch.compiler.is_compiling():
+                self.draws_compiled = True
+            elif not self.rewound:
+                return self.drawing(func, args, kwargs)
         return self.without_rule(func, args, kwargs)
+
+    def draw(self, choose: Callable[[], Tensor]) -> Tensor:
+        """``choose()``, a tensor of bool of random numbers: as :meth:`decide`."""
+        if not self.rewound:
+            return self.decide(choose)
+        self.recall()
+        with torch.no_grad():
+            return choose()
 
     def decide(self, choose: Callable[..., Tensor], *args: Any) -> Tensor:
         """``choose(*args)``, a tensor of bool or of indices: computed in the first pass, read from the tape in others.
@@ -107,18 +122,23 @@ class Gates(TorchFunctionMode):
 class Record(Gates):
     """Runs a network as it is and writes its decisions to ``tape``.
 
+    Args:
+        source: x; what does not depend on it is not refused.
+        keep_sums: whether to keep what losses and other 0-d results were computed from, in ``sums``.
+
     Raises (inside the network):
         ValueError: an operation that depends on ``source`` is not known to be smooth and has no rule.
     """
 
     recording = True
 
-    def __init__(self, source: Tensor) -> None:
+    def __init__(self, source: Tensor, keep_sums: bool = False) -> None:
         super().__init__()
         self.source = source
         self.tape: list[Any] = []
         self.dtypes = [source.dtype]
         self.calls = Calls()
+        self.sums: list[Tensor] | None = [] if keep_sums else None
         self.ran_compiled = False  # whether compiled code has run since the last call seen here
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -130,6 +150,8 @@ class Record(Gates):
         first = next_node_number()
         result = self.call(func, args, kwargs)
         self.calls.add(first, next_node_number())
+        if self.sums is not None and isinstance(result, Tensor) and result.dim() == 0:
+            self.sums += [arg.detach() for arg in args if isinstance(arg, Tensor) and arg.is_floating_point()]
         return result
 
     def note_compiled_code(self) -> None:
@@ -196,10 +218,11 @@ class Replay(Gates):
 
     recording = False
 
-    def __init__(self, tape: list[Any], position: int = 0) -> None:
+    def __init__(self, tape: list[Any], position: int = 0, rewound: bool = False) -> None:
         super().__init__()
         self.tape = tape
         self.position = position
+        self.rewound = rewound
 
     def enter(self, func: Callable) -> None:
         """Checks that the same function is called as in the first pass."""
@@ -219,7 +242,7 @@ class Replay(Gates):
     def constant(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         self.enter(func)
         recorded = self.recall()
-        if recorded is None:
+        if recorded is None or (self.rewound and func in _RANDOM):
             return func(*args, **kwargs)
         in_bits = isinstance(recorded.value, PackedBools)
         value = unpacked(recorded.value) if in_bits else tree_map(copied, recorded.value)
