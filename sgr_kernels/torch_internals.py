@@ -163,8 +163,11 @@ def storage_key(tensor: Tensor) -> int:
 
 
 def has_hooks(module: nn.Module) -> bool:
-    """Whether a call of the module runs hooks of its own; publicly hooks can be added and removed, not listed."""
-    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
+    """Whether a call of the module runs hooks, its own or those of all modules; publicly they cannot be listed."""
+    hooks = torch.nn.modules.module
+    every = hooks._global_forward_hooks, hooks._global_forward_pre_hooks, hooks._global_backward_hooks
+    own = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return any((*own, *every, hooks._global_backward_pre_hooks))
 
 
 def has_gradient_hooks(leaf: Tensor) -> bool:

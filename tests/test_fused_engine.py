@@ -682,3 +682,42 @@ def test_refuses_losses_without_a_way_to_the_output():
     with pytest.raises(ValueError, match="does not depend on the output"):
         constant = nn.Parameter(torch.ones(()))
         sk.local_step(problem.body, lambda f, y: 2 * constant, problem.x, problem.y, None, weight=1.0, engine="fused")
+
+
+@pytest.mark.parametrize("register", ["register_module_forward_hook", "register_module_forward_pre_hook"])
+def test_hooks_of_all_modules_are_refused(register):
+    """The closed form would step over them."""
+    problem = Problem("linear", "linear")
+    handle = getattr(torch.nn.modules.module, register)(lambda *args: None)
+    try:
+        with pytest.raises(ValueError, match="with hooks"):
+            sk.local_step(
+                problem.body, problem.head, problem.x, problem.y, problem.delta_pre, weight=1.0, engine="fused"
+            )
+    finally:
+        handle.remove()
+
+
+HEADS_WITH_CONSTANTS = {
+    "stop gradient": lambda o, y: -torch.nn.functional.cosine_similarity(torch.tanh(o), o.flip(0).detach()).mean(),
+    "no gradients": lambda o, y: (o.square().sum(1) * _norms(o)).mean(),
+    "rounding straight through": lambda o, y: (o + (o.round() - o).detach()).square().mean(),
+    "gradient penalty": lambda o, y: torch.autograd.grad(torch.tanh(o).sum(), o, create_graph=True)[0].square().mean(),
+}
+
+
+@torch.no_grad()
+def _norms(o):
+    return o.norm(dim=1)
+
+
+@pytest.mark.parametrize("name", HEADS_WITH_CONSTANTS)
+def test_heads_with_constants(name):
+    problem = Problem("linear", "linear")
+    body, x, delta_pre = problem.body.double(), problem.x.double(), problem.delta_pre.double()
+    gradients = []
+    for engine in ("autograd", "fused"):
+        body.zero_grad()
+        sk.local_step(body, HEADS_WITH_CONSTANTS[name], x, None, delta_pre, weight=3.0, engine=engine)
+        gradients.append([p.grad.clone() for p in body.parameters()])
+    torch.testing.assert_close(*gradients)

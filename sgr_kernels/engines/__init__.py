@@ -44,8 +44,9 @@ def local_step(
 
     The directional engine, which runs body and head several times, looks for what they change behind methods,
     ``functools.partial``, closures, defaults and the globals of a function, in attributes and in containers. It does
-    not find what is kept in C++, by hooks, in the global variables of other files, in objects inside of objects that
-    cannot be called, and in containers of more than 10,000 items; nor does it put back a global that is assigned anew.
+    not find what is kept in C++, in NumPy arrays, by iterators, by hooks, in the global variables of other files, in
+    objects inside of objects that cannot be called, and in containers of more than 10,000 items; nor does it put back a
+    global that is assigned anew.
     It does not see what scripted code computes without gradients. What another thread puts into a container while a
     step runs may be lost.
 

@@ -20,11 +20,15 @@ _ARITHMETIC = """
     expit logit erf erfc erfinv lgamma digamma gammaln hypot lerp addcmul addcdiv sum mean prod cumsum cumprod var std
     var_mean std_mean trace cov corrcoef diff cross
 """
+_COMPLEX = """
+    fft ifft rfft irfft fft2 ifft2 rfft2 irfft2 fftn ifftn rfftn irfftn fftshift ifftshift view_as_real view_as_complex
+    real imag conj complex
+"""
 _PRODUCTS = """
     matmul mm bmm mv dot inner outer ger vdot addmm addmv addbmm baddbmm addr einsum tensordot kron chain_matmul
     multi_dot linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution
     conv_tbc scaled_dot_product_attention multi_head_attention_forward lstm gru rnn_tanh lstm_cell gru_cell
-    rnn_tanh_cell
+    rnn_tanh_cell inv inverse solve solve_triangular cholesky det logdet slogdet matrix_exp matrix_power xlogy
 """
 _LAYERS = """
     gelu silu mish softplus logsigmoid softsign tanhshrink softmax log_softmax softmin glu batch_norm instance_norm
@@ -65,6 +69,6 @@ def functions_called(name: str, spaces: Iterable[Any] = _NAMESPACES) -> set[Call
 
 
 SHAPE_ONLY = functions_named(_SHAPE_ONLY) | {SET_GRAD_ENABLED}
-SMOOTH = functions_named(_ARITHMETIC + _PRODUCTS + _LAYERS + _SHAPES) | SHAPE_ONLY
+SMOOTH = functions_named(_ARITHMETIC + _COMPLEX + _PRODUCTS + _LAYERS + _SHAPES) | SHAPE_ONLY
 # Properties of tensors, as function modes see them, that are neither smooth nor about shape, dtype, device or graph
 NOT_SMOOTH_PROPERTIES = {Tensor.data.__get__, Tensor.grad.__get__}

@@ -177,7 +177,7 @@ def _max_or_min(gates: Gates, function: Callable, of_two: Callable, x: Tensor, d
     if dim is None:
         return _extreme(gates, function, x)
     indices = gates.decide(lambda: function(x, dim, keepdim=True)[1])
-    return _along(x, indices, dim, keepdim)
+    return _along(x, indices, dim, keepdim, getattr(torch.return_types, function.__name__))
 
 
 def amax(gates: Gates, input: Tensor, dim=(), keepdim: bool = False) -> Tensor:
@@ -197,24 +197,18 @@ def _extreme(gates: Gates, function: Callable, x: Tensor, dim=(), keepdim: bool 
 
 def sort(gates: Gates, input: Tensor, dim: int = -1, descending: bool = False, stable: bool = False):
     indices = gates.decide(lambda: torch.sort(input, dim=dim, descending=descending, stable=stable)[1])
-    return _along(input, indices, dim, True)
+    return _along(input, indices, dim, True, torch.return_types.sort)
 
 
 def topk(gates: Gates, input: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True):
     indices = gates.decide(lambda: torch.topk(input, k, dim, largest, sorted)[1])
-    return _along(input, indices, dim, True)
+    return _along(input, indices, dim, True, torch.return_types.topk)
 
 
-class _Selected(tuple):
-    """(values, indices), with names as torch gives them."""
-
-    values = property(lambda self: self[0])
-    indices = property(lambda self: self[1])
-
-
-def _along(x: Tensor, indices: Tensor, dim: int, keepdim: bool) -> _Selected:
+def _along(x: Tensor, indices: Tensor, dim: int, keepdim: bool, result: Callable) -> tuple[Tensor, Tensor]:
+    """(values, indices), as the named tuple ``result`` of torch."""
     values = x.gather(dim, indices)
-    return _Selected((values, indices) if keepdim else (values.squeeze(dim), indices.squeeze(dim)))
+    return result((values, indices) if keepdim else (values.squeeze(dim), indices.squeeze(dim)))
 
 
 def div(gates: Gates, input: Tensor, other, *, rounding_mode: str | None = None, inplace: bool = False) -> Tensor:

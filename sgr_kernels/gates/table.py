@@ -24,6 +24,7 @@ _NAMES = """
     relu relu6 leaky_relu prelu hardtanh hardsigmoid hardswish elu celu selu threshold abs clamp clamp_min clamp_max
     maximum minimum max min amax amin sort topk div
 """
+_ALONG_DIMENSIONS = ("max", "min", "amax", "amin")
 _SYNONYMS = {"absolute": rules.abs, "clip": rules.clamp, "divide": rules.div}
 
 
@@ -82,8 +83,20 @@ def _register() -> None:
 
 
 def _give_rule(name: str, rule: Callable) -> None:
+    rule = _with_names_of_numpy(rule) if name.strip("_") in _ALONG_DIMENSIONS else rule
     for function in functions_called(name, (torch, Tensor, F)):
         gate(function)(rule)
+
+
+def _with_names_of_numpy(rule: Callable) -> Callable:
+    """torch takes ``axis`` for ``dim`` and ``keepdims`` for ``keepdim``."""
+
+    def renamed(gates: Gates, *args, axis=None, keepdims=None, **kwargs):
+        kwargs |= {} if axis is None else {"dim": axis}
+        kwargs |= {} if keepdims is None else {"keepdim": keepdims}
+        return rule(gates, *args, **kwargs)
+
+    return renamed
 
 
 _register()

@@ -76,7 +76,7 @@ class Gates(TorchFunctionMode):
             )
         if func in CONSTANT or func in SOURCES or not torch.is_grad_enabled():
             return self.constant(func, args, kwargs)
-        if func in RULES:
+        if func in RULES and _has_floats((args, kwargs)):  # integers have no gradient, and need no gates
             self.enter(func)
             return RULES[func](self, *args, **kwargs)
         if func in LAYERS:
@@ -268,6 +268,11 @@ def _is_smooth(func: Callable) -> bool:
     if func.__name__ == "__get__":  # the compiler cannot look up properties; it turns .data into a call of detach
         return torch.compiler.is_compiling() or func not in NOT_SMOOTH_PROPERTIES
     return func in SMOOTH
+
+
+def _has_floats(arguments: Any) -> bool:
+    leaves = tree_leaves(arguments)
+    return any(isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()) for leaf in leaves)
 
 
 def _carries_gradient(arguments: Any) -> bool:
