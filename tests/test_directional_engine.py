@@ -274,6 +274,20 @@ def test_samples_without_direction_or_size_are_left_where_they_are():
     assert not nowhere.any()
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e-2, 1e-4, 1e-6, 0.0])
+@pytest.mark.parametrize("rows", [slice(None), slice(3, 4)], ids=["all rows", "one row"])
+def test_small_inputs_beside_biases(rows, scale):
+    """A step that is short beside x would be lost in the rounding of what the biases give."""
+    body = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64))
+    head = sk.CrossEntropyHead(nn.Linear(64, 4))
+    x, delta_pre = torch.randn(2, 32, 32, dtype=torch.float64).unbind(0)
+    x[rows] *= scale
+    y = torch.randint(4, (32,))
+    truth = sgr_part("autograd", copy.deepcopy(body).double(), copy.deepcopy(head).double(), x, y, delta_pre)
+    result = sgr_part("directional", body, head, x.float(), y, delta_pre.float())
+    assert relative_error(result, truth) < 0.02
+
+
 @pytest.mark.parametrize(("spread", "least_cosine"), [(1e2, 0.9999), (1e4, 0.999)])
 def test_spread_of_gradient_norms(spread, least_cosine):
     """v_b is as long as delta_b is short: the most confident sample must not spoil the step for all others."""

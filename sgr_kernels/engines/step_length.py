@@ -9,6 +9,8 @@ of the gradient, which grows with h. With rho_b = |v_b| / |x_b|, sample b moves 
 They are equal where h times the root mean square of rho_b, weighted by |delta_b|, is sqrt(eps). A deep module
 multiplies a change of x by its gain. The truncation error then asks for an h shorter by the gain, and rounding before
 the layers with the gain for one shorter by its square root only; the power 0.75 in between was best in measurements.
+A gain below 1, as of a small x beside biases, asks for a longer h likewise: otherwise nothing but rounding is left. It
+is that of a sample, and counts in its rho_b.
 
 v_b grows as delta_b shrinks, so confident samples move much further than the others. A bound on h rho_b keeps them near
 x, since far from it the difference is no derivative. In half precision h is always that bound, for rounding errors
@@ -43,18 +45,37 @@ def inverse_length(
         radius: bound on h rho_b. None: from precision, spread and gain.
         order: 1 or 2.
     """
-    x, delta = start
-    x_norms = row_norms(x)
-    ratios = torch.where(x_norms == 0, 0.0, direction.norms() / x_norms)  # rho
+    lengths = direction.norms()
+    if radius is not None:
+        norms = row_norms(start[0])
+        return torch.where(norms == 0, 0.0, lengths / norms).amax() / radius
+    ratios = relative_lengths(lengths, *start, *end)  # rho
     half = torch.finfo(torch.float16).eps
-    largest = LARGEST_IN_FLOAT16 if eps == half else LARGEST
-    inverse = ratios.amax() / (largest if radius is None else radius)
-    if radius is None and eps < half:
-        sizes = row_norms(delta)
+    inverse = ratios.amax() / (LARGEST_IN_FLOAT16 if eps == half else LARGEST)
+    if eps < half:
+        sizes = row_norms(start[1])
         typical = ((sizes * ratios.square()).sum() / sizes.sum().clamp(min=torch.finfo(sizes.dtype).tiny)).sqrt()
         wanted = typical * gain_of_module(*start, *end) ** GAIN_POWER / (TYPICAL[order] * eps**0.5)
         inverse = torch.maximum(inverse, wanted)
     return inverse
+
+
+def relative_lengths(lengths: Tensor, x: Tensor, delta: Tensor, output: Tensor, delta_out: Tensor | None) -> Tensor:
+    """rho_b, (B,) float64: |v_b| / |x_b|, times the gain of the sample to the power GAIN_POWER where that is below 1.
+
+    Args:
+        lengths: |v_b|, (B,).
+        output, delta_out: without a row for each sample, their gain is taken to be 1.
+    """
+    norms = row_norms(x)
+    at_input = lengths / norms
+    if delta_out is None or output.dim() == 0 or len(output) != len(x) or output.numel() == 0 or output.is_complex():
+        return torch.where(norms == 0, 0.0, at_input)
+    sizes = row_norms(output) * row_norms(delta_out) / (output[0].numel() / x[0].numel()) ** 0.5
+    at_output = lengths * row_norms(delta) / sizes  # |v_b| / |x_b| times the gain: all there is where x_b = 0
+    shorter = torch.where(norms == 0, at_output, at_input ** (1 - GAIN_POWER) * at_output**GAIN_POWER)
+    ratios = torch.where((at_output < at_input) | (norms == 0), shorter, at_input)
+    return torch.where(ratios.isfinite() | lengths.isnan(), ratios, 0.0)
 
 
 def gain_of_module(x: Tensor, delta: Tensor, output: Tensor, delta_out: Tensor | None) -> Tensor:
