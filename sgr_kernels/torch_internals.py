@@ -5,6 +5,7 @@ names the one that a version breaks.
 """
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -117,14 +118,23 @@ def refuse_scripting(*_: Any) -> NoReturn:
 def in_compiled_graph() -> bool:
     """Whether a graph of torch.compile is running; public torch.compiler.is_compiling() is about compiling one.
 
-    Such graphs run without gradients, so the answer is quick wherever gradients are enabled.
+    Most compilers run graphs without gradients. Some run them as Python, a few frames up from the functions called.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():
         return False
-    frame = sys._getframe(1)
-    while frame is not None and "_aot_autograd" not in frame.f_code.co_filename:
-        frame = frame.f_back
-    return frame is not None
+    frame, left = sys._getframe(1), _FRAMES_OF_A_FUNCTION if torch.is_grad_enabled() else sys.maxsize
+    while frame is not None and left > 0:
+        file, caller = frame.f_code.co_filename, frame.f_back
+        if "_aot_autograd" in file:
+            return True
+        if file.startswith("<eval_with_key>") and caller and caller.f_code.co_filename.endswith(_RUNS_GRAPHS):
+            return True
+        frame, left = caller, left - 1
+    return False
+
+
+_FRAMES_OF_A_FUNCTION = 7  # at most, from a graph to a function mode
+_RUNS_GRAPHS = os.path.join("torch", "_dynamo", "eval_frame.py")
 
 
 def announce_when_compiled(function: Callable) -> None:

@@ -488,6 +488,17 @@ def test_compiled_body_and_head(name):
         torch.testing.assert_close(with_sgr - plain, expected)
 
 
+@pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
+def test_compilers_that_run_a_graph_in_python(compiler):
+    layers = nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 16), nn.Hardtanh()
+    body, head = nn.Sequential(*layers).double(), sk.CrossEntropyHead(nn.Linear(16, 4)).double()
+    x, delta_pre = torch.randn(2, 12, 16, dtype=torch.float64).unbind(0)
+    inputs = head, x, torch.randint(4, (12,)), delta_pre
+    expected = sgr_part("autograd", body, *inputs)
+    result = sgr_part("directional", torch.compile(body, backend=compiler), *inputs, order=2, radius=1e-3)
+    assert relative_error(result, expected) < 1e-4
+
+
 def test_compiled_blocks_inside_of_a_body():
     torch._dynamo.reset()
     body, head, x, y, delta_pre = module("vgg", torch.float64)

@@ -107,6 +107,7 @@ FUNCTIONS = {
     "into a buffer": into_a_buffer,
     "without gradients": lambda x: x * noise_without_gradients(x),
     "reparametrised": reparametrised,
+    "of a mean": lambda x: x * torch.normal(x, 0.1),
     "attention": Attention(),
     "attention layer": AttentionLayer(),
     "recurrent": Recurrent(),

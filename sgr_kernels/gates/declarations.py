@@ -102,18 +102,14 @@ def refuse_unseen(calls: Calls, loss: Tensor, source: Tensor) -> None:
         ValueError: names a node between ``source`` and ``loss``, or the autograd Function that made it and is not
             known to be smooth.
     """
-    nodes = list(calls.unseen(loss))
-    # Most compilers make one node of a graph, an autograd Function of torch, and some of its results are views of what
-    # it gives. The others make the nodes of its functions.
-    in_one_node = {calls.compiled_stretch(node) for node in nodes if autograd_function_of(node) is not None}
-    for node in nodes:
+    for node in calls.unseen(loss):
         function = autograd_function_of(node)
         name = node.name() if function is None else f"{function.__module__}.{function.__qualname__}"
         if function in _SMOOTH_FUNCTIONS or (function is not None and name.startswith(_KNOWN_MODULES)):
             continue
-        stretch = calls.compiled_stretch(node)
-        compiled = stretch is not None and (stretch not in in_one_node or is_view(node))
-        if compiled and function is None or not _leads_to(node, source):
+        # Compiled code is one node, an autograd Function of torch; some of its results are views of what that gives.
+        of_compiled_code = is_view(node) and calls.beside_compiled_code(node)
+        if of_compiled_code or not _leads_to(node, source):
             continue
         if function is None:
             raise ValueError(

@@ -41,10 +41,9 @@ class Calls:
         self.compiled.append((self.last, end))
         self.last = end
 
-    def compiled_stretch(self, node: Any) -> tuple[int, int] | None:
-        """The one of ``compiled`` in which the node was made."""
-        number = node_number(node)
-        return next((stretch for stretch in self.compiled if stretch[0] <= number < stretch[1]), None)
+    def beside_compiled_code(self, node: Any) -> bool:
+        """Whether the node was made in one of the stretches ``compiled``."""
+        return any(first <= node_number(node) < end for first, end in self.compiled)
 
     def unseen(self, loss: Tensor) -> Iterator[Any]:
         """Nodes of the graph of ``loss`` that no call made; leaves excepted.

@@ -175,6 +175,8 @@ class Record(Gates):
         self.enter(func)
         changes = func in _RANDOM or _carries_gradient((args, kwargs))
         result = func(*args, **kwargs)
+        if func in SOURCES and isinstance(result, Tensor) and not result.is_leaf and args[0] is not result:
+            result = result.detach()  # torch.normal(mean, std) has a graph, of zeros
         if not changes:
             self.keep(None)
             return result
