@@ -75,8 +75,8 @@ def _pixels(path: Path, split: str, images: np.ndarray) -> torch.Tensor:
     known = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
     if images.dtype != np.uint8 or not known or 0 in images.shape[1:]:
         raise UsageError(
-            f"--data npz:{path}: {split}_images must be uint8 of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), H, W >= 1, "
-            f"got {images.dtype} {images.shape}"
+            f"--data npz:{path}: {split}_images must be uint8 of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), "
+            f"H, W >= 1, got {images.dtype} {images.shape}"
         )
     pixels = torch.from_numpy(images)
     return pixels.unsqueeze(1) if images.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()
