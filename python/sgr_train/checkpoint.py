@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import secrets
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,13 @@ def read_config(folder: Path, command: str) -> Settings:
         raise UsageError(f"--resume {folder} was written by another version of sgr-train; {AGAIN}") from error
     owner = command_of(config)
     if owner != command:
-        raise UsageError(f"--resume {folder} belongs to another command: sgr-train {owner} --resume {folder}")
+        raise UsageError(f"--resume {folder} belongs to another command: {resume_command(owner, folder)}")
     return config
+
+
+def resume_command(command: str, folder: Path) -> str:
+    """What to type into a shell."""
+    return f"sgr-train {command} --resume {shlex.quote(str(folder))}"
 
 
 def _read_own(config: Settings) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import sgr_kernels as sk
 
-from . import checkpoint, report
+from . import checkpoint, interrupts, report
 from .config import RunConfig, to_json
 from .data import Data, load_data
 from .errors import Diverged, UsageError, one_line
@@ -162,6 +162,7 @@ def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.P
     sums, seen = [torch.zeros((), device=data.mean.device) for _ in run.modules], 0
     first_step = len(run.history) * data.images_per_epoch(config.batch_size) // config.batch_size
     for index, (x, labels) in enumerate(data.shuffled(config.batch_size, run.generator), first_step):
+        interrupts.check()
         if index % CHECK_EVERY == 0:
             check_losses(sums)
         reconcile = config.method == "sgr" and index % config.sgr_every == 0
