@@ -14,7 +14,7 @@ import torch
 
 from .config import NOT_SETTINGS, Settings, command_of, from_json, to_json
 from .errors import Damaged, UsageError, note, one_line
-from .files import read_json, read_sealed, write, write_json, write_sealed
+from .files import exists, read_json, read_sealed, write, write_json, write_sealed
 
 CONFIG, SUMMARY, METRICS = "config.json", "summary.json", "metrics.jsonl"
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
@@ -33,7 +33,7 @@ def enter(config: Settings, data: str) -> str:
     Raises:
         UsageError: the folder holds a run with other settings or of other data, or its config.json is damaged.
     """
-    if not any((config.out / name).exists() for name in (CONFIG, SUMMARY, METRICS, CHECKPOINT, PREVIOUS)):
+    if not any(exists(config.out / name) for name in (CONFIG, SUMMARY, METRICS, CHECKPOINT, PREVIOUS)):
         run_id = secrets.token_hex(8)
         write_json(config.out / CONFIG, {**to_json(config), "data_sha256": data}, run_id)
         return run_id
@@ -97,7 +97,7 @@ def _edited(folder: Path) -> str:
     try:
         found, written = json.loads((folder / CONFIG).read_text()), load_state(folder / CHECKPOINT)["settings"]
         changed = _changes(found, written)
-    except (Damaged, OSError, ValueError, TypeError, AttributeError):
+    except (UsageError, OSError, ValueError, TypeError, AttributeError):
         return ""
     return changed and f" ({changed})"
 
@@ -137,7 +137,7 @@ def load_latest(folder: Path, run: str) -> dict[str, Any] | None:
         UsageError: there is no good one.
     """
     newest, previous = folder / CHECKPOINT, folder / PREVIOUS
-    if not any((folder / name).exists() for name in (CHECKPOINT, PREVIOUS, METRICS, SUMMARY)):
+    if not any(exists(folder / name) for name in (CHECKPOINT, PREVIOUS, METRICS, SUMMARY)):
         return None
     try:
         return load_state(newest, run)
@@ -182,23 +182,23 @@ def read_summary(folder: Path, run: str) -> dict[str, Any] | None:
     return summary
 
 
-def draw(path: Path, run: str, plot: Callable[[], bytes]) -> None:
-    """Write a picture. It is not worth a run: where it cannot be drawn, a note says so."""
+def draw(path: Path, run: str, plot: Callable[[], bytes]) -> bool:
+    """Write a picture. It is not worth a run: where it cannot be drawn or written, a note says so, and the result."""
     try:
-        content = plot()
+        write_sealed(path, plot(), run)
     except Exception as error:
         note(f"{path} could not be drawn ({one_line(error)}); everything else is written")
-        return
-    write_sealed(path, content, run)
+        return False
+    return True
 
 
 def redraw(path: Path, run: str, plot: Callable[[], bytes]) -> None:
-    """Draw a picture again that is missing or damaged, which a note says."""
+    """Draw a picture again that is missing, damaged or cannot be read, which a note says."""
     try:
         read_sealed(path, run)
-    except Damaged as error:
-        note(f"{error}; it is drawn anew")
-        draw(path, run, plot)
+    except UsageError as error:
+        if draw(path, run, plot):
+            note(f"{error}; it is drawn anew")
 
 
 def _lines(history: list[dict[str, Any]]) -> bytes:

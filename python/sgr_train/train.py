@@ -17,7 +17,7 @@ from . import checkpoint, interrupts, report
 from .config import RunConfig, to_json
 from .data import Data, load_data
 from .errors import Diverged, UsageError, one_line
-from .files import write_json
+from .files import exists, write_json
 from .measure import PROBE, PeakMemory, accuracy, measure_sgr
 from .models import build
 
@@ -268,7 +268,7 @@ def train_and_test(config: RunConfig, label: str = "", verbose: bool = False) ->
 
 def finished(config: RunConfig) -> dict[str, Any] | None:
     """Summary of a run whose files are all in order, what follows from others made anew; None of any other run."""
-    if not (config.out / checkpoint.SUMMARY).exists():
+    if not exists(config.out / checkpoint.SUMMARY):
         return None
     run_id = checkpoint.id_of(config)
     summary, state = checkpoint.read_summary(config.out, run_id), checkpoint.load_latest(config.out, run_id)
