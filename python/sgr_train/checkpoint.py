@@ -14,11 +14,11 @@ import torch
 
 from .config import NOT_SETTINGS, Settings, command_of, from_json, to_json
 from .errors import Damaged, UsageError, note, one_line
-from .files import exists, read_json, read_sealed, write, write_json, write_sealed
+from .files import exists, read, read_json, read_sealed, write, write_json, write_sealed
 
 CONFIG, SUMMARY, METRICS = "config.json", "summary.json", "metrics.jsonl"
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
-AGAIN = "start again with another --out"
+CHECKPOINTS = (CHECKPOINT, PREVIOUS)
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
@@ -33,7 +33,7 @@ def enter(config: Settings, data: str) -> str:
     Raises:
         UsageError: the folder holds a run with other settings or of other data, or its config.json is damaged.
     """
-    if not any(exists(config.out / name) for name in (CONFIG, SUMMARY, METRICS, CHECKPOINT, PREVIOUS)):
+    if not any(exists(config.out / name) for name in (CONFIG, SUMMARY, METRICS, *CHECKPOINTS)):
         run_id = secrets.token_hex(8)
         write_json(config.out / CONFIG, {**to_json(config), "data_sha256": data}, run_id)
         return run_id
@@ -41,7 +41,7 @@ def enter(config: Settings, data: str) -> str:
     if values["data_sha256"] != data:
         raise UsageError(
             f"--data {config.data} is not the data that the run in {config.out} began with; "
-            f"put its images and labels back, or {AGAIN}"
+            f"put its images and labels back, or {again(config.out)}"
         )
     return values["run"]
 
@@ -65,13 +65,20 @@ def read_config(folder: Path, command: str) -> Settings:
         config = from_json(read_json(folder / CONFIG))
     except Damaged as error:
         what = f"{error}{_edited(folder)}"
-        raise UsageError(f"--resume {folder} is not a run folder as written: {what}; put it back or {AGAIN}") from error
+        remedy = f"put it back or {again(folder)}"
+        raise UsageError(f"--resume {folder} is not a run folder as written: {what}; {remedy}") from error
     except (KeyError, TypeError) as error:
-        raise UsageError(f"--resume {folder} was written by another version of sgr-train; {AGAIN}") from error
+        raise UsageError(f"--resume {folder} was written by another version of sgr-train; {again(folder)}") from error
     owner = command_of(config)
     if owner != command:
         raise UsageError(f"--resume {folder} belongs to another command: {resume_command(owner, folder)}")
     return config
+
+
+def again(folder: Path) -> str:
+    """What to do with a run that cannot go on; one of several takes nothing from the others."""
+    one_of_several = exists(folder.absolute().parent / CONFIG)
+    return f"remove {folder} to train it again" if one_of_several else "start again with another --out"
 
 
 def resume_command(command: str, folder: Path) -> str:
@@ -85,10 +92,10 @@ def _read_own(config: Settings) -> dict[str, Any]:
     try:
         values = read_json(path)
     except Damaged as error:
-        raise UsageError(f"{error}; put it back or {AGAIN}") from error
+        raise UsageError(f"{error}; put it back or {again(config.out)}") from error
     changed = _changes(values, to_json(config))
     if changed:
-        raise UsageError(f"{path} belongs to a run with other settings ({changed}); {AGAIN}")
+        raise UsageError(f"{path} belongs to a run with other settings ({changed}); {again(config.out)}")
     return values
 
 
@@ -137,7 +144,7 @@ def load_latest(folder: Path, run: str) -> dict[str, Any] | None:
         UsageError: there is no good one.
     """
     newest, previous = folder / CHECKPOINT, folder / PREVIOUS
-    if not any(exists(folder / name) for name in (CHECKPOINT, PREVIOUS, METRICS, SUMMARY)):
+    if not any(exists(folder / name) for name in (*CHECKPOINTS, METRICS, SUMMARY)):
         return None
     try:
         return load_state(newest, run)
@@ -145,7 +152,7 @@ def load_latest(folder: Path, run: str) -> dict[str, Any] | None:
         try:
             state = load_state(previous, run)
         except Damaged as other:
-            raise UsageError(f"{error}, and {other}; {AGAIN}") from other
+            raise UsageError(f"{error}, and {other}; {again(folder)}") from other
         note(f"{error}; going on from {previous.name}, epoch {len(state['history'])}")
         write(newest, previous.read_bytes())  # else the damaged one would be kept as the previous one of the next
         return state
@@ -169,6 +176,22 @@ def restore_metrics(folder: Path, history: list[dict[str, Any]]) -> None:
         note(f"{path} is missing, damaged or was changed; it is written anew from the checkpoint")
     if found != lines:
         write(path, lines)
+
+
+def read_metrics(folder: Path, epochs: int) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl, which has no checksum.
+
+    Raises:
+        Damaged: it has not a row an epoch.
+    """
+    path = folder / METRICS
+    try:
+        rows = [json.loads(line) for line in read(path).splitlines()]
+    except ValueError as error:
+        raise Damaged(f"{path} is damaged: it is no JSON") from error
+    if len(rows) != epochs:
+        raise Damaged(f"{path} is damaged: it has {len(rows)} epochs, not {epochs}")
+    return rows
 
 
 def read_summary(folder: Path, run: str) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import tyro
 
 from . import checkpoint, compare, interrupts, report, train
-from .config import COMMANDS, RunConfig, Settings, check, command_of, expand
+from .config import COMMANDS, RunConfig, Settings, absolute, check, command_of, expand
 from .errors import NoOutput, UsageError, note, say
 from .folder import locked, new_folder
 
@@ -74,7 +74,7 @@ def _open_folder(config: Settings) -> Iterator[Settings]:
     if config.resume is None:
         check(config)
         with new_folder(config.out and expand(config.out), command_of(config)) as out:
-            yield dataclasses.replace(config, out=out)
+            yield dataclasses.replace(absolute(config), out=out)
         return
     if dataclasses.replace(config, resume=None) != type(config)():
         raise UsageError("--resume takes every setting from its folder; drop the other flags")
@@ -88,6 +88,6 @@ def _open_folder(config: Settings) -> Iterator[Settings]:
 def _kept(config: Settings | None) -> str:
     """What an interrupted command leaves behind."""
     folder = config and (config.out or config.resume)
-    if folder is None or not (expand(folder) / checkpoint.CONFIG).exists():
+    if folder is None or not os.path.lexists(expand(folder) / checkpoint.CONFIG):
         return "nothing was written"
     return f"every finished epoch is kept; continue with: {checkpoint.resume_command(command_of(config), folder)}"

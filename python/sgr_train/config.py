@@ -246,6 +246,13 @@ def expand(path: Path | str) -> Path:
         raise UsageError(f"{path}: there is no such home folder; give the whole path") from error
 
 
+def absolute(config: Settings) -> Settings:
+    """The same data, also for another process in another folder."""
+    kind, colon, path = config.data.partition(":")
+    data = f"{kind}:{expand(path).absolute()}" if colon else config.data
+    return dataclasses.replace(config, data=data, data_dir=expand(config.data_dir).absolute())
+
+
 def shared(config: Settings) -> dict[str, Any]:
     """The settings that a command passes on to its runs."""
     names = {field.name for field in dataclasses.fields(Settings)} - {"out", "resume"}

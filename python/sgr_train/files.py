@@ -73,6 +73,30 @@ def exists(path: Path) -> bool:
     return True
 
 
+def read(path: Path) -> bytes:
+    """What a file holds.
+
+    Raises:
+        Damaged: it is missing, or cannot be read.
+        UsageError: it may not be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise Damaged(f"{path} is missing") from error
+    except PermissionError as error:  # it may be intact
+        raise _cannot_read(path, error) from error
+    except OSError as error:
+        raise Damaged(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except OSError:
+        return False
+
+
 def write_sealed(path: Path, content: bytes, run: str, previous: Path | None = None) -> None:
     """Write ``content`` and the line that :func:`read_sealed` checks."""
     write(path, content + b"\nsgr-train run=%b sha256=%b\n" % (run.encode(), _digest(content)), previous)
@@ -85,7 +109,7 @@ def read_sealed(path: Path, run: str | None = None) -> bytes:
         Damaged: it is not that.
         UsageError: it may not be read.
     """
-    content = _read(path)
+    content = read(path)
     seal = LAST_LINE.search(content, max(0, len(content) - 200))
     if seal is None:
         raise Damaged(f"{path} is damaged: its checksum is missing")
@@ -108,7 +132,7 @@ def read_json(path: Path, run: str | None = None) -> dict[str, Any]:
         UsageError: it may not be read.
     """
     try:
-        value = json.loads(_read(path))
+        value = json.loads(read(path))
     except ValueError as error:  # also bytes that are no text
         raise Damaged(f"{path} is damaged: it is no JSON") from error
     if not isinstance(value, dict) or not all(isinstance(value.get(key), str) for key in SEAL_KEYS):
@@ -123,24 +147,6 @@ def _check(path: Path, intact: bool, owner: str, run: str | None) -> None:
         raise Damaged(f"{path} is damaged or was changed: its checksum does not match")
     if run not in (None, owner):
         raise Damaged(f"{path} belongs to another run")
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise Damaged(f"{path} is missing") from error
-    except PermissionError as error:  # it may be intact
-        raise _cannot_read(path, error) from error
-    except OSError as error:
-        raise Damaged(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _holds(path: Path, content: bytes) -> bool:
-    try:
-        return path.read_bytes() == content
-    except OSError:
-        return False
 
 
 def _cannot_read(path: Path, error: OSError) -> UsageError:

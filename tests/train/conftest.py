@@ -58,6 +58,20 @@ def finished(finished_once: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished_once, tmp_path / "finished"))
 
 
+@pytest.fixture(scope="session")
+def compared_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("compared") / "comparison"
+    methods = ("--methods", "bp", "layerwise", "--seeds", "0")
+    assert cli.main(["compare", *TINY_FLAGS, *methods, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def compared(compared_once: Path, tmp_path: Path) -> Path:
+    """The folder of a finished comparison of two runs, a copy for every test."""
+    return Path(shutil.copytree(compared_once, tmp_path / "comparison"))
+
+
 @pytest.fixture
 def permissions_count() -> Iterator[None]:
     """Permissions of files hold, also where the tests run as root: this thread gives up its right to pass over them."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,8 @@ def test_run(sgr_train, tmp_path):
     assert (summary["method"], summary["seed"], summary["modules"]) == ("sgr", 2, 3)
     assert summary["images"] == {"train": 128, "val": 360, "test": 359}
     assert f"test accuracy {summary['test_accuracy']:.2%}" in text
-    assert from_json(json.loads((out / "config.json").read_text())) == RunConfig(**TINY, seed=2)
+    expected = RunConfig(**TINY, seed=2, data_dir=Path("data").absolute())
+    assert from_json(json.loads((out / "config.json").read_text())) == expected
 
 
 def test_run_picks_a_folder_of_its_own(sgr_train, tmp_path, monkeypatch):
@@ -106,8 +106,9 @@ def test_settings_survive_json(config):
         ("--curvature none", "--curvature must be exact without --engine fused, got 'none'"),
         ("--cuts 3 9", "--cuts must increase and lie between 1 and 5"),
         ("--width 2", "--width"),
-        ("--data npz:no.npz", "npz:no.npz: there is no such file"),
-        ("--data folder:nowhere", "folder:nowhere needs train/CLASS/IMAGE"),
+        ("--width 3000000", "); lower --width, --depth, --batch-size or --image-size"),
+        ("--data npz:no.npz", "/no.npz: there is no such file"),
+        ("--data folder:nowhere", "/nowhere needs train/CLASS/IMAGE"),
         ("--data cifar10 --data-dir nowhere", "--download"),
         ("--train-subset 5000", "--train-subset must be at most 1078"),
         ("--resume nowhere", "--resume nowhere is not a run folder"),
@@ -178,7 +179,7 @@ def test_a_folder_that_cannot_be_written(sgr_train, tmp_path):
     assert status == 2 and "cannot be written to" in errors and errors.count("\n") == 1
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.usefixtures("permissions_count")
 def test_a_read_only_folder(sgr_train, tmp_path):
     tmp_path.chmod(0o500)
     status, _, errors = sgr_train("run", "--out", tmp_path)

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sgr_train import checkpoint, train
 from sgr_train.config import RunConfig
 from sgr_train.data import augment, load_data, stratified_order
 from sgr_train.errors import UsageError
 from sklearn.datasets import load_digits
+from train_helpers import TINY_FLAGS
 
 CPU = torch.device("cpu")
 
@@ -202,3 +204,27 @@ def test_folders_must_agree_on_the_classes(tmp_path):
 def test_too_large_a_subset():
     with pytest.raises(UsageError, match="at most 1078"):
         load_data(RunConfig(train_subset=1079), CPU)
+
+
+@pytest.mark.parametrize("kind", ["npz", "folder", "cifar10"])
+def test_a_relative_path_of_data_holds_from_everywhere(sgr_train, tmp_path, write_npz, monkeypatch, kind):
+    """The beginning is elsewhere than the end; the paths are those of the beginning."""
+    monkeypatch.chdir(write_npz().parent)
+    loaded = []
+
+    def setup(config):
+        loaded.append((config.data, str(config.data_dir)))
+        raise KeyboardInterrupt
+
+    flags = {"npz": "npz:data.npz", "folder": "folder:images", "cifar10": "cifar10"}[kind], "--data-dir", "here"
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "load_latest", lambda *_: setup(RunConfig()))
+        patch.setattr(train, "load_data", lambda config, device: load_data(RunConfig(), device))
+        assert sgr_train("run", *TINY_FLAGS, "--data", *flags, "--out", tmp_path / "run")[0] == 130
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(train, "setup", setup)
+    loaded.clear()
+    assert sgr_train("run", "--resume", tmp_path / "run")[0] == 130
+    data = {"npz": f"npz:{tmp_path}/data.npz", "folder": f"folder:{tmp_path}/images"}.get(kind, kind)
+    assert loaded == [(data, str(tmp_path / "here"))]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -16,21 +15,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="permissions of Linux"),
     pytest.mark.usefixtures("permissions_count"),
 ]
-
-
-@pytest.fixture(scope="module")
-def compared_once(tmp_path_factory) -> Path:
-    from sgr_train import cli
-
-    out = tmp_path_factory.mktemp("compared") / "comparison"
-    assert cli.main(["compare", *TINY_FLAGS, "--methods", "bp", "layerwise", "--seeds", "0", "--out", str(out)]) == 0
-    return out
-
-
-@pytest.fixture
-def compared(compared_once, tmp_path) -> Path:
-    """The folder of a finished comparison of two runs, a copy for every test."""
-    return Path(shutil.copytree(compared_once, tmp_path / "comparison"))
 
 
 @pytest.fixture
