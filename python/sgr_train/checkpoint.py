@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import secrets
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ import torch
 
 from .config import NOT_SETTINGS, Settings, command_of, from_json, to_json
 from .errors import Damaged, UsageError, note, one_line
-from .files import read_json, read_sealed, write, write_json, write_sealed
+from .files import exists, read, read_json, read_sealed, write, write_json, write_sealed
 
 CONFIG, SUMMARY, METRICS = "config.json", "summary.json", "metrics.jsonl"
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
-AGAIN = "start again with another --out"
+CHECKPOINTS = (CHECKPOINT, PREVIOUS)
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
@@ -32,7 +33,7 @@ def enter(config: Settings, data: str) -> str:
     Raises:
         UsageError: the folder holds a run with other settings or of other data, or its config.json is damaged.
     """
-    if not any((config.out / name).exists() for name in (CONFIG, SUMMARY, METRICS, CHECKPOINT, PREVIOUS)):
+    if not any(exists(config.out / name) for name in (CONFIG, SUMMARY, METRICS, *CHECKPOINTS)):
         run_id = secrets.token_hex(8)
         write_json(config.out / CONFIG, {**to_json(config), "data_sha256": data}, run_id)
         return run_id
@@ -40,7 +41,7 @@ def enter(config: Settings, data: str) -> str:
     if values["data_sha256"] != data:
         raise UsageError(
             f"--data {config.data} is not the data that the run in {config.out} began with; "
-            f"put its images and labels back, or {AGAIN}"
+            f"put its images and labels back, or {again(config.out)}"
         )
     return values["run"]
 
@@ -64,13 +65,25 @@ def read_config(folder: Path, command: str) -> Settings:
         config = from_json(read_json(folder / CONFIG))
     except Damaged as error:
         what = f"{error}{_edited(folder)}"
-        raise UsageError(f"--resume {folder} is not a run folder as written: {what}; put it back or {AGAIN}") from error
+        remedy = f"put it back or {again(folder)}"
+        raise UsageError(f"--resume {folder} is not a run folder as written: {what}; {remedy}") from error
     except (KeyError, TypeError) as error:
-        raise UsageError(f"--resume {folder} was written by another version of sgr-train; {AGAIN}") from error
+        raise UsageError(f"--resume {folder} was written by another version of sgr-train; {again(folder)}") from error
     owner = command_of(config)
     if owner != command:
-        raise UsageError(f"--resume {folder} belongs to another command: sgr-train {owner} --resume {folder}")
+        raise UsageError(f"--resume {folder} belongs to another command: {resume_command(owner, folder)}")
     return config
+
+
+def again(folder: Path) -> str:
+    """What to do with a run that cannot go on; one of several takes nothing from the others."""
+    one_of_several = exists(folder.absolute().parent / CONFIG)
+    return f"remove {folder} to train it again" if one_of_several else "start again with another --out"
+
+
+def resume_command(command: str, folder: Path) -> str:
+    """What to type into a shell."""
+    return f"sgr-train {command} --resume {shlex.quote(str(folder))}"
 
 
 def _read_own(config: Settings) -> dict[str, Any]:
@@ -79,10 +92,10 @@ def _read_own(config: Settings) -> dict[str, Any]:
     try:
         values = read_json(path)
     except Damaged as error:
-        raise UsageError(f"{error}; put it back or {AGAIN}") from error
+        raise UsageError(f"{error}; put it back or {again(config.out)}") from error
     changed = _changes(values, to_json(config))
     if changed:
-        raise UsageError(f"{path} belongs to a run with other settings ({changed}); {AGAIN}")
+        raise UsageError(f"{path} belongs to a run with other settings ({changed}); {again(config.out)}")
     return values
 
 
@@ -91,7 +104,7 @@ def _edited(folder: Path) -> str:
     try:
         found, written = json.loads((folder / CONFIG).read_text()), load_state(folder / CHECKPOINT)["settings"]
         changed = _changes(found, written)
-    except (Damaged, OSError, ValueError, TypeError, AttributeError):
+    except (UsageError, OSError, ValueError, TypeError, AttributeError):
         return ""
     return changed and f" ({changed})"
 
@@ -131,7 +144,7 @@ def load_latest(folder: Path, run: str) -> dict[str, Any] | None:
         UsageError: there is no good one.
     """
     newest, previous = folder / CHECKPOINT, folder / PREVIOUS
-    if not any((folder / name).exists() for name in (CHECKPOINT, PREVIOUS, METRICS, SUMMARY)):
+    if not any(exists(folder / name) for name in (*CHECKPOINTS, METRICS, SUMMARY)):
         return None
     try:
         return load_state(newest, run)
@@ -139,7 +152,7 @@ def load_latest(folder: Path, run: str) -> dict[str, Any] | None:
         try:
             state = load_state(previous, run)
         except Damaged as other:
-            raise UsageError(f"{error}, and {other}; {AGAIN}") from other
+            raise UsageError(f"{error}, and {other}; {again(folder)}") from other
         note(f"{error}; going on from {previous.name}, epoch {len(state['history'])}")
         write(newest, previous.read_bytes())  # else the damaged one would be kept as the previous one of the next
         return state
@@ -165,6 +178,22 @@ def restore_metrics(folder: Path, history: list[dict[str, Any]]) -> None:
         write(path, lines)
 
 
+def read_metrics(folder: Path, epochs: int) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl, which has no checksum.
+
+    Raises:
+        Damaged: it has not a row an epoch.
+    """
+    path = folder / METRICS
+    try:
+        rows = [json.loads(line) for line in read(path).splitlines()]
+    except ValueError as error:
+        raise Damaged(f"{path} is damaged: it is no JSON") from error
+    if len(rows) != epochs:
+        raise Damaged(f"{path} is damaged: it has {len(rows)} epochs, not {epochs}")
+    return rows
+
+
 def read_summary(folder: Path, run: str) -> dict[str, Any] | None:
     """The summary of a finished run, or None where it cannot be relied on, which a note says."""
     try:
@@ -176,23 +205,23 @@ def read_summary(folder: Path, run: str) -> dict[str, Any] | None:
     return summary
 
 
-def draw(path: Path, run: str, plot: Callable[[], bytes]) -> None:
-    """Write a picture. It is not worth a run: where it cannot be drawn, a note says so."""
+def draw(path: Path, run: str, plot: Callable[[], bytes]) -> bool:
+    """Write a picture. It is not worth a run: where it cannot be drawn or written, a note says so, and the result."""
     try:
-        content = plot()
+        write_sealed(path, plot(), run)
     except Exception as error:
         note(f"{path} could not be drawn ({one_line(error)}); everything else is written")
-        return
-    write_sealed(path, content, run)
+        return False
+    return True
 
 
 def redraw(path: Path, run: str, plot: Callable[[], bytes]) -> None:
-    """Draw a picture again that is missing or damaged, which a note says."""
+    """Draw a picture again that is missing, damaged or cannot be read, which a note says."""
     try:
         read_sealed(path, run)
-    except Damaged as error:
-        note(f"{error}; it is drawn anew")
-        draw(path, run, plot)
+    except UsageError as error:
+        if draw(path, run, plot):
+            note(f"{error}; it is drawn anew")
 
 
 def _lines(history: list[dict[str, Any]]) -> bytes:

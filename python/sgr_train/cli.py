@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import threading
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Sequence
+
+from .interrupts import handler
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -14,25 +14,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     (tyro itself exits with 2 on what it cannot parse.)
     """
-    with _left_at_an_interrupt():
+    _open_closed_outputs()
+    with handler(_leave):  # an exception would not do: what is being imported may catch it, and fail in another way
         from . import commands
     return commands.execute(argv)
 
 
-@contextlib.contextmanager
-def _left_at_an_interrupt() -> Iterator[None]:
-    """An exception would not do: what is being imported may catch it, and fail in another way."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, _leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+def _open_closed_outputs() -> None:
+    """An output that was closed for us (``>&-``) is None to Python, and its number would go to the next file."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
 
 
 def _leave(*_: object) -> None:
-    os.write(2, b"sgr-train: interrupted; nothing was written\n")
+    os.write(2, b"sgr-train: interrupted before it began; nothing was changed\n")
     os._exit(130)

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import tyro
 
-from . import checkpoint, compare, report, train
-from .config import COMMANDS, RunConfig, Settings, check, command_of, expand
+from . import checkpoint, compare, interrupts, report, train
+from .config import COMMANDS, RunConfig, Settings, absolute, check, command_of, expand
 from .errors import NoOutput, UsageError, note, say
 from .folder import locked, new_folder
 
@@ -33,9 +33,10 @@ def execute(argv: Sequence[str] | None) -> int:
     """Exit status, as :func:`sgr_train.cli.main` has it."""
     config = None
     try:
-        config = _parse(argv)
-        with _open_folder(config) as config:
-            ACTIONS[command_of(config)](config)
+        with interrupts.remembered():
+            config = _parse(argv)
+            with _open_folder(config) as config:
+                ACTIONS[command_of(config)](config)
         say(f"everything is in {config.out}")
     except UsageError as error:
         note(str(error))
@@ -73,7 +74,7 @@ def _open_folder(config: Settings) -> Iterator[Settings]:
     if config.resume is None:
         check(config)
         with new_folder(config.out and expand(config.out), command_of(config)) as out:
-            yield dataclasses.replace(config, out=out)
+            yield dataclasses.replace(absolute(config), out=out)
         return
     if dataclasses.replace(config, resume=None) != type(config)():
         raise UsageError("--resume takes every setting from its folder; drop the other flags")
@@ -86,7 +87,7 @@ def _open_folder(config: Settings) -> Iterator[Settings]:
 
 def _kept(config: Settings | None) -> str:
     """What an interrupted command leaves behind."""
-    if config is None or config.out is None or not (config.out / checkpoint.CONFIG).exists():
+    folder = config and (config.out or config.resume)
+    if folder is None or not os.path.lexists(expand(folder) / checkpoint.CONFIG):
         return "nothing was written"
-    command = command_of(config)
-    return f"every finished epoch is kept; continue with: sgr-train {command} --resume {config.out}"
+    return f"every finished epoch is kept; continue with: {checkpoint.resume_command(command_of(config), folder)}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from . import checkpoint, report
@@ -30,12 +30,11 @@ def compare(config: CompareConfig) -> None:
     }
     run_id = _begin(config, runs)
     results, diverged = _each(runs, _test)
-    summaries, histories = {}, {}
+    summaries = {}
     for method in config.methods:
-        finished = {name: runs[name] for name in results if runs[name].method == method}
+        finished = [result for name, result in results.items() if runs[name].method == method]
         if finished:
-            summaries[method] = [results[name] for name in finished]
-            histories[method] = [_history(run) for run in finished.values()]
+            summaries[method] = finished
     if summaries:
         result = report.paired(summaries)
         say("\n" + report.comparison_table(summaries))
@@ -43,9 +42,8 @@ def compare(config: CompareConfig) -> None:
             say(report.paired_text(result))
         summary = {"runs": summaries, "sgr_minus_layerwise": result, "diverged": list(diverged)}
         write_json(config.out / checkpoint.SUMMARY, summary, run_id)
-        title = f"{config.data}, {config.model}, {config.head} heads, lambda {config.sgr_weight:g}"
-        picture = config.out / "comparison.png"
-        checkpoint.draw(picture, run_id, lambda: report.plot_comparison(histories, config.reduction, title))
+        finished_runs = [runs[name] for name in results]
+        checkpoint.draw(config.out / "comparison.png", run_id, lambda: _plot(config, finished_runs))
     _refuse(diverged, runs)
 
 
@@ -137,5 +135,11 @@ def _refuse(diverged: dict[str, str], runs: Runs) -> None:
         raise UsageError(f"{others} ({name}: {first})")
 
 
-def _history(run: RunConfig) -> list[Row]:
-    return [json.loads(line) for line in (run.out / checkpoint.METRICS).read_text().splitlines()]
+def _plot(config: CompareConfig, finished: list[RunConfig]) -> bytes:
+    histories: dict[str, list[list[Row]]] = {}
+    for method in config.methods:
+        rows = [checkpoint.read_metrics(run.out, run.epochs) for run in finished if run.method == method]
+        if rows:
+            histories[method] = rows
+    title = f"{Path(config.data).name}, {config.model}, {config.head} heads, lambda {config.sgr_weight:g}"
+    return report.plot_comparison(histories, config.reduction, title)

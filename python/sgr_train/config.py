@@ -22,6 +22,9 @@ REDUCTIONS = ("mean", "batchmean", "sum")
 ENGINES = ("auto", *sgr_kernels.engines.ENGINES)
 DEVICES = ("auto", "cpu", "cuda")
 DATA = ("digits", "cifar10", "cifar100", "npz:PATH", "folder:DIR")
+LARGEST_INTEGER = 2**31 - 1  # far beyond any sensible size, and products of two still have 64 bits
+LARGEST_FLOAT = 3.4e38  # of float32
+LARGEST_SEED = 2**32 - 1  # the generator takes 32 bits: seeds that differ in others would be the same run
 NOT_SETTINGS = {"run", "sha256", "data_sha256"}  # what config.json holds beside them
 
 
@@ -173,30 +176,45 @@ def check(config: Settings) -> None:
     kind, colon, path = config.data.partition(":")
     known = bool(path) if kind in ("npz", "folder") else not colon and kind in DATA
     _require(known, config, "data", f"one of {', '.join(DATA)}")
-    for flag in ("depth", "width", "epochs", "image_size", "sgr_every"):
-        _require(getattr(config, flag) >= 1, config, flag, "at least 1")
-    _require(config.batch_size >= 2, config, "batch_size", "at least 2")
-    _require(config.train_subset is None or config.train_subset >= 2, config, "train_subset", "at least 2")
-    for flag in ("sgr_weight", "relative_floor", "momentum", "weight_decay"):
-        _require(0 <= getattr(config, flag) < float("inf"), config, flag, "a number >= 0")
-    _require(0 < config.lr < float("inf"), config, "lr", "a number > 0")
-    clip = config.clip_grad_norm
-    _require(clip is None or 0 < clip < float("inf"), config, "clip_grad_norm", "a number > 0")
+    _check_numbers(config)
     for flag in ("methods", "seeds", "weights"):
         values = getattr(config, flag, (0,))
         _require(len(values) > 0 and len(set(values)) == len(values), config, flag, "a list without repetitions")
     weights = getattr(config, "weights", ())
-    _require(all(0 < weight < float("inf") for weight in weights), config, "weights", "numbers > 0")
     names = {f"{weight:g}" for weight in weights}  # of their folders
     _require(len(names) == len(weights), config, "weights", "numbers that differ in their first six digits")
-    for flag, seeds in (("seed", (getattr(config, "seed", 0),)), ("seeds", getattr(config, "seeds", ()))):
-        _require(all(-(2**63) <= seed < 2**64 for seed in seeds), config, flag, "of 64 bits")
     _require(config.model != "resnet32" or config.norm != "none", config, "norm", "batch for --model resnet32")
     _require(config.model != "mlp" or config.head == "etf", config, "head", "etf for --model mlp")
     closed_form = config.bp_free or config.engine == "fused"
     _require(closed_form or config.curvature == "exact", config, "curvature", "exact without --engine fused")
     if config.bp_free:
         _check_bp_free(config)
+
+
+def _check_numbers(config: Settings) -> None:
+    for least, flags in (
+        (1, ("depth", "width", "epochs", "image_size", "sgr_every")),
+        (2, ("batch_size", "train_subset")),
+        (0, ("seed", "seeds")),
+    ):
+        most = LARGEST_SEED if least == 0 else LARGEST_INTEGER
+        for flag in flags:
+            for value in _numbers(config, flag):
+                _require(value >= least, config, flag, f"at least {least}")
+                _require(value <= most, config, flag, f"at most {most}")
+    for flag in ("sgr_weight", "relative_floor", "momentum", "weight_decay"):
+        _require(0 <= getattr(config, flag) < float("inf"), config, flag, "a number >= 0")
+    for flag, kind in (("lr", "a number"), ("clip_grad_norm", "a number"), ("weights", "numbers")):
+        _require(all(0 < value < float("inf") for value in _numbers(config, flag)), config, flag, f"{kind} > 0")
+    for flag in ("sgr_weight", "relative_floor", "momentum", "weight_decay", "lr", "clip_grad_norm", "weights"):
+        most = LARGEST_FLOAT / config.sgr_every if flag in ("sgr_weight", "weights") else LARGEST_FLOAT
+        _require(all(value <= most for value in _numbers(config, flag)), config, flag, f"at most {most:g}")
+
+
+def _numbers(config: Settings, flag: str) -> tuple[float, ...]:
+    """What a flag gives: one number, several, or none."""
+    value = getattr(config, flag, None)
+    return value if isinstance(value, tuple) else () if value is None else (value,)
 
 
 def _check_bp_free(config: Settings) -> None:
@@ -210,7 +228,8 @@ def _check_bp_free(config: Settings) -> None:
         ("method", ("layerwise", "sgr")),
     ):
         value = getattr(config, flag, allowed[0])
-        _require(value in allowed, config, flag, f"{' or '.join(str(a) for a in allowed if a)} with --bp-free")
+        names = " or ".join(str(name) for name in allowed if name) or "left out"
+        _require(value in allowed, config, flag, f"{names} with --bp-free")
     _require("bp" not in getattr(config, "methods", ()), config, "methods", "among layerwise, sgr with --bp-free")
 
 
@@ -225,6 +244,13 @@ def expand(path: Path | str) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise UsageError(f"{path}: there is no such home folder; give the whole path") from error
+
+
+def absolute(config: Settings) -> Settings:
+    """The same data, also for another process in another folder."""
+    kind, colon, path = config.data.partition(":")
+    data = f"{kind}:{expand(path).absolute()}" if colon else config.data
+    return dataclasses.replace(config, data=data, data_dir=expand(config.data_dir).absolute())
 
 
 def shared(config: Settings) -> dict[str, Any]:

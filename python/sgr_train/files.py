@@ -20,14 +20,24 @@ from .errors import Damaged, UsageError
 
 SEAL_KEYS = ("run", "sha256")
 LAST_LINE = re.compile(rb"\nsgr-train run=(\w*) sha256=(\w{64})\n\Z")
-REMEDIES = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space", errno.EISDIR: "remove it"}
+REMEDIES = {
+    errno.EACCES: "make it writable",
+    errno.EPERM: "make it writable",
+    errno.EROFS: "make it writable",
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "raise the largest size of a file (ulimit -f)",
+    errno.EISDIR: "remove it",
+}
 
 
 def write(path: Path, content: bytes, previous: Path | None = None) -> None:
     """Write a file whole or not at all: a reader, or an interrupted writer, never leaves half of it.
 
-    ``previous`` keeps what ``path`` held before.
+    ``previous`` keeps what ``path`` held before. Without it, a file that holds this content already is left alone.
     """
+    if previous is None and _holds(path, content):
+        return
     part = path.with_name(path.name + ".part")
     try:
         part.write_bytes(content)
@@ -35,12 +45,56 @@ def write(path: Path, content: bytes, previous: Path | None = None) -> None:
             _keep(path, previous)
         os.replace(part, path)
     except OSError as error:
-        remedy = REMEDIES.get(error.errno, "make it writable")
-        name = error.filename2 or error.filename or path
-        raise UsageError(f"cannot write {name}: {error.strerror}; {remedy} or choose another --out") from error
+        raise cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def cannot_write(path: Path, error: OSError) -> UsageError:
+    """What to say of a file that could not be written, or of the one that stood in its way."""
+    remedy = f"{REMEDIES[error.errno]} or " if error.errno in REMEDIES else ""
+    name = error.filename2 or error.filename or path
+    return UsageError(f"cannot write {name}: {error.strerror}; {remedy}choose another --out")
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+        UsageError: its folder may not be looked into.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _cannot_read(path, error) from error
+    return True
+
+
+def read(path: Path) -> bytes:
+    """What a file holds.
+
+    Raises:
+        Damaged: it is missing, or cannot be read.
+        UsageError: it may not be read.
+    """
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise Damaged(f"{path} is missing") from error
+    except PermissionError as error:  # it may be intact
+        raise _cannot_read(path, error) from error
+    except OSError as error:
+        raise Damaged(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    try:
+        return path.read_bytes() == content
+    except OSError:
+        return False
 
 
 def write_sealed(path: Path, content: bytes, run: str, previous: Path | None = None) -> None:
@@ -53,8 +107,9 @@ def read_sealed(path: Path, run: str | None = None) -> bytes:
 
     Raises:
         Damaged: it is not that.
+        UsageError: it may not be read.
     """
-    content = _read(path)
+    content = read(path)
     seal = LAST_LINE.search(content, max(0, len(content) - 200))
     if seal is None:
         raise Damaged(f"{path} is damaged: its checksum is missing")
@@ -74,9 +129,10 @@ def read_json(path: Path, run: str | None = None) -> dict[str, Any]:
 
     Raises:
         Damaged: it is not that.
+        UsageError: it may not be read.
     """
     try:
-        value = json.loads(_read(path))
+        value = json.loads(read(path))
     except ValueError as error:  # also bytes that are no text
         raise Damaged(f"{path} is damaged: it is no JSON") from error
     if not isinstance(value, dict) or not all(isinstance(value.get(key), str) for key in SEAL_KEYS):
@@ -93,13 +149,9 @@ def _check(path: Path, intact: bool, owner: str, run: str | None) -> None:
         raise Damaged(f"{path} belongs to another run")
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise Damaged(f"{path} is missing") from error
-    except OSError as error:
-        raise Damaged(f"{path} cannot be read: {error.strerror}") from error
+def _cannot_read(path: Path, error: OSError) -> UsageError:
+    closed = "it" if os.access(path.parent, os.X_OK) else path.parent
+    return UsageError(f"{path} cannot be read: {error.strerror}; make {closed} readable")
 
 
 def _keep(path: Path, previous: Path) -> None:

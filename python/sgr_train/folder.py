@@ -12,6 +12,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from .errors import UsageError, note
+from .files import cannot_write
 
 LOCK = "lock"
 READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -47,13 +48,13 @@ def locked(folder: Path) -> Iterator[None]:
     """Nobody else uses an existing ``folder`` inside the ``with``. One that cannot be written to needs no lock.
 
     Raises:
-        UsageError: another process uses it.
+        UsageError: another process uses it, or its lock cannot be opened.
     """
     try:
         descriptor = _acquire(folder)
     except OSError as error:
-        if error.errno not in READ_ONLY:
-            raise UsageError(f"cannot write {folder / LOCK}: {error.strerror}; remove it") from error
+        if error.errno not in READ_ONLY or os.path.lexists(folder / LOCK):
+            raise cannot_write(folder / LOCK, error) from error
         yield  # a finished run can be shown, and another one ends at the first file it writes
         return
     try:
@@ -67,6 +68,8 @@ def make_folder(folder: Path) -> None:
     try:
         _make(folder)
         next(folder.iterdir(), None)
+    except PermissionError as error:
+        raise UsageError(f"{folder} cannot be read: {error.strerror}; make it readable") from error
     except OSError as error:
         raise UsageError(f"{folder} cannot be a folder: {error.strerror}; remove what is in its place") from error
 
@@ -99,11 +102,11 @@ def _acquire(folder: Path) -> int:
 
     Raises:
         UsageError: another process holds the lock.
-        OSError: the file cannot be made.
+        OSError: the file cannot be opened.
     """
     path = folder / LOCK
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = _open(path)
         try:
             _lock(descriptor)
         except (BlockingIOError, PermissionError) as error:
@@ -115,6 +118,17 @@ def _acquire(folder: Path) -> int:
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                 return descriptor
         os.close(descriptor)  # its last owner removed the file between our two calls
+
+
+def _open(path: Path) -> int:
+    """The lock's file, made if there is none; that of another user, which we may only read, locks as well."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        if error.errno in READ_ONLY:
+            with contextlib.suppress(OSError):
+                return os.open(path, os.O_RDONLY)
+        raise
 
 
 def _lock(descriptor: int) -> None:

@@ -17,16 +17,18 @@ from tqdm import tqdm
 from .errors import UsageError, one_line
 
 SIXTEEN_BITS = {"I;16", "I;16B", "I;16L", "I;16N"}
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF files
+WHITE_IS_ZERO = 0
 SIXTEEN_BITS_IN_I = {"PNG", "PPM"}  # formats without 32-bit pixels, which Pillow may read as mode I
 
 _known: dict[bytes, str] = {}  # fingerprints by names, sizes and times of the files: compare asks once for every run
 
 
 def read(path: str) -> Image.Image:
-    """An image file as 8-bit RGB; 16-bit gray values are divided by 257.
+    """An image file as 8-bit RGB; gray values of 12 and 16 bits are scaled to 8.
 
     Raises:
-        UsageError: names the file, which cannot be read, is damaged, or has pixels of more than 16 bits.
+        UsageError: names the file, which cannot be read, is damaged, or has pixels of more than 16 bits or with a sign.
     """
     return _read(path)[0]
 
@@ -79,8 +81,18 @@ def _read(path: str, verify: bool = False) -> tuple[Image.Image, bytes]:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in SIXTEEN_BITS or (image.mode == "I" and image.format in SIXTEEN_BITS_IN_I):
-        values = (np.asarray(image).astype(np.int64) + 128) // 257
-        image = Image.fromarray(values.astype(np.uint8))
+        image = _eight_bits(image)
     if image.mode in ("I", "F"):
-        raise ValueError(f"its pixels have 32 bits (mode {image.mode}), of a range that nobody knows; use 8 or 16 bits")
+        what = f"32 bits or a sign (mode {image.mode}), of a range that nobody knows"
+        raise ValueError(f"its pixels have {what}; use 8 or 16 bits without a sign")
     return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Gray values scaled from their range, 0 to 65535 but in TIFF files, which say how many bits they use."""
+    tags = getattr(image, "tag_v2", {})
+    largest = 2 ** tags.get(BITS_PER_SAMPLE, (16,))[0] - 1
+    values = (np.asarray(image).astype(np.int64) * 255 + largest // 2) // largest
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # which Pillow heeds for 8 bits only
+        values = 255 - values
+    return Image.fromarray(values.astype(np.uint8))

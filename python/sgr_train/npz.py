@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,7 @@ def read_npz(path: Path) -> tuple[Images, Images | None, Images]:
         UsageError: names the file and what is wrong in it.
     """
     arrays = _arrays(path)
-    required = ["train_images", "train_labels", "test_images", "test_labels"]
-    required += ["val_images", "val_labels"] if arrays.keys() & {"val_images", "val_labels"} else []
-    missing = [name for name in required if name not in arrays]
-    if missing:
-        raise UsageError(f"--data npz:{path} lacks {', '.join(missing)}; it holds {', '.join(arrays) or 'nothing'}")
-    splits = [name.partition("_")[0] for name in required if name.endswith("_images")]
+    splits = [name.partition("_")[0] for name in arrays if name.endswith("_images")]
     pixels = {split: _pixels(path, split, arrays[f"{split}_images"]) for split in splits}
     if len({images.shape[1:] for images in pixels.values()}) > 1:
         raise UsageError(f"--data npz:{path}: all images must have one size and number of channels")
@@ -36,25 +32,51 @@ def read_npz(path: Path) -> tuple[Images, Images | None, Images]:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of the layout, images of a split before its labels; nothing else in the file is looked at."""
     try:
         with open(path, "rb") as file:
             archive = np.load(file, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError(f"it is a single array; np.savez writes {path.stem}.npz")
-            return {name: archive[name] for name in archive.files}
+            members = {name.removesuffix(".npy"): name for name in archive.zip.namelist()}
+            return {name: _array(archive.zip, name, members[name]) for name in _required(path, list(members))}
     except FileNotFoundError as error:
         raise UsageError(f"--data npz:{path}: there is no such file") from error
+    except UsageError:
+        raise
     except Exception as error:  # zipfile, zlib and NumPy have one for every damage
         reason = getattr(error, "strerror", None) or one_line(error)
         raise UsageError(f"--data npz:{path} cannot be read; is it a complete .npz file? ({reason})") from error
 
 
+def _required(path: Path, found: list[str]) -> list[str]:
+    splits = ["train", *(["val"] if {"val_images", "val_labels"} & set(found) else []), "test"]
+    required = [f"{split}_{what}" for split in splits for what in ("images", "labels")]
+    missing = [name for name in required if name not in found]
+    if missing:
+        raise UsageError(f"--data npz:{path} lacks {', '.join(missing)}; it holds {', '.join(found) or 'nothing'}")
+    return required
+
+
+def _array(archive: zipfile.ZipFile, name: str, member: str) -> np.ndarray:
+    """One array. Its member is read to the end, where the checksum is: NumPy stops where its header says."""
+    try:
+        with archive.open(member) as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+            while file.read(2**20):
+                pass
+    except Exception as error:
+        raise ValueError(f"{name}: {one_line(error)}") from error
+    return array
+
+
 def _pixels(path: Path, split: str, images: np.ndarray) -> torch.Tensor:
     """(N, C, H, W) uint8."""
-    if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))):
+    known = images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))
+    if images.dtype != np.uint8 or not known or 0 in images.shape[1:]:
         raise UsageError(
             f"--data npz:{path}: {split}_images must be uint8 of shape (N, H, W), (N, H, W, 1) or (N, H, W, 3), "
-            f"got {images.dtype} {images.shape}"
+            f"H, W >= 1, got {images.dtype} {images.shape}"
         )
     pixels = torch.from_numpy(images)
     return pixels.unsqueeze(1) if images.ndim == 3 else pixels.permute(0, 3, 1, 2).contiguous()

@@ -6,6 +6,7 @@ import io
 import math
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -168,7 +169,7 @@ def plot_run(history: list[dict[str, Any]], config: RunConfig) -> bytes:
     if history[0]["sgr"]:
         _per_module(axes[2], epochs, [row["sgr"] for row in history], first=2)
         axes[2].set(ylabel=f"SGR loss, measured ({config.reduction})", ylim=(0, None))
-    return _png(figure, f"{config.method}, {config.model}, {config.data}, seed {config.seed}")
+    return _png(figure, f"{config.method}, {config.model}, {Path(config.data).name}, seed {config.seed}")
 
 
 def plot_comparison(histories: dict[str, list[list[dict[str, Any]]]], reduction: str, title: str) -> bytes:

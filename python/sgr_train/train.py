@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 import sgr_kernels as sk
 
-from . import checkpoint, report
+from . import checkpoint, interrupts, report
 from .config import RunConfig, to_json
 from .data import Data, load_data
-from .errors import Diverged, UsageError, one_line
-from .files import write_json
+from .errors import Diverged, UsageError, note, one_line
+from .files import exists, write_json
 from .measure import PROBE, PeakMemory, accuracy, measure_sgr
+from .memory import enough_memory
 from .models import build
 
 CURVES = "curves.png"
@@ -58,6 +59,7 @@ class Training:
         self.history = state["history"]
 
 
+@enough_memory()
 def setup(config: RunConfig) -> tuple[Training, Data]:
     """Data, network and optimizers of a run that has not begun. Writes nothing."""
     device = pick_device(config.device)
@@ -76,6 +78,7 @@ def setup(config: RunConfig) -> tuple[Training, Data]:
     return Training(modules, optimizers, schedules, torch.Generator().manual_seed(config.seed)), data
 
 
+@enough_memory()
 def train(config: RunConfig, label: str = "", verbose: bool = False) -> tuple[Training, Data]:
     """Train in the folder ``config.out``, from its checkpoint if it has one. Never looks at the test images.
 
@@ -128,7 +131,7 @@ def restore(run: Training, state: dict[str, Any], config: RunConfig) -> None:
     except (KeyError, RuntimeError, ValueError) as error:
         raise UsageError(
             f"{config.out} was written by another version of sgr-train or for another GPU ({one_line(error)}); "
-            f"{checkpoint.AGAIN}"
+            f"{checkpoint.again(config.out)}"
         ) from error
     checkpoint.restore_metrics(config.out, run.history)
 
@@ -162,6 +165,7 @@ def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.P
     sums, seen = [torch.zeros((), device=data.mean.device) for _ in run.modules], 0
     first_step = len(run.history) * data.images_per_epoch(config.batch_size) // config.batch_size
     for index, (x, labels) in enumerate(data.shuffled(config.batch_size, run.generator), first_step):
+        interrupts.check()
         if index % CHECK_EVERY == 0:
             check_losses(sums)
         reconcile = config.method == "sgr" and index % config.sgr_every == 0
@@ -231,6 +235,7 @@ def measure(modules: nn.ModuleList, config: RunConfig, data: Data) -> dict[str, 
     }
 
 
+@enough_memory()
 def test(run: Training, config: RunConfig, data: Data) -> dict[str, Any]:
     """The one look at the test images, after training. Writes the summary and the curves."""
     last = run.history[-1]
@@ -266,12 +271,21 @@ def train_and_test(config: RunConfig, label: str = "", verbose: bool = False) ->
 
 
 def finished(config: RunConfig) -> dict[str, Any] | None:
-    """Summary of a run whose files are all in order, what follows from others made anew; None of any other run."""
-    if not (config.out / checkpoint.SUMMARY).exists():
+    """Summary of a run whose files are in order, what follows from others made anew; None of any other run.
+
+    Without checkpoints, as somebody removes them to save space, nothing can be made anew.
+    """
+    if not exists(config.out / checkpoint.SUMMARY):
         return None
     run_id = checkpoint.id_of(config)
-    summary, state = checkpoint.read_summary(config.out, run_id), checkpoint.load_latest(config.out, run_id)
-    if summary is None or len(state["history"]) < config.epochs:
+    summary = checkpoint.read_summary(config.out, run_id)
+    if summary is None:
+        return None
+    if not any(exists(config.out / name) for name in checkpoint.CHECKPOINTS):
+        note(f"{config.out} has no checkpoint any more; its summary is shown, its metrics and pictures are as found")
+        return summary
+    state = checkpoint.load_latest(config.out, run_id)
+    if len(state["history"]) < config.epochs:
         return None
     checkpoint.restore_metrics(config.out, state["history"])
     checkpoint.redraw(config.out / CURVES, run_id, lambda: report.plot_run(state["history"], config))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import shutil
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,8 @@ pytest.importorskip("tyro", reason="the driver's settings and its command line n
 from sgr_train import cli  # noqa: E402
 from sgr_train.config import RunConfig  # noqa: E402
 from train_helpers import TINY, TINY_FLAGS  # noqa: E402
+
+OVERRIDE = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 
 
 @pytest.fixture
@@ -51,6 +56,37 @@ def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(finished_once: Path, tmp_path: Path) -> Path:
     """The folder of a finished run of three epochs, a copy for every test."""
     return Path(shutil.copytree(finished_once, tmp_path / "finished"))
+
+
+@pytest.fixture(scope="session")
+def compared_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("compared") / "comparison"
+    methods = ("--methods", "bp", "layerwise", "--seeds", "0")
+    assert cli.main(["compare", *TINY_FLAGS, *methods, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture
+def compared(compared_once: Path, tmp_path: Path) -> Path:
+    """The folder of a finished comparison of two runs, a copy for every test."""
+    return Path(shutil.copytree(compared_once, tmp_path / "comparison"))
+
+
+@pytest.fixture
+def permissions_count() -> Iterator[None]:
+    """Permissions of files hold, also where the tests run as root: this thread gives up its right to pass over them."""
+    if os.geteuid():
+        yield
+        return
+    header = struct.pack("Ii", 0x20080522, 0)  # version 3 of the Linux call, this thread
+    before = ctypes.create_string_buffer(24)  # effective, permitted, inheritable; and once more, the upper 32 each
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.capget(header, before):
+        pytest.skip("root, and no capabilities to give up")
+    effective, *others = struct.unpack("6I", before)
+    assert libc.capset(header, struct.pack("6I", effective & ~OVERRIDE, *others)) == 0
+    yield
+    assert libc.capset(header, before) == 0
 
 
 @pytest.fixture

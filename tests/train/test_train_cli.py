@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,8 @@ def test_run(sgr_train, tmp_path):
     assert (summary["method"], summary["seed"], summary["modules"]) == ("sgr", 2, 3)
     assert summary["images"] == {"train": 128, "val": 360, "test": 359}
     assert f"test accuracy {summary['test_accuracy']:.2%}" in text
-    assert from_json(json.loads((out / "config.json").read_text())) == RunConfig(**TINY, seed=2)
+    expected = RunConfig(**TINY, seed=2, data_dir=Path("data").absolute())
+    assert from_json(json.loads((out / "config.json").read_text())) == expected
 
 
 def test_run_picks_a_folder_of_its_own(sgr_train, tmp_path, monkeypatch):
@@ -86,7 +86,18 @@ def test_settings_survive_json(config):
         ("--sgr-weight inf", "--sgr-weight must be a number >= 0"),
         ("--clip-grad-norm 0", "--clip-grad-norm must be a number > 0"),
         ("--clip-grad-norm inf", "--clip-grad-norm must be a number > 0"),
-        ("--seed 99999999999999999999", "--seed must be of 64 bits"),
+        ("--seed 4294967296", "--seed must be at most 4294967295, got 4294967296"),
+        ("--seed -1", "--seed must be at least 0, got -1"),
+        ("--lr 1e39", "--lr must be at most 3.4e+38, got 1e+39"),
+        ("--weight-decay 1e300", "--weight-decay must be at most 3.4e+38"),
+        ("--momentum 1e39", "--momentum must be at most 3.4e+38"),
+        ("--relative-floor 1e39", "--relative-floor must be at most 3.4e+38"),
+        ("--clip-grad-norm 1e39", "--clip-grad-norm must be at most 3.4e+38"),
+        ("--sgr-weight 1e38 --sgr-every 4", "--sgr-weight must be at most 8.5e+37"),
+        (f"--batch-size 1{23 * '0'}", "--batch-size must be at most 2147483647"),
+        (f"--sgr-every 1{400 * '0'}", "--sgr-every must be at most 2147483647"),
+        ("--epochs 99999999999", "--epochs must be at most 2147483647"),
+        ("--bp-free --cuts 1", "--cuts must be left out with --bp-free"),
         ("--modules 7", "--modules must be 1 to 6"),
         ("--model mlp --head conv", "--head must be etf for --model mlp, got 'conv'"),
         ("--model resnet32 --norm none", "--norm must be batch for --model resnet32, got 'none'"),
@@ -95,8 +106,9 @@ def test_settings_survive_json(config):
         ("--curvature none", "--curvature must be exact without --engine fused, got 'none'"),
         ("--cuts 3 9", "--cuts must increase and lie between 1 and 5"),
         ("--width 2", "--width"),
-        ("--data npz:no.npz", "npz:no.npz: there is no such file"),
-        ("--data folder:nowhere", "folder:nowhere needs train/CLASS/IMAGE"),
+        ("--width 3000000", "); lower --width, --depth, --batch-size or --image-size"),
+        ("--data npz:no.npz", "/no.npz: there is no such file"),
+        ("--data folder:nowhere", "/nowhere needs train/CLASS/IMAGE"),
         ("--data cifar10 --data-dir nowhere", "--download"),
         ("--train-subset 5000", "--train-subset must be at most 1078"),
         ("--resume nowhere", "--resume nowhere is not a run folder"),
@@ -127,7 +139,8 @@ def test_no_gpu(sgr_train, tmp_path):
         ("choose", "--weights nan", "--weights must be numbers > 0"),
         ("choose", "--weights 0.1 0.10000001", "--weights must be numbers that differ in their first six digits"),
         ("choose", "--weights inf", "--weights must be numbers > 0"),
-        ("compare", "--seeds 1 99999999999999999999", "--seeds must be of 64 bits"),
+        ("choose", "--weights 1e39", "--weights must be at most 3.4e+38"),
+        ("compare", "--seeds 1 4294967297", "--seeds must be at most 4294967295, got (1, 4294967297)"),
         ("compare", "--data npz:no.npz", "no such file"),
         ("choose", "--modules 99", "--modules"),
     ],
@@ -166,7 +179,7 @@ def test_a_folder_that_cannot_be_written(sgr_train, tmp_path):
     assert status == 2 and "cannot be written to" in errors and errors.count("\n") == 1
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.usefixtures("permissions_count")
 def test_a_read_only_folder(sgr_train, tmp_path):
     tmp_path.chmod(0o500)
     status, _, errors = sgr_train("run", "--out", tmp_path)

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sgr_train import npz
+from sgr_train import checkpoint, train
 from sgr_train.config import RunConfig
 from sgr_train.data import augment, load_data, stratified_order
 from sgr_train.errors import UsageError
 from sklearn.datasets import load_digits
+from train_helpers import TINY_FLAGS
 
 CPU = torch.device("cpu")
 
@@ -156,85 +157,6 @@ def test_image_folder(tmp_path, with_val):
     assert x.shape == (8, 3, 16, 16)
 
 
-@pytest.mark.parametrize(
-    ("changes", "word"),
-    [
-        ({"train_images": None}, "lacks train_images"),
-        ({"test_labels": None}, "lacks test_labels"),
-        ({"val_images": np.zeros((5, 8, 8, 3), np.uint8)}, "lacks val_labels"),
-        ({"train_images": np.zeros((60, 8, 8, 3))}, "uint8"),
-        ({"train_images": np.zeros((60, 8, 8, 4), np.uint8)}, "(60, 8, 8, 4)"),
-        ({"train_images": np.zeros((60, 28, 28, 28), np.uint8)}, "(60, 28, 28, 28)"),
-        ({"train_labels": np.arange(59)}, "60 integers"),
-        ({"train_labels": np.zeros((60, 14), int)}, "60 integers"),
-        ({"train_labels": np.zeros(60)}, "float64"),
-        ({"train_labels": np.arange(60) % 3 - (np.arange(60) == 6)}, "train_labels must be >= 0"),
-        ({"train_labels": np.where(np.arange(60) == 7, -1, 0)}, "label 7 is -1"),
-        (
-            {"test_labels": np.where(np.arange(20) == 4, 1_000_000, 0)},
-            "below 80, the images there are; label 4 is 1000",
-        ),
-        ({"train_labels": np.full(60, 2**64 - 1, np.uint64)}, "label 0 is 18446744073709551615"),
-        ({"train_labels": np.full(60, 255, np.uint8)}, "label 0 is 255"),
-        ({"test_images": np.zeros((20, 9, 9, 3), np.uint8)}, "one size"),
-        ({"test_images": np.zeros((20, 8, 8), np.uint8)}, "number of channels"),
-        ({"test_images": np.zeros((0, 8, 8, 3), np.uint8), "test_labels": np.zeros(0, int)}, "too few"),
-        ({"train_images": np.zeros((0, 8, 8, 3), np.uint8), "train_labels": np.zeros(0, int)}, "too few"),
-    ],
-)
-def test_bad_npz_contents(write_npz, changes, word):
-    with pytest.raises(UsageError) as caught:
-        load_data(RunConfig(data=f"npz:{write_npz(**changes)}"), CPU)
-    assert word in str(caught.value) and "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("keep", [0, 100, 0.5, 0.99])
-def test_truncated_npz(write_npz, keep):
-    path = write_npz()
-    content = path.read_bytes()
-    path.write_bytes(content[: int(keep * len(content)) if keep < 1 else keep])
-    with pytest.raises(UsageError, match="complete .npz"):
-        load_data(RunConfig(data=f"npz:{path}"), CPU)
-
-
-def test_damaged_npz(write_npz):
-    path = write_npz()
-    content = bytearray(path.read_bytes())
-    content[3000:3100] = bytes(100)  # inside the pixels: the archive's checksum tells
-    path.write_bytes(content)
-    with pytest.raises(UsageError, match="complete .npz"):
-        load_data(RunConfig(data=f"npz:{path}"), CPU)
-
-
-@pytest.mark.parametrize(
-    ("write", "word"),
-    [
-        (lambda path: np.save(path.open("wb"), np.zeros(3)), "it is a single array; np.savez writes"),
-        (lambda path: path.write_text("text"), "complete .npz"),
-        (lambda path: path.mkdir(), "Is a directory"),
-        (lambda path: np.savez(path, train_images=np.array([None])), "allow_pickle"),
-    ],
-)
-def test_no_npz(tmp_path, write, word):
-    path = tmp_path / "data.npz"
-    write(path)
-    with pytest.raises(UsageError) as caught:
-        load_data(RunConfig(data=f"npz:{path}"), CPU)
-    assert f"--data npz:{path} cannot be read" in str(caught.value) and word in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_file_without_permission(write_npz, monkeypatch):
-    path = write_npz()
-
-    def refuse(*_, **__):
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(npz, "open", refuse, raising=False)
-    with pytest.raises(UsageError, match=r"cannot be read.*\(Permission denied\)"):
-        load_data(RunConfig(data=f"npz:{path}"), CPU)
-
-
 def test_a_tilde_is_the_home_folder(write_npz, monkeypatch):
     path = write_npz()
     monkeypatch.setenv("HOME", str(path.parent))
@@ -282,3 +204,27 @@ def test_folders_must_agree_on_the_classes(tmp_path):
 def test_too_large_a_subset():
     with pytest.raises(UsageError, match="at most 1078"):
         load_data(RunConfig(train_subset=1079), CPU)
+
+
+@pytest.mark.parametrize("kind", ["npz", "folder", "cifar10"])
+def test_a_relative_path_of_data_holds_from_everywhere(sgr_train, tmp_path, write_npz, monkeypatch, kind):
+    """The beginning is elsewhere than the end; the paths are those of the beginning."""
+    monkeypatch.chdir(write_npz().parent)
+    loaded = []
+
+    def setup(config):
+        loaded.append((config.data, str(config.data_dir)))
+        raise KeyboardInterrupt
+
+    flags = {"npz": "npz:data.npz", "folder": "folder:images", "cifar10": "cifar10"}[kind], "--data-dir", "here"
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "load_latest", lambda *_: setup(RunConfig()))
+        patch.setattr(train, "load_data", lambda config, device: load_data(RunConfig(), device))
+        assert sgr_train("run", *TINY_FLAGS, "--data", *flags, "--out", tmp_path / "run")[0] == 130
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(train, "setup", setup)
+    loaded.clear()
+    assert sgr_train("run", "--resume", tmp_path / "run")[0] == 130
+    data = {"npz": f"npz:{tmp_path}/data.npz", "folder": f"folder:{tmp_path}/images"}.get(kind, kind)
+    assert loaded == [(data, str(tmp_path / "here"))]

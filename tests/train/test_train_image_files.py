@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,38 @@ def test_sixteen_bits_are_scaled(tmp_path, kind):
     assert (pixels == np.arange(256, dtype=np.uint8).reshape(16, 16, 1)).all() and pixels.shape == (16, 16, 3)
 
 
+def tiff(data: bytes, bits: int, photometric: int = 1, signed: bool = False) -> bytes:
+    """A TIFF file of 16 x 16 gray pixels, packed."""
+    tags = {256: 16, 257: 16, 258: bits, 259: 1, 262: photometric, 273: 0, 277: 1, 278: 16, 279: len(data)}
+    tags |= {339: 2} if signed else {}
+    tags[273] = 8 + 2 + 12 * len(tags) + 4
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sorted(tags.items()))
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + data
+
+
+def test_twelve_bits_are_scaled(tmp_path):
+    path, values = tmp_path / "image.tif", 16 * np.arange(256) + np.arange(256) // 16
+    pairs = [(int(a) << 12 | int(b)).to_bytes(3, "big") for a, b in values.reshape(-1, 2)]
+    path.write_bytes(tiff(b"".join(pairs), 12))
+    assert np.asarray(Image.open(path)).flatten().tolist() == values.tolist()
+    pixels = np.asarray(image_files.read(str(path)))[..., 0].flatten()
+    assert pixels.tolist() == np.rint(values / 4095 * 255).tolist() and pixels.max() == 255
+
+
+@pytest.mark.parametrize(("photometric", "expected"), [(0, range(255, -1, -1)), (1, range(256))])
+def test_sixteen_bits_of_which_zero_is_white(tmp_path, photometric, expected):
+    path = tmp_path / "image.tif"
+    path.write_bytes(tiff(VALUES.tobytes(), 16, photometric))
+    assert np.asarray(image_files.read(str(path)))[..., 1].flatten().tolist() == list(expected)
+
+
+def test_signed_pixels_are_refused(tmp_path):
+    path = tmp_path / "image.tif"
+    path.write_bytes(tiff(VALUES.tobytes(), 16, signed=True))
+    with pytest.raises(UsageError, match=f"{path} .*32 bits or a sign .*use 8 or 16 bits without a sign; replace"):
+        image_files.read(str(path))
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr"])
 def test_eight_bits_are_what_pillow_makes_of_them(tmp_path, mode):
     path = tmp_path / ("image.png" if mode not in ("CMYK", "YCbCr") else "image.jpg")
@@ -51,7 +84,7 @@ def test_eight_bits_are_what_pillow_makes_of_them(tmp_path, mode):
 def test_32_bits_are_refused(tree, dtype):
     path = tree / "train" / "cat" / "deep.tif"
     Image.fromarray(VALUES.astype(dtype)).save(path)
-    with pytest.raises(UsageError, match="32 bits.*use 8 or 16 bits; replace or remove it") as caught:
+    with pytest.raises(UsageError, match="32 bits.*use 8 or 16 bits without a sign; replace or remove it") as caught:
         load_data(RunConfig(data=f"folder:{tree}", image_size=8), CPU)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 

@@ -8,11 +8,12 @@ import os
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 import sgr_train
-from sgr_train import checkpoint, cli
+from sgr_train import checkpoint, cli, train
 from train_helpers import TINY_FLAGS
 
 
@@ -58,7 +59,63 @@ def test_ctrl_c_while_python_imports(tmp_path):
         cwd=tmp_path,
     )
     assert (process.returncode, process.stdout) == (130, "")
-    assert process.stderr == "sgr-train: interrupted; nothing was written\n"
+    assert process.stderr == "sgr-train: interrupted before it began; nothing was changed\n"
+
+
+def lose_an_interrupt() -> None:
+    """As in the callbacks of Python's import locks: an exception in them is shown and forgotten."""
+    thing = type("Thing", (), {})()
+    watch = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))
+    del thing
+    assert watch() is None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("where", ["setup", "measure", "test"])
+def test_an_interrupt_that_python_loses(sgr_train, tmp_path, monkeypatch, where):
+    original, out = getattr(train, where), tmp_path / "a run"
+
+    def losing(*args):
+        lose_an_interrupt()
+        return original(*args)
+
+    monkeypatch.setattr(train, where, losing)
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        status, text, errors = sgr_train("run", *TINY_FLAGS, "--out", out)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert status == 130 and text.count("/3") == {"setup": 0, "measure": 1, "test": 3}[where]
+    kept = f"every finished epoch is kept; continue with: sgr-train run --resume '{out}'"
+    assert errors == f"sgr-train: interrupted; {kept}\n"
+    monkeypatch.undo()
+    assert sgr_train("run", "--resume", out)[0] == 0
+
+
+def test_an_interrupt_early_in_a_resumed_run(sgr_train, finished, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "read_config", interrupt)
+    status, _, errors = sgr_train("run", "--resume", finished)
+    assert status == 130 and f"every finished epoch is kept; continue with: sgr-train run --resume {finished}" in errors
+
+
+@pytest.mark.parametrize("closed", [["stdout"], ["stderr"], ["stdout", "stderr"]])
+def test_closed_outputs_are_not_missed(tmp_path, monkeypatch, closed):
+    for name in closed:
+        monkeypatch.setattr(sys, name, None)
+    assert cli.main(["run", *TINY_FLAGS, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+    assert (tmp_path / "run" / "summary.json").exists()
+
+
+def test_help_without_an_output():
+    code = "import sys; from sgr_train.cli import main; sys.exit(main(['--help']))"
+    close = lambda: os.close(1)  # noqa: E731
+    process = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, preexec_fn=close)
+    assert (process.returncode, process.stderr) == (0, "")
 
 
 class Closed(io.StringIO):
