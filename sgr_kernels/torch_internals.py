@@ -120,7 +120,7 @@ def in_compiled_graph() -> bool:
 
     Most compilers run graphs without gradients. Some run them as Python, a few frames up from the functions called.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or "torch._dynamo.eval_frame" not in sys.modules:
         return False
     frame, left = sys._getframe(1), _FRAMES_OF_A_FUNCTION if torch.is_grad_enabled() else sys.maxsize
     while frame is not None and left > 0:

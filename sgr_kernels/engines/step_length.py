@@ -18,6 +18,8 @@ are too large for any smaller one. In float16, which cannot hold gradient norms 
 was better in measurements; in float32 spreads of 1e4 need the larger one.
 """
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -45,53 +47,63 @@ def inverse_length(
         radius: bound on h rho_b. None: from precision, spread and gain.
         order: 1 or 2.
     """
-    lengths = direction.norms()
+    lengths, at_input, at_output = direction.norms(), norms_of(*start), norms_of(*end)
     if radius is not None:
-        norms = row_norms(start[0])
-        return torch.where(norms == 0, 0.0, lengths / norms).amax() / radius
-    ratios = relative_lengths(lengths, *start, *end)  # rho
+        return torch.where(at_input.values == 0, 0.0, lengths / at_input.values).amax() / radius
+    ratios = relative_lengths(lengths, at_input, at_output)  # rho
     half = torch.finfo(torch.float16).eps
     inverse = ratios.amax() / (LARGEST_IN_FLOAT16 if eps == half else LARGEST)
     if eps < half:
-        sizes = row_norms(start[1])
+        sizes = at_input.gradient
         typical = ((sizes * ratios.square()).sum() / sizes.sum().clamp(min=torch.finfo(sizes.dtype).tiny)).sqrt()
-        wanted = typical * gain_of_module(*start, *end) ** GAIN_POWER / (TYPICAL[order] * eps**0.5)
+        wanted = typical * gain_of_module(at_input, at_output) ** GAIN_POWER / (TYPICAL[order] * eps**0.5)
         inverse = torch.maximum(inverse, wanted)
     return inverse
 
 
-def relative_lengths(lengths: Tensor, x: Tensor, delta: Tensor, output: Tensor, delta_out: Tensor | None) -> Tensor:
+class Norms(NamedTuple):
+    """Of the rows of a tensor and of the gradient for it, (B,) float64, and how many elements the tensor has."""
+
+    values: Tensor
+    gradient: Tensor
+    elements: int
+
+
+def norms_of(values: Tensor, gradient: Tensor | None) -> Norms | None:
+    """None where a gain cannot be told: without a gradient, elements or real numbers."""
+    if gradient is None or values.numel() == 0 or values.is_complex():
+        return None
+    rows = [tensor if tensor.dim() > 0 else tensor[None] for tensor in (values, gradient)]
+    return Norms(*map(row_norms, rows), values.numel())
+
+
+def relative_lengths(lengths: Tensor, at_input: Norms, at_output: Norms | None) -> Tensor:
     """rho_b, (B,) float64: |v_b| / |x_b|, times the gain of the sample to the power GAIN_POWER where that is below 1.
+
+    Where x_b = 0, it is times the gain, in which |x_b| cancels.
 
     Args:
         lengths: |v_b|, (B,).
-        output, delta_out: without a row for each sample, their gain is taken to be 1.
+        at_output: without a row for each sample, gains are taken to be 1.
     """
-    norms = row_norms(x)
-    at_input = lengths / norms
-    if delta_out is None or output.dim() == 0 or len(output) != len(x) or output.numel() == 0 or output.is_complex():
-        return torch.where(norms == 0, 0.0, at_input)
-    sizes = row_norms(output) * row_norms(delta_out) / (output[0].numel() / x[0].numel()) ** 0.5
-    at_output = lengths * row_norms(delta) / sizes  # |v_b| / |x_b| times the gain: all there is where x_b = 0
-    shorter = torch.where(norms == 0, at_output, at_input ** (1 - GAIN_POWER) * at_output**GAIN_POWER)
-    ratios = torch.where((at_output < at_input) | (norms == 0), shorter, at_input)
-    return torch.where(ratios.isfinite() | lengths.isnan(), ratios, 0.0)
+    nowhere, ratios = at_input.values == 0, lengths / at_input.values
+    if at_output is None or len(at_output.values) != len(lengths):
+        return torch.where(nowhere, 0.0, ratios)
+    per_value = at_input.gradient / (at_output.values * at_output.gradient)
+    per_value *= (at_output.elements / at_input.elements) ** 0.5
+    gains = (per_value * at_input.values).nan_to_num(1.0, 1.0).clamp(max=1)
+    at_zero = (lengths * per_value).nan_to_num(0.0, 0.0)
+    return torch.where(nowhere, at_zero, ratios * gains**GAIN_POWER)
 
 
-def gain_of_module(x: Tensor, delta: Tensor, output: Tensor, delta_out: Tensor | None) -> Tensor:
+def gain_of_module(at_input: Norms, at_output: Norms | None) -> Tensor:
     """By what factor, at least 1, the module multiplies the relative size of a small change of x; 0-d float64.
 
     A random change of a tensor t by the fraction r of its size changes the loss by about r |dL/dt| rms(t). The gain is
     |dL/dt| rms(t) of x over that of the output.
     """
-    if delta_out is None or output.numel() == 0 or output.is_complex():
-        return x.new_ones((), dtype=torch.float64)
-    at_input, at_output = (_sensitivity(*pair) for pair in ((x, delta), (output, delta_out)))
-    return torch.where(at_output == 0, 1.0, at_input / at_output).clamp(min=1)
-
-
-def _sensitivity(values: Tensor, gradient: Tensor) -> Tensor:
-    """|gradient| rms(values), 0-d float64, of two tensors of one shape."""
-    rows = (tensor if tensor.dim() > 0 else tensor[None] for tensor in (values, gradient))
-    norm_of_values, norm_of_gradient = (row_norms(tensor).square().sum().sqrt() for tensor in rows)
-    return norm_of_gradient * norm_of_values / values.numel() ** 0.5
+    if at_output is None:
+        return at_input.values.new_ones(())
+    sensitivities = (n.gradient.norm() * n.values.norm() / n.elements**0.5 for n in (at_input, at_output))
+    before, after = sensitivities
+    return torch.where(after == 0, 1.0, before / after).clamp(min=1)

@@ -18,8 +18,15 @@ class PackedBools(NamedTuple):
     dtype: torch.dtype
 
 
+SMALL = 4096  # elements, below which packing takes longer than it is worth
+
+
 def packed(decision: Any) -> Any:
-    return bits_of(decision) if isinstance(decision, Tensor) and decision.dtype == torch.bool else copied(decision)
+    if not isinstance(decision, Tensor) or decision.dtype != torch.bool:
+        return copied(decision)
+    if not torch.compiler.is_compiling() and decision.numel() < SMALL:
+        return copied(decision)
+    return bits_of(decision)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 
 from ..mixed_precision import LAYERS
 from ..torch_internals import in_compiled_graph, next_node_number, tree_leaves, tree_map
+from .arguments import carries_gradient, has_floats, written_argument
 from .lists import NOT_SMOOTH_PROPERTIES, SHAPE_ONLY, SMOOTH, functions_named
 from .origins import Calls, nodes_behind
 from .packing import PackedBools, bits_of, copied, packed, unpacked
@@ -76,7 +77,7 @@ class Gates(TorchFunctionMode):
             )
         if func in CONSTANT or func in SOURCES or not torch.is_grad_enabled():
             return self.constant(func, args, kwargs)
-        if func in RULES and _has_floats((args, kwargs)):  # integers have no gradient, and need no gates
+        if func in RULES and has_floats((args, kwargs)):  # integers have no gradient, and need no gates
             self.enter(func)
             return RULES[func](self, *args, **kwargs)
         if func in LAYERS:
@@ -173,14 +174,14 @@ class Record(Gates):
 
     def constant(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         self.enter(func)
-        changes = func in _RANDOM or _carries_gradient((args, kwargs))
+        changes = func in _RANDOM or carries_gradient((args, kwargs))
         result = func(*args, **kwargs)
         if func in SOURCES and isinstance(result, Tensor) and not result.is_leaf and args[0] is not result:
             result = result.detach()  # torch.normal(mean, std) has a graph, of zeros
         if not changes:
             self.keep(None)
             return result
-        target = _written(func, args, kwargs, result)
+        target = written_argument(func, args, kwargs, result)
         value = result if target is None else target
         self.keep(_Constant(bits_of(value) if func in BITS else tree_map(copied, value), target is not None))
         return result
@@ -203,8 +204,8 @@ class Record(Gates):
 
     def _depends(self, arguments: Any) -> bool:
         """Whether one of them was computed from ``source``; compiled code tells only whether a gradient is wanted."""
-        if not _carries_gradient(arguments) or torch.compiler.is_compiling():
-            return _carries_gradient(arguments)
+        if not carries_gradient(arguments) or torch.compiler.is_compiling():
+            return carries_gradient(arguments)
         leaves = [leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
         if any(leaf is self.source for leaf in leaves):
             return True
@@ -270,22 +271,6 @@ def _is_smooth(func: Callable) -> bool:
     if func.__name__ == "__get__":  # the compiler cannot look up properties; it turns .data into a call of detach
         return torch.compiler.is_compiling() or func not in NOT_SMOOTH_PROPERTIES
     return func in SMOOTH
-
-
-def _has_floats(arguments: Any) -> bool:
-    leaves = tree_leaves(arguments)
-    return any(isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()) for leaf in leaves)
-
-
-def _carries_gradient(arguments: Any) -> bool:
-    return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(arguments))
-
-
-def _written(func: Callable, args: tuple, kwargs: dict, result: Any) -> Tensor | None:
-    """The argument into which the function wrote its result, if it did."""
-    if "out" in kwargs:
-        return kwargs["out"]
-    return args[0] if args and (result is args[0] or func is Tensor.__setitem__) else None
 
 
 def _name(func: Any) -> str:
