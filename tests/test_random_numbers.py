@@ -246,7 +246,7 @@ def test_fused_attention_is_refused_where_another_thread_moves_the_stream():
     x, delta_pre = torch.randn(2, 16, 64, dtype=torch.float64).unbind(0)
     refused = pytest.raises(RuntimeError, match="another thread draws .*torch.Generator")
     with somebody_drawing(lambda: torch.rand(10)), refused:
-        for _ in range(20):
+        for _ in range(300):
             sk.local_step(
                 net, lambda f, y: f.square().sum(1).mean(), x, None, delta_pre, weight=1.0, engine="directional"
             )
