@@ -29,9 +29,9 @@ def packed(decision: Any) -> Any:
     return bits_of(decision)
 
 
-@torch.no_grad()
 def bits_of(values: Tensor) -> PackedBools:
     layout = memory_format(values) or torch.contiguous_format
+    values = values.detach()
     if torch.compiler.is_compiling():
         bits = pack_bits(values.bool())
     else:  # by the kernels for ReLU: 1 is above 0
@@ -39,7 +39,6 @@ def bits_of(values: Tensor) -> PackedBools:
     return PackedBools(bits, values.shape, layout, values.dtype)
 
 
-@torch.no_grad()
 def unpacked(entry: Any) -> Any:
     if not isinstance(entry, PackedBools):
         return copied(entry)
