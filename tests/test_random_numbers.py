@@ -108,6 +108,7 @@ FUNCTIONS = {
     "without gradients": lambda x: x * noise_without_gradients(x),
     "reparametrised": reparametrised,
     "of a mean": lambda x: x * torch.normal(x, 0.1),
+    "of a mean, by name": lambda x: x * torch.normal(mean=x, std=0.1),
     "attention": Attention(),
     "attention layer": AttentionLayer(),
     "recurrent": Recurrent(),

@@ -12,7 +12,7 @@ from ..torch_internals import OWN_AUTOGRAD_FUNCTIONS, announce_when_compiled, au
 from .lists import SHAPE_ONLY, SMOOTH, functions_called
 from .origins import Calls, is_view, nodes_from
 from .randomness import HIDDEN
-from .tape import CONSTANT, RULES
+from .tape import CONSTANT, DECLARED, RULES
 
 _OPERATORS = (type(torch.ops.aten.relu), type(torch.ops.aten.relu.default))
 _OF_TORCH = {function for functions in torch.overrides.get_overridable_functions().values() for function in functions}
@@ -114,15 +114,9 @@ def refuse_unseen(calls: Calls, loss: Tensor, source: Tensor) -> None:
         if function is None:
             raise ValueError(
                 f"{name} comes from code whose calls engine='directional' does not see (scripted, traced, in C++ or in "
-                f"another thread): call it as Python in this thread, or as a function {_DECLARE}"
+                f"another thread): call it as Python in this thread, or as a function {DECLARED}"
             )
-        raise ValueError(f"the autograd Function {name} may have kinks: it must be {_DECLARE}")
-
-
-_DECLARE = (
-    "declared with sgr_kernels.smooth() if it is smooth, with a backward pass that is its exact derivative, with "
-    "sgr_kernels.gate() if it has kinks; or use engine='autograd'"
-)
+        raise ValueError(f"the autograd Function {name} may have kinks: it must be {DECLARED}")
 
 
 def _leads_to(node: Any, source: Tensor) -> bool:

@@ -23,6 +23,12 @@ from .randomness import BITS, DROPOUTS, HIDDEN, SOURCES, Stretch, may_draw
 # Functions with kinks and their rules, called as rule(gates, *args, **kwargs); see sgr_kernels.gate()
 RULES: dict[Callable, Callable] = {}
 
+# What is asked of the user, in errors
+DECLARED = (
+    "declared with sgr_kernels.smooth() if it is smooth, with a backward pass that is its exact derivative, with "
+    "sgr_kernels.gate() if it has kinks; or use engine='autograd'"
+)
+
 # Functions whose results Algorithm 1 treats as constant
 CONSTANT = functions_named(
     """
@@ -176,12 +182,12 @@ class Record(Gates):
         self.enter(func)
         changes = func in _RANDOM or carries_gradient((args, kwargs))
         result = func(*args, **kwargs)
-        if func in SOURCES and isinstance(result, Tensor) and not result.is_leaf and args[0] is not result:
-            result = result.detach()  # torch.normal(mean, std) has a graph, of zeros
         if not changes:
             self.keep(None)
             return result
         target = written_argument(func, args, kwargs, result)
+        if func in SOURCES and target is None and not result.is_leaf:
+            result = result.detach()  # torch.normal(mean, std) has a graph, of zeros
         value = result if target is None else target
         self.keep(_Constant(bits_of(value) if func in BITS else tree_map(copied, value), target is not None))
         return result
@@ -197,8 +203,7 @@ class Record(Gates):
         if not _is_smooth(func) and self._depends((args, kwargs)):
             raise ValueError(
                 f"{_name(func)} is on no list of smooth functions, and its gates are not known: engine='directional' "
-                "cannot differentiate along it; declare it with sgr_kernels.smooth() if it has no kinks, with "
-                "sgr_kernels.gate() if it has, or use engine='autograd'"
+                f"cannot differentiate along it; it must be {DECLARED}"
             )
         return func(*args, **kwargs)
 
