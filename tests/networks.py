@@ -25,6 +25,29 @@ class Residual(nn.Module):
         return self.relu(self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x))))) + x)
 
 
+class Apply(nn.Module):
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class Hooked(nn.Module):
+    """A smooth function, the gradient of which goes through ``hook``."""
+
+    def __init__(self, hook) -> None:
+        super().__init__()
+        self.hook = hook
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(x)
+        if x.requires_grad:
+            x.register_hook(self.hook)
+        return x
+
+
 class Pooled(nn.Module):
     """Mean over all but the first and the last dimension."""
 

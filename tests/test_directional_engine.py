@@ -8,11 +8,12 @@ import random
 import threading
 from functools import partial
 
+import autograd_functions
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import MODELS, module
+from networks import MODELS, Apply, module
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
@@ -634,31 +635,12 @@ def test_undeclared_autograd_functions_are_refused():
         sk.local_step(body, head, x, y, delta_pre, weight=1.0, engine="directional")
 
 
-class Doubled(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return 2 * x
-
-    @staticmethod
-    def backward(ctx, grad):
-        return 2 * grad
-
-
 def test_declared_autograd_functions_pass():
     _, head, x, y, delta_pre = module("resnet", torch.float64)
-    body = nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU(), Apply(sk.smooth(Doubled))).double()
+    body = nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU(), Apply(sk.smooth(autograd_functions.Twice))).double()
     plain = nn.Sequential(body[0], body[1], Apply(lambda x: 2 * x))
     expected = run("directional", plain, head, x, y, delta_pre, order=2)[1]
     torch.testing.assert_close(run("directional", body, head, x, y, delta_pre, order=2)[1], expected)
-
-
-class Apply(nn.Module):
-    def __init__(self, function) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
 
 
 @pytest.mark.parametrize(

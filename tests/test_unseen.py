@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from autograd_functions import Clipped, Reversal, StraightThrough
+from networks import Apply, Hooked
 from torch import Tensor, nn
 
 import sgr_kernels as sk
@@ -87,20 +88,11 @@ def mlp(*kinks: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Linear(32, 64), *kinks, nn.Linear(64, 64)).double()
 
 
-class Applied(nn.Module):
-    def __init__(self, function) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.function(x)
-
-
 UNSEEN = {
     "scripted module": lambda: torch.jit.script(mlp(nn.ReLU())),
     "scripted layer": lambda: nn.Sequential(mlp(), torch.jit.script(nn.ReLU())),
-    "scripted kink by hand": lambda: mlp(Applied(gated_by_hand)),
-    "scripted and smooth": lambda: mlp(Applied(smooth_in_disguise)),
+    "scripted kink by hand": lambda: mlp(Apply(gated_by_hand)),
+    "scripted and smooth": lambda: mlp(Apply(smooth_in_disguise)),
     "traced": lambda: torch.jit.trace(mlp(nn.ReLU()), torch.randn(2, 32, dtype=torch.float64)),
     "another thread": lambda: InAnotherThread(mlp(nn.ReLU())),
 }
@@ -177,7 +169,7 @@ def test_unseen_code_passes_where_x_does_not_reach():
 
 
 def test_declared_unseen_code_passes():
-    assert relative_error(mlp(Applied(sk.smooth(smooth_in_disguise)))) < 1e-4
+    assert relative_error(mlp(Apply(sk.smooth(smooth_in_disguise)))) < 1e-4
 
 
 @pytest.mark.parametrize("made_in_place", [False, True])
@@ -196,17 +188,6 @@ def test_views_written_into_are_nodes_of_seen_calls(made_in_place):
 
 
 # --- backward passes that are no gradients ----------------------------------------------------------------------------
-
-
-class Hooked(nn.Module):
-    def __init__(self, hook) -> None:
-        super().__init__()
-        self.hook = hook
-
-    def forward(self, z: Tensor) -> Tensor:
-        z = torch.tanh(z)
-        z.register_hook(self.hook)
-        return z
 
 
 @pytest.mark.parametrize("hook", [lambda g: -g, lambda g: g.clamp(-1e-3, 1e-3)], ids=["reversed", "clipped"])
@@ -231,7 +212,7 @@ def test_hooks_on_parameters_are_refused():
 @pytest.mark.parametrize("function", [Reversal, StraightThrough, Clipped])
 def test_declared_functions_whose_backward_is_no_derivative_are_found(function, dtype):
     declared = sk.smooth(function)
-    body, classifier = mlp(nn.Tanh(), Applied(declared)).to(dtype), head().to(dtype)
+    body, classifier = mlp(nn.Tanh(), Apply(declared)).to(dtype), head().to(dtype)
     x, y, delta_pre = inputs()
     with pytest.raises(RuntimeError, match="not that of the loss: .* engine='autograd'"):
         sk.local_step(body, classifier, x.to(dtype), y, delta_pre.to(dtype), weight=50.0, engine="directional")
@@ -254,10 +235,10 @@ def test_messages_ask_for_an_exact_derivative():
         pass
 
     with pytest.raises(ValueError, match="Undeclared may have kinks.*a backward pass that is its exact derivative"):
-        step(mlp(Applied(Undeclared.apply)))
+        step(mlp(Apply(Undeclared.apply)))
 
 
 @pytest.mark.parametrize("frequency", [1.0, 100.0, 3000.0])
 def test_steep_smooth_losses_are_gradients(frequency):
     torch.manual_seed(0)
-    step(mlp(Applied(lambda z: torch.sin(frequency * z))))
+    step(mlp(Apply(lambda z: torch.sin(frequency * z))))

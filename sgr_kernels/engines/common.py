@@ -228,8 +228,8 @@ def refuse_gradient_hooks(parameters: Iterable[Tensor], engine: str) -> None:
         if has_gradient_hooks(parameter):
             raise ValueError(
                 f"a parameter of shape {tuple(parameter.shape)} has a hook (Tensor.register_hook), which may change "
-                f"its gradient, and engine={engine!r} does not run it: remove it and change .grad after the step, or "
-                "use engine='autograd'"
+                f"its gradient, and engine={engine!r} needs that of the loss: remove it and change .grad after the "
+                "step, or use engine='autograd'"
             )
 
 

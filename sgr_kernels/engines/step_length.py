@@ -104,6 +104,5 @@ def gain_of_module(at_input: Norms, at_output: Norms | None) -> Tensor:
     """
     if at_output is None:
         return at_input.values.new_ones(())
-    sensitivities = (n.gradient.norm() * n.values.norm() / n.elements**0.5 for n in (at_input, at_output))
-    before, after = sensitivities
+    before, after = (n.gradient.norm() * n.values.norm() / n.elements**0.5 for n in (at_input, at_output))
     return torch.where(after == 0, 1.0, before / after).clamp(min=1)

@@ -7,22 +7,22 @@ import torch
 from torch import Tensor
 
 from .randomness import DROPOUTS, HIDDEN, SOURCES
-from .tape import CONSTANT, Record, Replay
+from .tape import CONSTANT, Gates, Record, Replay
 
 _TREATED = CONSTANT | SOURCES | DROPOUTS | HIDDEN | {Tensor.register_hook}
 
 
-class RecordConstants(Record):
+class _Constants(Gates):
     """Refuses hooks on tensors, and no function."""
 
     def call(self, func: Callable, args: tuple, kwargs: dict) -> Any:
-        return super().call(func, args, kwargs) if _is_treated(func) else func(*args, **kwargs)
+        is_treated = func in _TREATED or not torch.is_grad_enabled()
+        return super().call(func, args, kwargs) if is_treated else func(*args, **kwargs)
 
 
-class ReplayConstants(Replay):
-    def call(self, func: Callable, args: tuple, kwargs: dict) -> Any:
-        return super().call(func, args, kwargs) if _is_treated(func) else func(*args, **kwargs)
+class RecordConstants(_Constants, Record):
+    """The first pass."""
 
 
-def _is_treated(func: Callable) -> bool:
-    return func in _TREATED or not torch.is_grad_enabled()
+class ReplayConstants(_Constants, Replay):
+    """Every other pass."""
