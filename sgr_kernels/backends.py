@@ -1,42 +1,56 @@
-"""Which kernels run: discovery of the compiled libraries, the report, and the choice for a tensor."""
+"""Who computes an operator: the backend asked for, else the first of the device that is right; and what there is."""
 
 import contextlib
-import functools
-import importlib.machinery
-import importlib.metadata
-import importlib.util
 import os
-import pathlib
+import warnings
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from ._version import __version__
-from .torch_internals import constant_when_compiled
+from . import verdicts
+from .discovery import NAMES, device_of, status
+from .registry import OPERATORS
+from .torch_internals import constant_when_compiled, is_fake
 
-NAMES = ("reference", "cpu", "triton", "cuda")
+# By the type of a device, the fastest first.
+PREFERRED = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}
+# Types of devices on which an operator is compared with the reference before its kernel is chosen for the first time:
+# there are more GPUs, drivers and compilers than any test has seen.
+CHECKED = ("cuda",)
 
-# The result file of the test run on a real GPU that vouches for a backend's kernels. While there is none, "auto" does
-# not choose the backend and the report says "unverified".
-GPU_EVIDENCE: dict[str, str | None] = {"triton": None, "cuda": None}
-
-_HERE = pathlib.Path(__file__).parent
+_choices: dict[tuple[str | None, str, torch.device], str] = {}
+_warned: set[str] = set()
 
 
-def backends() -> dict[str, str]:
+def backends(check: bool = False) -> dict[str, str]:
     """Report what every backend can do here.
 
+    The first call of an operator on a GPU compares it with the float64 reference on small inputs, so that wrong
+    kernels are not used unless they are asked for. What was right is remembered, for this build and this device, in
+    the folder ``sgr_kernels`` of the user's cache ($XDG_CACHE_HOME, else ~/.cache).
+
+    Args:
+        check: compare every operator of every backend that can run here now, on each of its devices; else the report
+            knows what the calls of this process have found.
+
     Returns:
-        A dict from "reference", "cpu", "triton" and "cuda" to ``"ok"``, ``"unverified: why"`` (not tested on a GPU
-        yet, used on request only) or ``"missing: why"``.
+        A dict from "reference", "cpu", "triton" and "cuda" to ``"ok"``, ``"wrong: which operators"`` or
+        ``"missing: why"``.
     """
-    return {name: _status(name) for name in NAMES}
+    if check:
+        for name in NAMES[1:]:
+            for device in _devices(name) if status(name) == "ok" else ():
+                for operator in OPERATORS.values():
+                    if operator.has(name) and operator.composed is None:
+                        verdicts.check(operator, name, device)
+        _choices.clear()
+    return {name: _report(name) for name in NAMES}
 
 
 @contextlib.contextmanager
 def backend(name: str) -> Iterator[None]:
-    """Use one backend for everything inside the ``with`` block, in every thread.
+    """Use one backend for everything inside the ``with`` block, in every thread, whether it is right or not.
 
     What torch.func or forward mode transforms goes by formulas in plain torch, whatever the backend.
 
@@ -56,120 +70,123 @@ def backend(name: str) -> Iterator[None]:
         _requested = previous
 
 
-def select(tensor: Tensor) -> str:
-    """Name of the backend that works on ``tensor``: the requested one, else the first of the device that is "ok"."""
-    return _choose(_requested, tensor.device.type)
+def preferred(device: str) -> str:
+    """The backend that computes on a type of device where nobody asks for another one and its operators are right."""
+    return next(iter(_able(device)), "reference")
+
+
+def choose(operator: str, tensor: Tensor) -> str:
+    """Name of the backend for a call of an operator whose first argument is ``tensor``."""
+    return _choice(_requested, operator, tensor.device) or _first_choice(_requested, operator, tensor)
 
 
 @constant_when_compiled  # compiled code is guarded by its arguments
-def _choose(requested: str | None, device: str) -> str:
-    return _chosen(requested, device)
+def _choice(requested: str | None, operator: str, device: torch.device) -> str | None:
+    return _choices.get((requested, operator, device))
 
 
-@functools.cache
-def _chosen(requested: str | None, device: str) -> str:
+def _first_choice(requested: str | None, operator: str, tensor: Tensor) -> str:
+    device = tensor.device
+    if not torch.compiler.is_compiling() and requested is None and device.type in CHECKED:
+        if is_fake(tensor):
+            return preferred(device.type)  # nothing is computed
+        capturing = torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+        if capturing and not _is_known(operator, device):  # a comparison reads results, which a capture forbids
+            _warn(
+                f"{operator} was not called on {device} before this capture, so nobody knows whether its kernels are "
+                "right, and the reference is captured; call it once before, or sgr_kernels.backends(check=True)"
+            )
+            return "reference"
+    return _choose(requested, operator, device)
+
+
+@constant_when_compiled
+def _choose(requested: str | None, operator: str, device: torch.device) -> str:
+    """The choice from now on."""
     if requested is not None:
-        _check_device(requested, device)
+        _check_device(requested, device.type)
+        _choices[requested, operator, device] = requested
         return requested
-    candidates = {"cpu": ("cpu",), "cuda": ("cuda", "triton")}.get(device, ())  # in the order of preference
-    able = (name for name in candidates if _status(name) == "ok" and _device_of(name) == device)
-    return next(able, "reference")
+    choice, wrong = "reference", []
+    for name in _able(device.type, operator):
+        fault = _fault(operator, name, device)
+        if fault is None:
+            choice = name
+            break
+        wrong.append(fault)
+    _choices[None, operator, device] = choice
+    for fault in wrong:
+        _warn(f"{fault}; {operator} is left to backend {choice!r}")
+    if choice == "reference" and device.type in CHECKED and not wrong:
+        why = "; ".join(f"{name} is {status(name)}" for name in PREFERRED[device.type])
+        _warn(f"no kernels for {device.type} tensors ({why}): the float64 reference computes, which takes long")
+    return choice
 
 
-@functools.cache
-def _status(name: str) -> str:
-    return {"reference": lambda: "ok", "cpu": lambda: _compiled("cpu"), "triton": _triton, "cuda": _cuda}[name]()
+def _is_known(operator: str, device: torch.device) -> bool:
+    """Whether :func:`_choose` has nothing to check."""
+    for name in _able(device.type, operator):
+        faults = [verdicts.known(part, name, device) for part in _parts(operator)]
+        if None in faults or not any(faults):
+            return None not in faults
+    return True
+
+
+def _fault(operator: str, name: str, device: torch.device) -> str | None:
+    """What is wrong with an operator, or with those that its derivative calls, on a backend; None: nothing."""
+    for part in _parts(operator):
+        fault = verdicts.known(part, name, device)
+        if fault is None and device.type in CHECKED:
+            fault = verdicts.check(OPERATORS[part], name, device)
+        if fault:
+            return f"{part} of backend {name!r} is wrong on {device}: {fault}"
+    return None
+
+
+def _parts(operator: str) -> list[str]:
+    derivative = OPERATORS[operator].derivative
+    return [operator, *(each.name for each in (derivative.operators if derivative else ()))]
+
+
+def _able(device: str, operator: str | None = None) -> list[str]:
+    """Backends with kernels for a type of device (and an operator) that can run here, the fastest first."""
+    return [
+        name
+        for name in PREFERRED.get(device, ())
+        if status(name) == "ok" and device_of(name) == device and (operator is None or OPERATORS[operator].has(name))
+    ]
+
+
+def _devices(name: str) -> list[torch.device]:
+    if device_of(name) == "cuda":
+        return [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [torch.device("cpu")]
+
+
+def _report(name: str) -> str:
+    wrong = verdicts.wrong(name)
+    return f"wrong: {', '.join(wrong)}" if wrong else status(name)
+
+
+def _warn(message: str) -> None:
+    if message not in _warned:
+        _warned.add(message)
+        warnings.warn(f"sgr_kernels: {message}", stacklevel=2)
 
 
 def _check_request(name: str, source: str) -> None:
     if name not in NAMES:
         raise ValueError(f"{source}: unknown backend {name!r}; choose one of {', '.join(NAMES)}")
-    status = _status(name)
-    if status.startswith("missing"):
-        raise RuntimeError(f"{source}: backend {name!r} cannot run here ({status})")
+    if status(name) != "ok":
+        raise RuntimeError(f"{source}: backend {name!r} cannot run here ({status(name)})")
 
 
 def _check_device(name: str, device: str) -> None:
-    runs_on = _device_of(name) or device
+    runs_on = device_of(name) or device
     if device not in (runs_on, "meta"):  # tensors without numbers have shapes on every backend
         raise RuntimeError(f"backend {name!r} works on {runs_on} tensors here, got a {device} tensor")
 
 
-def _device_of(name: str) -> str | None:
-    """Where a backend works, None: everywhere. The interpreter of Triton works on the CPU."""
-    return {"cpu": "cpu", "cuda": "cuda", "triton": "cpu" if _interpreting() else "cuda"}.get(name)
-
-
-def _interpreting() -> bool:
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def _triton() -> str:
-    if importlib.util.find_spec("triton") is None:
-        return "missing: triton is not installed"
-    if _interpreting():
-        return "ok"
-    return _on_gpu("triton", no_gpu="; TRITON_INTERPRET=1 runs the kernels slowly on the CPU")
-
-
-def _cuda() -> str:
-    status = _compiled("cuda")
-    return _on_gpu("cuda") if status == "ok" else status
-
-
-def _on_gpu(name: str, no_gpu: str = "") -> str:
-    if not torch.cuda.is_available():
-        return f"missing: no CUDA device is available{no_gpu}"
-    if GPU_EVIDENCE[name] is None:
-        return "unverified: its kernels have not been tested on a GPU yet"
-    return "ok"
-
-
-def _compiled(kind: str) -> str:
-    """Load libsgr_<kind>.so once; "ok" or why it is missing."""
-    library = _HERE / f"libsgr_{kind}.so"
-    info = _build_info()
-    if info is None:
-        return f"missing: {_why_not_built()}"
-    if info["version"] != __version__:
-        return f"missing: built for version {info['version']}, this is {__version__}; build again"
-    if not library.exists():
-        return f"missing: this build has no {kind.upper()} kernels ({info[f'{kind}_reason']})"
-    try:
-        torch.ops.load_library(str(library))
-    except OSError as error:
-        return f"missing: {library.name} does not load: {error}"
-    return "ok"
-
-
-def _build_info() -> dict[str, str] | None:
-    # Only beside this file: the finder of an editable install would answer from another folder.
-    spec = importlib.machinery.PathFinder.find_spec("sgr_kernels._C", [str(_HERE)])
-    if spec is None or spec.loader is None:
-        return None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.build_info()
-
-
-def _why_not_built() -> str:
-    installed = _installed_elsewhere()
-    if installed is not None:
-        return f"{_HERE} shadows the built package in {installed}; start Python from another folder"
-    return "sgr_kernels was installed without its compiled part (no compiler, SGR_BUILD_CPP=0, or not on Linux)"
-
-
-def _installed_elsewhere() -> pathlib.Path | None:
-    """Folder of an installed build that the imported source tree hides."""
-    for distribution in importlib.metadata.distributions(name="sgr-kernels"):
-        for file in distribution.files or ():
-            folder = pathlib.Path(str(distribution.locate_file(file))).parent
-            if file.name == "libsgr_cpu.so" and folder.resolve() != _HERE.resolve():
-                return folder
-    return None
-
-
-_status("cpu")  # loads the library now: operators must be there before anything is traced
 _requested = os.environ.get("SGR_BACKEND") or None
 if _requested is not None:
     _check_request(_requested, "SGR_BACKEND")

@@ -198,7 +198,7 @@ def test_transforms_differentiate_the_formula(operator, name):
 @pairs()
 def test_tensors_on_two_devices_are_an_error(operator, name):
     """Beside a tensor on "meta" torch asks for shapes alone, and what is in memory would pass for a result."""
-    arguments = all_arguments(operator, name)[0]
+    arguments = all_arguments(operator, name, torch.float32)[0]  # which all operators take
     places = [i for i, value in enumerate(arguments) if isinstance(value, Tensor)]
     if len(places) < 2:
         pytest.skip("one tensor")

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ..affine import AffineMap, Conv2d, Linear
-from ..backends import select
 from ..blocks import Block, Chain
 from ..functional.direction import sgr_direction
 from ..functional.relu_layers import cast_for_autocast, without_autocast
 from ..functional.sgr_loss import residual
 from ..modules import Conv2dReLU, LinearReLU
-from ..operators.linear_relu_sgr import linear_relu_delta, linear_relu_weight_grad
 from .common import LocalStep, StepInputs, StepOptions, add_gradients, in_wider_dtype, refuse_gradient_hooks, unscale
 from .local_loss import Gradients, LocalLoss, local_loss, runs_as_written
 
@@ -36,8 +34,6 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
         if target is None:
             sgr = None
             chain.add_gradients(grad)
-        elif not exact and _fits_two_kernels(chain, target, options):
-            sgr = _reconcile_in_two_kernels(chain, grad, target, options)
         else:
             sgr, of_head = _reconcile(chain, grad, target, options, local if exact else None)
             gradients += of_head
@@ -81,38 +77,6 @@ def _reconcile(
     del tangent
     chain.add_gradients(hvp)
     return sgr, of_head
-
-
-def _fits_two_kernels(chain: Chain, target: Tensor, options: StepOptions) -> bool:
-    """Whether the step is Eq. 35 of one linear ReLU block as the fused kernels take it, in the Triton backend alone.
-
-    They form the sums of the SGR loss together with delta, so delta can be neither unscaled nor measured before. Where
-    they are faster than the products of a library has to be measured; until then they run if Triton is asked for.
-    """
-    block = chain.blocks[0]
-    return (
-        linear_relu_delta.has(select(block.x))
-        and len(chain.blocks) == 1
-        and isinstance(block.affine, Linear)
-        and block.relu
-        and block.x.dim() == 2
-        and block.x.dtype == target.dtype != torch.float64
-        and options.grad_scale == 1.0
-        and options.relative_floor == 0.0
-        and not isinstance(options.sgr_weight, Tensor)
-    )
-
-
-def _reconcile_in_two_kernels(chain: Chain, grad: Tensor, target: Tensor, options: StepOptions) -> Tensor:
-    """:func:`_reconcile` of Eq. 35 for ``grad`` (B, m) and ``target`` (B, n)."""
-    [block] = chain.blocks
-    grad, target = grad.to(block.x.dtype).contiguous(), target.contiguous()
-    comparison = options.comparison(block.x).arguments(block.x)  # there is no floor, so any tensor does
-    delta, sgr, (alpha, beta, _) = linear_relu_delta(grad, block.y, block.matrix, target, *comparison)
-    block.grad_weight, block.grad_bias = linear_relu_weight_grad(
-        grad, block.y, block.x, delta, target, alpha, beta, options.sgr_weight, block.bias is not None
-    )
-    return sgr
 
 
 def _hvp_in_float16(local: LocalLoss, tangent: Tensor) -> tuple[Tensor, Gradients]:

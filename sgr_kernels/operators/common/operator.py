@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...backends import select
+from ...backends import choose
+from ...registry import OPERATORS
 from ...torch_internals import below_autograd, in_function_mode, in_jit_trace, in_transform
+from .comparison import Example, fault
 
 NAMESPACES = {"reference": "sgr_reference", "cpu": "sgr", "triton": "sgr_triton", "cuda": "sgr"}
-
-_ALL: list[Operator] = []
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,12 @@ class Derivative:
         save: ``(ctx, inputs, output)``, keeps what ``backward`` needs.
         backward: ``(ctx, alike, *grads)``, one gradient an input. ``alike(operator)`` is another operator, as
             implemented by the backend of the forward pass; composed operators choose a backend for their parts anew.
+        operators: those that ``alike`` is asked for: a backend that has one of them wrong is not chosen.
     """
 
     save: Callable[[Any, tuple, Any], None]
     backward: Callable[..., tuple]
+    operators: tuple[Operator, ...] = ()
 
 
 class Operator:
@@ -49,6 +51,8 @@ class Operator:
         compiled: whether the compiled libraries implement it.
         composed: implementation from torch's and other operators, for all backends in the place of the three above.
         derivative: None: differentiating the results raises.
+        example: small arguments on which kernels are compared with the reference, by dtype: see :mod:`.comparison`.
+            Composed operators need none, as their parts have one.
     """
 
     def __init__(
@@ -61,9 +65,12 @@ class Operator:
         compiled: bool = True,
         composed: Callable[..., Any] | None = None,
         derivative: Derivative | None = None,
+        example: Example | None = None,
     ) -> None:
         self.name, _, arguments = schema.partition("(")
-        self.reference, self.composed, self.derivative = reference, composed, derivative
+        if composed is None and (example is None or reference is None):
+            raise ValueError(f"{self.name}: an operator that is not composed needs a reference and an example")
+        self.reference, self.composed, self.derivative, self.example = reference, composed, derivative, example
         self._schema, self._fake = f"({arguments}", fake
         self._plain = reference or composed
         # By namespace: what torch knows the operator as, and the function to call.
@@ -75,13 +82,16 @@ class Operator:
             self._register("sgr_triton", triton)
         if reference is not None:
             self._register("sgr_reference", reference)
-        _ALL.append(self)
+        OPERATORS[self.name] = self
 
     def __call__(self, *args: Any) -> Any:
         """By the backend that is responsible for the first argument."""
-        namespace = "sgr" if self.composed is not None else NAMESPACES[select(args[0])]
+        if self.composed is not None:
+            return self._calls["sgr"](*args)
+        backend = choose(self.name, args[0])
+        namespace = NAMESPACES[backend]
         if namespace not in self._calls:
-            self._namespace(select(args[0]))  # raises
+            self._namespace(backend)  # raises
         return self._calls[namespace](*args)
 
     def has(self, backend: str) -> bool:
@@ -99,6 +109,10 @@ class Operator:
     def overload(self, backend: str) -> Callable[..., Any]:
         """As :meth:`on`, but what torch knows the operator as: for graphs, and for torch's checks."""
         return self._overloads[self._namespace(backend)]
+
+    def fault(self, backend: str, device: torch.device) -> str:
+        """What is wrong with the operator as a backend computes it on a device; "" for nothing."""
+        return fault(self.on(backend), self.reference, self.example, device)
 
     def overloads(self) -> list[Callable[..., Any]]:
         """Those of all backends."""
@@ -135,6 +149,8 @@ class Operator:
 
     def _differentiable(self, namespace: str, overload: Callable[..., Any], derivative: Derivative) -> Callable:
         def alike(operator: Operator) -> Callable[..., Any]:
+            if operator not in derivative.operators:
+                raise ValueError(f"{operator.name} is not among the operators of the derivative of {self.name}")
             return operator._calls[namespace]
 
         def backward(ctx: Any, *grads: Any) -> tuple:
@@ -208,4 +224,4 @@ def _is_differentiated(args: tuple) -> bool:
 
 def registered() -> Iterator[Operator]:
     """Every operator there is."""
-    yield from _ALL
+    yield from OPERATORS.values()

@@ -122,7 +122,7 @@ def _derivative(backward_operator: Operator) -> Derivative:
         grads = alike(backward_operator)(grad, output, x, weight, wanted, *ctx.geometry)
         return *(g if want else None for g, want in zip(grads, wanted, strict=True)), *(None for _ in ctx.geometry)
 
-    return Derivative(save, derivative)
+    return Derivative(save, derivative, (backward_operator,))
 
 
 def _second_derivative(double_backward_operator: Operator) -> Derivative:
@@ -140,4 +140,4 @@ def _second_derivative(double_backward_operator: Operator) -> Derivative:
         for_grad, for_x, for_weight = (g if want else None for g, want in zip(grads, wanted, strict=True))
         return for_grad, None, for_x, for_weight, None, *(None for _ in ctx.geometry)
 
-    return Derivative(save, derivative)
+    return Derivative(save, derivative, (double_backward_operator,))

@@ -8,6 +8,7 @@ Kernels: csrc/cross_entropy/kernel.cuh (CUDA) and cpu.cpp, :mod:`.triton`, :mod:
 import torch
 
 from ..common.checks import loss_dtype
+from ..common.comparison import numbers
 from ..common.operator import Derivative, Operator
 from . import reference
 
@@ -45,6 +46,17 @@ def _backward(ctx, alike, grad_loss, _grad_gradient):
     return (grad_loss * gradient).to(logits.dtype), None
 
 
+def _example(dtype):
+    for batch, classes in (5, 10), (3, 300):
+        yield numbers(batch, classes, dtype=dtype), torch.arange(batch, device="cpu") * 7 % classes
+
+
+def _example_hvp(dtype):
+    wide = loss_dtype(torch.empty(0, dtype=dtype, device="cpu"))
+    for logits, labels in _example(dtype):
+        yield logits, labels, numbers(*logits.shape, dtype=wide, seed=1)
+
+
 # logits (B, K) with unit stride along a row, labels (B,) contiguous int64 -> the mean loss in nats, 0-d, and its
 # gradient for the logits (B, K); both float32 (float64 for float64)
 cross_entropy = Operator(
@@ -53,6 +65,7 @@ cross_entropy = Operator(
     reference=reference.cross_entropy_with_gradient,
     triton=lambda *args: _kernels().cross_entropy(*args),
     derivative=Derivative(_save, _backward),
+    example=_example,
 )
 # Hessian of that loss for the logits, applied to tangent (B, K), in the dtype of the gradient
 cross_entropy_hvp = Operator(
@@ -60,4 +73,5 @@ cross_entropy_hvp = Operator(
     fake=_fake_hvp,
     reference=reference.cross_entropy_hvp,
     triton=lambda *args: _kernels().cross_entropy_hvp(*args),
+    example=_example_hvp,
 )

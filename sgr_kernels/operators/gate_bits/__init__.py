@@ -8,6 +8,7 @@ Kernels: csrc/gate_bits/kernel.cuh (CUDA) and cpu.cpp, :mod:`.triton`, :mod:`.re
 
 import torch
 
+from ..common.comparison import numbers
 from ..common.operator import Operator
 from . import reference
 
@@ -23,18 +24,31 @@ def _fake_bits(x):
     return x.new_empty((x.shape[0] + 7) // 8, dtype=torch.uint8)
 
 
+def _example_record(dtype):
+    for slope in 0.0, 0.01:
+        yield numbers(20_011, dtype=dtype), slope
+
+
+def _example_replay(dtype):
+    """With gates that are not those of x."""
+    for x, slope in _example_record(dtype):
+        yield x, reference.pack_bits(numbers(len(x), dtype=dtype, seed=1) > 0), slope
+
+
 # y = leaky ReLU of x, and its gates
 record_relu = Operator(
     "record_relu(Tensor x, float slope) -> (Tensor y, Tensor bits)",
     fake=lambda x, slope: (x.new_empty(x.shape), _fake_bits(x)),
     reference=reference.record_relu,
     triton=lambda *args: _kernels().record_relu(*args),
+    example=_example_record,
 )
 record_relu_ = Operator(
     "record_relu_(Tensor(a!) x, float slope) -> Tensor",
     fake=lambda x, slope: _fake_bits(x),
     reference=reference.record_relu_,
     triton=lambda *args: _kernels().record_relu_(*args),
+    example=_example_record,
 )
 # the same with gates given; also its backward, with the gradient for x
 replay_relu = Operator(
@@ -42,10 +56,12 @@ replay_relu = Operator(
     fake=lambda x, bits, slope: x.new_empty(x.shape),
     reference=reference.replay_relu,
     triton=lambda *args: _kernels().replay_relu(*args),
+    example=_example_replay,
 )
 replay_relu_ = Operator(
     "replay_relu_(Tensor(a!) x, Tensor bits, float slope) -> ()",
     fake=lambda x, bits, slope: None,
     reference=reference.replay_relu_,
     triton=lambda *args: _kernels().replay_relu_(*args),
+    example=_example_replay,
 )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..common.checks import loss_dtype
+from ..common.comparison import numbers
 from ..common.operator import Operator
 from . import reference
 
@@ -27,6 +28,11 @@ def _fake(grad, output, sum_channels):
     return grad.new_empty(grad.shape), sums
 
 
+def _example(dtype):
+    for shape in (7, 2, 1), (40, 264, 1), (3, 5, 301):
+        yield numbers(*shape, dtype=dtype), numbers(*shape, dtype=dtype, seed=1), True
+
+
 # masked: grad where output > 0 (or NaN), else 0, (R, C, S). sums: of masked over R and S, (C,) float32 (float64 for
 # float64), or (0,) without sum_channels
 relu_backward = Operator(
@@ -34,6 +40,7 @@ relu_backward = Operator(
     fake=_fake,
     reference=reference.relu_backward,
     triton=_triton,
+    example=_example,
 )
 
 

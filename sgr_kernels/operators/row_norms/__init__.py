@@ -5,6 +5,7 @@ Kernels: csrc/row_norms/kernel.cuh (CUDA) and cpu.cpp, :mod:`.triton`, :mod:`.re
 
 import torch
 
+from ..common.comparison import numbers
 from ..common.operator import Operator
 from . import reference
 
@@ -20,10 +21,16 @@ def _fake(rows):
     return rows.new_empty(rows.shape[0], dtype=torch.float64)
 
 
+def _example(dtype):
+    yield (numbers(3, 7, dtype=dtype),)
+    yield (numbers(2, 20_003, dtype=dtype),)
+
+
 # rows (B, n) with unit stride along a row -> (B,) float64
 row_norms = Operator(
     "row_norms(Tensor rows) -> Tensor",
     fake=_fake,
     reference=reference.row_norms,
     triton=_triton,
+    example=_example,
 )

@@ -9,6 +9,7 @@ import torch
 
 from ..common import options as opt
 from ..common.checks import loss_dtype
+from ..common.comparison import numbers
 from ..common.operator import Derivative, Operator
 from . import reference
 
@@ -57,12 +58,34 @@ def _backward(ctx, alike, grad_loss, _grad_coef):
     return *grads, None, None, None, None, None
 
 
+def example(dtype):
+    """Unit rows; and distances, under a floor that only the device knows. A row of the longer pair takes a cluster."""
+    for shape in (3, 7), (2, 20_003):
+        delta, target = numbers(*shape, dtype=dtype), numbers(*shape, dtype=dtype, seed=1)
+        yield delta, target, *opt.Options(reduction="batchmean").arguments(delta)
+        floor = torch.tensor(2.0 * shape[1] ** 0.5, device="cpu", dtype=torch.float64)
+        yield delta, target, *opt.Options(normalize=False, floor=floor).arguments(delta)
+
+
+def example_of_rows(dtype):
+    """Two batches of rows, and two coefficients for each row."""
+    for shape in (3, 7), (2, 20_003):
+        coefficients = (numbers(shape[0], dtype=torch.float64, seed=seed) for seed in (2, 3))
+        yield numbers(*shape, dtype=dtype), numbers(*shape, dtype=dtype, seed=1), *coefficients
+
+
+def _example_backward(dtype):
+    for rows in example_of_rows(dtype):
+        yield torch.tensor(0.75, device="cpu", dtype=loss_dtype(rows[0])), *rows
+
+
 # grad_loss * (alpha_b delta_b + beta_b target_b); exchange the arguments for the gradient of the target
 sgr_loss_backward = Operator(
     "sgr_loss_backward(Tensor grad_loss, Tensor delta, Tensor target, Tensor alpha, Tensor beta) -> Tensor",
     fake=_fake_backward,
     reference=reference.sgr_loss_backward,
     triton=lambda *args: _kernels().sgr_loss_backward(*args),
+    example=_example_backward,
 )
 # coef: alpha, beta and alpha_target, (3, B) float64
 sgr_loss = Operator(
@@ -70,5 +93,6 @@ sgr_loss = Operator(
     fake=_fake_loss,
     reference=reference.sgr_loss_with_coefficients,
     triton=lambda *args: _kernels().sgr_loss(*args),
-    derivative=Derivative(_save, _backward),
+    derivative=Derivative(_save, _backward, (sgr_loss_backward,)),
+    example=example,
 )

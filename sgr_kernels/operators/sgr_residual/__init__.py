@@ -6,6 +6,7 @@ Kernels: csrc/sgr_residual/kernel.cuh (CUDA) and cpu.cpp, :mod:`.triton`, :mod:`
 from ..common import options as opt
 from ..common.checks import loss_dtype
 from ..common.operator import Operator
+from ..sgr_loss import example
 from . import reference
 
 
@@ -26,4 +27,5 @@ sgr_residual = Operator(
     fake=_fake,
     reference=reference.sgr_residual,
     triton=_triton,
+    example=example,
 )
