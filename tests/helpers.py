@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sgr_kernels import verdicts
 from sgr_kernels.operators import Operator, registered
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -32,6 +34,16 @@ def operators_on(backend: str) -> SimpleNamespace:
 def replace_operator(monkeypatch, operator: Operator, function: Callable) -> None:
     """Call ``function`` in the place of the compiled operator."""
     monkeypatch.setitem(operator._calls, "sgr", function)
+
+
+choosing = importlib.import_module("sgr_kernels.backends")  # the package has the function of this name
+
+
+def begin_anew(monkeypatch) -> None:
+    """Forget what calls of this process have found of backends, and nothing that is written down."""
+    monkeypatch.setattr(choosing, "_choices", {})
+    monkeypatch.setattr(choosing, "_warned", set())
+    monkeypatch.setattr(verdicts, "_faults", {})
 
 
 def plain_sgr_loss(delta: Tensor, target: Tensor, *, normalize: bool = True, reduction: str = "mean") -> Tensor:

@@ -1,11 +1,11 @@
 """Every operator of the library: time, and how near to the limits of this device, for growing sizes.
 
-Providers: the backends that run on the device (cpu; triton and cuda, tested on a GPU or not), "eager" (what a user of
-torch writes, in the dtype of the inputs; for sgr_loss as Algorithm 1 is published) and "torch.compile" of that, and
-"reference": plain torch, which for sgr_loss, sgr_residual, sgr_shift and cross_entropy is float64 inside, and too slow
-to be timed on large tensors. torch.compile has no double backward and is left out there. ReLU layers have "library
-GEMM" or "library conv", the bare products that cannot be avoided, and "Algorithm 1", a double backward through the
-layer and its head. gate_bits has "torch.relu" and its backward, which record nothing.
+Providers: the backends that run on the device (cpu; triton and cuda), "eager" (what a user of torch writes, in the
+dtype of the inputs; for sgr_loss as Algorithm 1 is published) and "torch.compile" of that, and "reference": plain
+torch, which for sgr_loss, sgr_residual, sgr_shift and cross_entropy is float64 inside, and too slow to be timed on
+large tensors. torch.compile has no double backward and is left out there. ReLU layers have "library GEMM" or "library
+conv", the bare products that cannot be avoided, and "Algorithm 1", a double backward through the layer and its head.
+gate_bits has "torch.relu" and its backward, which record nothing.
 
 Modes: "forward", with a graph for the backward pass; "backward"; "double backward", what Algorithm 1 needs of the
 derivative of <tangent, gradient for the input>; "full", forward and backward. linear_relu_sgr, conv2d_relu_sgr and

@@ -14,7 +14,7 @@ from sgr_kernels.backends import preferred
 from .case import Run, Way
 
 ON_DEVICE = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}
-KERNELS = ("cpu", "triton", "cuda")  # of this library; the others are torch
+KERNELS = ("cpu", "triton", "cuda", "triton products")  # of this library; the others are torch
 # In the order of the rows.
 NAMES = (
     *KERNELS,
