@@ -30,7 +30,7 @@ from sgr_kernels.operators.row_norms import row_norms
 from sgr_kernels.operators.sgr_loss import sgr_loss_backward
 from sgr_kernels.operators.sgr_residual import sgr_residual
 
-pytestmark = pytest.mark.skipif(not sk.backends()["cpu"].startswith(("ok", "wrong")), reason="no compiled CPU kernels")
+pytestmark = pytest.mark.skipif(sk.backends()["cpu"].startswith("missing"), reason="no compiled CPU kernels")
 
 CPU = torch.device("cpu")
 ROWS = torch.tensor([[3.0, 4.0], [6.0, 8.0]])
@@ -197,9 +197,9 @@ def test_nan_and_another_shape_are_wrong():
     assert found(lambda rows: row_norms.reference(rows)[:1]) == "result 0 for torch.float64 has shape (1,), not (3,)"
 
 
-@pytest.mark.parametrize("name", KERNELS)
-def test_halves_are_no_excuse_for_sums_in_halves(name):
-    """What a kernel computes in the dtype of its input, and not in float32, is more than rounding allows for."""
+@pytest.mark.parametrize("name", [name for name in KERNELS if not name.endswith("_")])
+def test_results_with_the_digits_of_a_half_are_wrong(name):
+    """A float32 result that is off in its eighth bit is more than rounding, for whatever dtype the input has."""
     operator = KERNELS[name]
 
     def coarse(*arguments):
@@ -209,8 +209,7 @@ def test_halves_are_no_excuse_for_sums_in_halves(name):
                 each.mul_(1 + 2**-8)
         return results
 
-    found = fault(coarse, operator.reference, operator.example, CPU)
-    assert ("is off by" in found) or name.endswith("_")  # those give no numbers but in their first argument
+    assert "is off by" in fault(coarse, operator.reference, operator.example, CPU)
 
 
 def test_examples_hold_the_same_numbers_in_every_dtype():
