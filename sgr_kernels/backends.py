@@ -89,7 +89,7 @@ def _first_choice(requested: str | None, operator: str, tensor: Tensor) -> str:
     device = tensor.device
     if not torch.compiler.is_compiling() and requested is None and device.type in CHECKED:
         if is_fake(tensor):
-            return preferred(device.type)  # nothing is computed
+            return next(iter(_able(device.type, operator)), "reference")  # nothing is computed
         capturing = torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
         if capturing and not _is_known(operator, device):  # a comparison reads results, which a capture forbids
             _warn(
@@ -135,9 +135,11 @@ def _is_known(operator: str, device: torch.device) -> bool:
 def _fault(operator: str, name: str, device: torch.device) -> str | None:
     """What is wrong with an operator, or with those that its derivative calls, on a backend; None: nothing."""
     for part in _parts(operator):
-        fault = verdicts.known(part, name, device)
-        if fault is None and device.type in CHECKED:
-            fault = verdicts.check(OPERATORS[part], name, device)
+        if device.type in CHECKED:
+            fault = verdicts.known(part, name, device)
+            fault = verdicts.check(OPERATORS[part], name, device) if fault is None else fault
+        else:
+            fault = verdicts.found(part, name, device)
         if fault:
             return f"{part} of backend {name!r} is wrong on {device}: {fault}"
     return None

@@ -31,11 +31,16 @@ _DRIVER = pathlib.Path("/proc/driver/nvidia/version")  # torch does not say
 _faults: dict[tuple[str, str, torch.device], str] = {}
 
 
-def known(operator: str, backend: str, device: torch.device) -> str | None:
-    """What is wrong with an operator, "" for nothing; None: nobody knows."""
-    if (operator, backend, device) not in _faults and operator in _remembered(backend, device):
-        _faults[operator, backend, device] = ""
+def found(operator: str, backend: str, device: torch.device) -> str | None:
+    """What is wrong with an operator, "" for nothing; None: this process has not compared it."""
     return _faults.get((operator, backend, device))
+
+
+def known(operator: str, backend: str, device: torch.device) -> str | None:
+    """As :func:`found`, and what is written down counts; None: nobody knows."""
+    if found(operator, backend, device) is None and operator in _remembered(backend, device):
+        _faults[operator, backend, device] = ""
+    return found(operator, backend, device)
 
 
 def check(operator: Operator, backend: str, device: torch.device) -> str:

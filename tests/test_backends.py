@@ -168,6 +168,14 @@ def test_a_backend_that_is_asked_for_is_used_unchecked(monkeypatch, compared):
     assert compared == []
 
 
+def test_where_nothing_is_compared_unasked_no_file_is_looked_for(monkeypatch, compared):
+    monkeypatch.setattr(choosing, "CHECKED", ())
+    monkeypatch.setattr(verdicts, "_file", lambda *_: pytest.fail("a file"))
+    calls = used(monkeypatch, row_norms)
+    row_norms(ROWS)
+    assert calls and compared == []
+
+
 def test_a_device_without_kernels_warns_once(monkeypatch):
     monkeypatch.setattr(choosing, "PREFERRED", {"cpu": ("cuda",)})
     monkeypatch.setattr(choosing, "status", lambda name: "missing: no compiler")
