@@ -308,6 +308,42 @@ def test_another_build_or_device_is_compared_anew(monkeypatch, tmp_path, compare
     assert compared == ["row_norms", "row_norms"]
 
 
+def test_gpus_differ_by_name_capability_and_driver(monkeypatch, tmp_path):
+    gpu = torch.device("cuda", 0)
+    driver = tmp_path / "version"
+    driver.write_text("NVRM version: 580.1\nGCC version: 13")
+
+    def is_known(name: str, capability: tuple[int, int]) -> bool:
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: name)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+        verdicts._device.cache_clear()
+        begin_anew(monkeypatch)
+        return verdicts.known("row_norms", "cuda", gpu) == ""
+
+    monkeypatch.setattr(verdicts, "_DRIVER", driver)
+    monkeypatch.setattr(verdicts, "library_of", lambda _: driver)
+    monkeypatch.setattr(Operator, "fault", lambda *_: "")
+    assert not is_known("H100", (9, 0))
+    verdicts.check(row_norms, "cuda", gpu)
+    assert is_known("H100", (9, 0))
+    assert not is_known("A100", (9, 0)) and not is_known("H100", (8, 0))
+    driver.write_text("NVRM version: 590.1")
+    assert not is_known("H100", (9, 0))
+    for function in verdicts._build, verdicts._device:
+        function.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["cuda", "triton"])
+def test_fake_gpu_tensors_take_the_kernels_that_a_gpu_would(monkeypatch, name):
+    monkeypatch.setattr(choosing, "CHECKED", ("cuda",))
+    monkeypatch.setattr(choosing, "status", lambda each: "ok" if each == name else "missing: for this test")
+    monkeypatch.setattr(choosing, "device_of", lambda _: "cuda")
+    with FakeTensorMode():
+        rows = torch.empty(2, 3, device="cuda")
+        assert choosing.choose("row_norms", rows) == name
+        assert choosing.choose("linear_relu_delta", rows) == ("triton" if name == "triton" else "reference")
+
+
 NO_RESULTS = [b"", b"{", b"[]", b"7", b"\xff\xfe\x00", b'{"of": 1}', b'{"right": ["row_norms"]}']
 
 
