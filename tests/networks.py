@@ -89,4 +89,6 @@ def module(name: str, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, nn
     body, head = make(), sk.CrossEntropyHead(nn.Linear(width, 4), features if images else Pooled())
     x, delta_pre = torch.randn(2, 12, *shape).to(dtype).unbind(0)
     x = F.relu(x) if images else x
-    return body.to(dtype), head.to(dtype), x, torch.randint(4, (12,)), delta_pre
+    if dtype != torch.float32:  # fake modules cannot be converted
+        body, head = body.to(dtype), head.to(dtype)
+    return body, head, x, torch.randint(4, (12,)), delta_pre

@@ -5,9 +5,11 @@ Each engine is a module with one function, ``run(inputs, options) -> LocalStep``
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from ..functional.relu_sgr import check_curvature
+from ..gates.randomness import is_capturing
 from ..operators.common.checks import check_number, check_number_or_tensor
 from ..operators.common.options import Options
 from . import autograd, directional, fused
@@ -120,7 +122,19 @@ def local_step(
     options = StepOptions(
         weight, normalize, reduction, relative_floor, grad_scale, radius, order, curvature, need_delta_out
     )
-    return ENGINES[engine].run(inputs, options)
+    run = ENGINES[engine].run
+    return _captured(run, inputs, options) if is_capturing(x.device) else run(inputs, options)
+
+
+def _captured(run: Callable[[StepInputs, StepOptions], LocalStep], inputs: StepInputs, options: StepOptions) -> LocalStep:
+    """A step in a CUDA graph. Autocast keeps the casts of weights that it has made, and calls later find them: one from
+    before the capture would be stale at every replay, and one from inside has no numbers before the first.
+    """
+    torch.clear_autocast_cache()
+    try:
+        return run(inputs, options)
+    finally:
+        torch.clear_autocast_cache()
 
 
 def _check_tensors(x: Tensor, delta_pre: Tensor | None) -> None:

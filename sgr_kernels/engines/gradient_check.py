@@ -13,6 +13,15 @@ LONGEST, RATIO = 0.06, 1 / 4
 TOLERANCE = 0.05  # relative, of derivatives along the direction; eps^(1/4) if that is more, as in half precision
 
 
+def require_step_before(checked: bool) -> None:
+    """During the capture of a CUDA graph, in which nothing can be checked: raises RuntimeError if nothing was."""
+    if not checked:
+        raise RuntimeError(
+            "a first step outside of the capture of a CUDA graph is needed: it checks that two passes do the same and "
+            "that gradients are those of the loss"
+        )
+
+
 def check_gradient(
     loss_at: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor, loss: Tensor, summands: list[Tensor], eps: float
 ) -> None:

@@ -9,7 +9,7 @@ from ..gates.constants import RecordConstants, ReplayConstants
 from ..gates.randomness import is_capturing
 from ..torch_internals import is_fake
 from .common import coarsest_spacing
-from .gradient_check import check_gradient
+from .gradient_check import check_gradient, require_step_before
 from .per_callables import PerCallables
 from .reach import Reach
 from .state import Snapshot
@@ -19,8 +19,15 @@ _CHECKED = PerCallables()  # heads whose gradient is that of their loss
 
 
 def is_first_run(head: nn.Module | Callable, features: Tensor) -> bool:
-    """Whether the run is to be checked: later ones of the same head are not, nor those in which nothing can be."""
-    return not (is_fake(features) or is_capturing(features.device) or _CHECKED.get(head))
+    """Whether the run is to be checked: later ones of the same head are not, nor those of tensors without numbers.
+
+    Raises:
+        RuntimeError: a CUDA graph is captured, in which no value can be read.
+    """
+    checked = bool(_CHECKED.get(head))
+    if is_capturing(features.device):
+        require_step_before(checked)
+    return not (checked or is_fake(features))
 
 
 class FirstRun:

@@ -1,6 +1,7 @@
 """Passes over one module that differ in x only: same decisions, same random numbers, same buffers."""
 
 import contextlib
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,17 +12,18 @@ from ..gates import Record, Replay
 from ..gates.checkpointing import recomputing_along
 from ..gates.declarations import refuse_unseen
 from ..gates.origins import nodes_behind
-from ..gates.randomness import Stretch, has_stream, is_capturing
+from ..gates.randomness import Stretch, is_capturing, refuse_capture
 from ..torch_internals import is_fake
 from .common import StepInputs, coarsest_spacing, leaves_of, loss_of, output_of, refuse_gradient_hooks
-from .gradient_check import check_gradient
+from .gradient_check import check_gradient, require_step_before
 from .per_callables import PerCallables
 from .reach import Reach
 from .state import Snapshot
 from .streams import Streams
 
-# Pairs of body and head that gave the same in two passes; value: whether their passes set a random stream back
+# Pairs of body and head that gave the same in two passes; value: names of what sets torch's random streams back
 _VERIFIED = PerCallables()
+_COMPILED = "compiled code"
 
 
 class _Recorded(NamedTuple):
@@ -44,13 +46,14 @@ class Passes:
 
     def __init__(self, inputs: StepInputs, grad_scale: float) -> None:
         self.inputs, self.grad_scale = inputs, grad_scale
-        rewinds = _VERIFIED.get(inputs.body, inputs.head)
-        self.verified = rewinds is not None
-        if is_capturing(inputs.x.device):
-            self._check_capture(rewinds)
+        rewinding = _VERIFIED.get(inputs.body, inputs.head)
+        self.verified, self.capturing = rewinding is not None, is_capturing(inputs.x.device)
+        if self.capturing:
+            require_step_before(self.verified)
+            refuse_capture(rewinding)
         self.start, self.streams = Snapshot.of(Reach(inputs.body, inputs.head)), Streams()
-        devices = {torch.device("cpu"), inputs.x.device}
-        self.stretches = [Stretch(device) for device in devices if has_stream(device)]
+        devices = set() if self.capturing or is_fake(inputs.x) else {torch.device("cpu"), inputs.x.device}
+        self.stretches = [Stretch(device) for device in devices]
         self.tape: list = []
         self.parameters: list[Tensor] = []
         self.eps = 0.0
@@ -78,6 +81,9 @@ class Passes:
             raise ValueError("the local loss does not depend on x: there is no gradient to reconcile")
         self.end = Snapshot.of(Reach(self.inputs.body, self.inputs.head), self.start)
         self.streams.end_first_pass()
+        if self.capturing:
+            self.streams.refuse_capture()
+            refuse_capture([_COMPILED] if gates.draws_compiled else [])
         self.stretches = [stretch for stretch in self.stretches if gates.draws_compiled and stretch.ended()]
         recorded = _Recorded(loss.detach(), output.detach(), gradients, delta, delta_out)
         if not self.verified and not is_fake(x):  # a fake tensor has no numbers to compare
@@ -129,8 +135,9 @@ class Passes:
                     )
             self._check_graph(nodes, repeated[1], x)
         check_gradient(self._loss_at, x.detach(), recorded.delta / self.grad_scale, recorded.loss, sums, self.eps)
-        rewinds = bool(self.streams.moved or self.stretches) or any(isinstance(entry, Stretch) for entry in self.tape)
-        _VERIFIED.put(rewinds, self.inputs.body, self.inputs.head)
+        drawing = (func for func, entry in itertools.pairwise(self.tape) if isinstance(entry, Stretch))
+        rewinding = [func.__name__ for func in drawing] + [_COMPILED] * bool(self.stretches)
+        _VERIFIED.put(rewinding, self.inputs.body, self.inputs.head)
 
     def _loss_at(self, x: Tensor) -> Tensor:
         with self._replayed(x.requires_grad_()) as (_, loss):
@@ -145,12 +152,6 @@ class Passes:
                 "body or head uses a tensor that was computed before the step and has a graph: compute it in every "
                 "pass, detach it, or use engine='autograd'"
             )
-
-    def _check_capture(self, rewinds: bool | None) -> None:
-        if not self.verified:
-            raise RuntimeError("a first step outside of the capture is needed: it checks that two passes do the same")
-        if rewinds:
-            raise RuntimeError("random layers cannot be captured in a CUDA graph: its random stream cannot be rewound")
 
 
 def _is_of_a_leaf(node: Any) -> bool:

@@ -43,6 +43,14 @@ class Streams:
             if not _same(before, after):
                 self.moved.append(_Moved(name, get, put, before, after))
 
+    def refuse_capture(self) -> None:
+        """During the capture of a CUDA graph: raises RuntimeError if the first pass moved a stream."""
+        for stream in self.moved:
+            raise RuntimeError(
+                f"{stream.name}'s global random stream moved during the capture of a CUDA graph, every replay of which "
+                "would have the same numbers: draw them with torch on the device, and none in other threads"
+            )
+
     @contextlib.contextmanager
     def again(self) -> Iterator[None]:
         """Inside, a pass draws the numbers of the first one.

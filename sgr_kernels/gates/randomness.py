@@ -6,17 +6,19 @@ or from a ``torch.Generator`` of the network's own. Only where the numbers canno
 recurrent layer or a function declared smooth, the stream is set back for the length of the call; it must then move
 exactly as it did in the first pass. Compiled code cannot set it back: if such a call is in there, the streams are set
 back for whole passes, and everything is drawn again.
+
+While a CUDA graph is captured a stream can be neither read nor set back. What is recorded needs neither.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..torch_internals import tree_leaves
+from ..torch_internals import is_fake, tree_leaves
 from .lists import functions_named
 
 # Functions whose results are random numbers, constant for Algorithm 1
@@ -33,10 +35,12 @@ DROPOUTS = functions_named(
     """
 )
 
-# Functions that may draw numbers which function modes do not see
-HIDDEN = functions_named(
-    "scaled_dot_product_attention multi_head_attention_forward lstm gru rnn_tanh _standard_gamma _sample_dirichlet"
+# Functions of torch that may draw numbers which function modes do not see; with those declared
+_RECURRENT = functions_named("lstm gru rnn_tanh")
+_HIDDEN_IN_TORCH = _RECURRENT | functions_named(
+    "scaled_dot_product_attention multi_head_attention_forward _standard_gamma _sample_dirichlet"
 )
+HIDDEN = {*_HIDDEN_IN_TORCH}
 # Places of the arguments ``dropout_p`` and ``training``
 _ATTENTION = {F.scaled_dot_product_attention: (4, None), F.multi_head_attention_forward: (10, 13)}
 
@@ -49,11 +53,18 @@ class Stretch:
         self.before = self.after = _state(device)
 
     @classmethod
-    def of(cls, arguments: Any) -> "Stretch | None":
-        """Before a call; None during the capture of a CUDA graph, where streams cannot be read."""
-        devices = (leaf.device for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor))
-        device = next(devices, torch.device("cpu"))
-        return cls(device) if has_stream(device) else None
+    def of(cls, func: Callable, arguments: Any) -> "Stretch | None":
+        """Before a call; None where nothing is drawn, on fake tensors, or, during a capture, no stream can be read.
+
+        Raises:
+            RuntimeError: the function draws during a capture. Of one that is declared only an earlier step can tell.
+        """
+        tensor = next((leaf for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)), None)
+        device = torch.device("cpu") if tensor is None else tensor.device
+        if is_capturing(device):
+            refuse_capture([func.__name__] if func in _HIDDEN_IN_TORCH else [])
+            return None
+        return None if tensor is not None and is_fake(tensor) else cls(device)
 
     def ended(self) -> "Stretch | None":
         """After it; None: it drew nothing."""
@@ -86,9 +97,13 @@ def is_capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
-def has_stream(device: torch.device) -> bool:
-    """Whether numbers are drawn on the device, from a stream that can be read now."""
-    return device.type == "cpu" or (device.type != "meta" and not is_capturing(device))
+def refuse_capture(names: Iterable[str]) -> None:
+    """Raises RuntimeError, during the capture of a CUDA graph, if there are functions that set a stream back."""
+    if names := ", ".join(dict.fromkeys(names)):
+        raise RuntimeError(
+            f"a CUDA graph cannot capture the random numbers drawn inside of {names}: engine='directional' sets the "
+            "random stream back for these; switch their dropout off, or use engine='autograd'"
+        )
 
 
 def _state(device: torch.device) -> Tensor:
@@ -104,11 +119,20 @@ def _set_state(device: torch.device, state: Tensor) -> None:
 
 def may_draw(func: Callable, args: tuple, kwargs: dict) -> bool:
     """Whether this call of one of ``HIDDEN`` may draw numbers."""
+    if func in _RECURRENT:
+        return _is_dropping(args)
     if func not in _ATTENTION:
         return True
     of_dropout, of_training = _ATTENTION[func]
     training = of_training is None or _argument(args, kwargs, "training", of_training, True)
     return bool(training and _argument(args, kwargs, "dropout_p", of_dropout, 0.0))
+
+
+def _is_dropping(args: tuple) -> bool:
+    """Of a recurrent layer: whether there is dropout. Its tensors come in two forms, the rest is the same in both."""
+    first = next((place for place, arg in enumerate(args) if isinstance(arg, bool)), len(args))
+    _, num_layers, dropout, training = (*args[first : first + 4], *[2] * 4)[:4]  # given by name: there may be
+    return bool(training and dropout and num_layers > 1)
 
 
 def _argument(args: tuple, kwargs: dict, name: str, place: int, default: Any) -> Any:

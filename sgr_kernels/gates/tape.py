@@ -194,7 +194,7 @@ class Record(Gates):
 
     def drawing(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         self.enter(func)
-        stretch = Stretch.of((args, kwargs))
+        stretch = Stretch.of(func, (args, kwargs))
         result = self.without_rule(func, args, kwargs)
         self.keep(stretch.ended() if stretch is not None else None)
         return result

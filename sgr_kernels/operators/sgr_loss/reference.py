@@ -88,5 +88,6 @@ def _unit_rows(rows: Tensor, dead: Tensor) -> Tensor:
 
 
 def _floor_weight(d_norm: Tensor, floor: float | Tensor) -> Tensor:
-    floor = torch.as_tensor(floor, dtype=torch.float64, device=d_norm.device).detach()
+    # A number is filled in on the device: a copy from the host would stall a GPU, and no CUDA graph takes it.
+    floor = floor.detach().double() if isinstance(floor, Tensor) else d_norm.new_full((), floor)
     return torch.where(floor > 0, (d_norm / floor).square().clamp(max=1.0), torch.ones_like(d_norm))
