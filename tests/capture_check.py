@@ -10,8 +10,11 @@ shows: no operator has made it. So every tensor that an operator gets must have 
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -126,4 +129,24 @@ def _takes_numbers(func: Any, tensors: list[Tensor]) -> bool:
 def _reads(func: Any, args: tuple) -> bool:
     if func in _INDEXING:
         return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
-    return func in _READS_ON_CUDA or bool({torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & {*func.tags})
+    return func in _READS_ON_CUDA or bool(
+        {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape} & {*func.tags}
+    )
+
+
+@contextlib.contextmanager
+def capturing() -> Iterator[None]:
+    """Inside, a CUDA graph is captured, for all that the package sees, and random streams cannot be read or set."""
+    everywhere = [each for name, each in sys.modules.items() if name.startswith("sgr_kernels.")]
+    users = [each for each in everywhere if hasattr(each, "is_capturing")]
+    assert users, "nobody asks whether a graph is captured"
+    refuse = mock.Mock(side_effect=AssertionError("a random stream is read or set during a capture"))
+    streams = [
+        (each, name) for each in (torch, torch.cuda) for name in ("get_rng_state", "set_rng_state", "manual_seed")
+    ]
+    with contextlib.ExitStack() as patches:
+        for each in users:
+            patches.enter_context(mock.patch.object(each, "is_capturing", lambda device: True))
+        for each, name in streams:
+            patches.enter_context(mock.patch.object(each, name, refuse))
+        yield

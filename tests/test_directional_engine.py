@@ -356,23 +356,6 @@ def test_torch_is_asked_whether_a_gpu_captures(answer, monkeypatch):
     assert not passes.is_capturing(torch.device("cpu"))
 
 
-def test_capture_needs_a_step_before_and_no_random_numbers(monkeypatch):
-    """As far as it goes without a GPU: what is refused, and that nothing else is."""
-    capturing = []
-    monkeypatch.setattr(passes, "is_capturing", lambda device: bool(capturing))
-    for name in ("vgg", "vit"):
-        body, head, x, y, delta_pre = module(name)
-        capturing.append(True)
-        with pytest.raises(RuntimeError, match="first step outside of the capture"):
-            sk.local_step(body, head, x, y, delta_pre, weight=1.0, engine="directional")
-        capturing.clear()
-        sk.local_step(body, head, x, y, delta_pre, weight=1.0, engine="directional")
-        capturing.append(True)
-        random_layers = name == "vit"
-        with pytest.raises(RuntimeError, match="random layers") if random_layers else contextlib.nullcontext():
-            sk.local_step(body, head, x, y, delta_pre, weight=1.0, engine="directional")
-
-
 # --- what a double backward cannot do ---------------------------------------------------------------------------------
 
 

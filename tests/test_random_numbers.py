@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from capture_check import capturing
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 import sgr_kernels as sk
 from sgr_kernels.gates import Record
+from sgr_kernels.gates.randomness import HIDDEN, may_draw
 
 
 class Layer(nn.Module):
@@ -28,13 +31,15 @@ class Layer(nn.Module):
 
 
 class Attention(nn.Module):
+    dropout = 0.3
+
     def __init__(self) -> None:
         super().__init__()
         self.qkv = nn.Linear(6, 18)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(x.flatten(2).transpose(1, 2)).chunk(3, -1)
-        return F.scaled_dot_product_attention(q, k, v, dropout_p=0.3).transpose(1, 2).reshape(x.shape)
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout).transpose(1, 2).reshape(x.shape)
 
 
 class AttentionLayer(nn.Module):
@@ -48,9 +53,9 @@ class AttentionLayer(nn.Module):
 
 
 class Recurrent(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, dropout: float) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(6, 6, num_layers=2, dropout=0.3, batch_first=True)
+        self.lstm = nn.LSTM(6, 6, num_layers=2, dropout=dropout, batch_first=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.lstm(x.flatten(2).transpose(1, 2))[0].transpose(1, 2).reshape(x.shape)
@@ -88,6 +93,10 @@ def reparametrised(x: Tensor) -> Tensor:
     return torch.distributions.Normal(x, F.softplus(x)).rsample()
 
 
+def declared(x: Tensor) -> Tensor:
+    return x * torch.rand_like(x)
+
+
 FUNCTIONS = {
     "dropout": nn.Dropout(0.3),
     "dropout in place": lambda x: F.dropout(x * 1, 0.3, inplace=True),
@@ -111,8 +120,9 @@ FUNCTIONS = {
     "of a mean, by name": lambda x: x * torch.normal(mean=x, std=0.1),
     "attention": Attention(),
     "attention layer": AttentionLayer(),
-    "recurrent": Recurrent(),
-    "declared": sk.smooth(lambda x: x * torch.rand_like(x)),
+    "recurrent": Recurrent(0.3),
+    "recurrent without dropout": Recurrent(0.0),
+    "declared": sk.smooth(declared),
     "Python": lambda x: x * random.random(),
     "NumPy": lambda x: x * float(np.random.rand()),
 }
@@ -160,6 +170,74 @@ def test_masks_take_a_bit_an_element():
             function()
         sizes = [t.nbytes for entry in gates.tape for t in torch.utils._pytree.tree_leaves(entry) if torch.is_tensor(t)]
         assert sizes == [64 * 64 / 8]
+
+
+# --- captures of CUDA graphs ------------------------------------------------------------------------------------------
+
+NOT_CAPTURED = {
+    "attention": "inside of scaled_dot_product_attention:",
+    "attention layer": "inside of multi_head_attention_forward:",
+    "recurrent": "inside of lstm:",
+    "declared": "inside of declared:",
+    "Python": "Python's global random stream moved",
+    "NumPy": "NumPy's global random stream moved",
+}
+
+
+def steps_of(body: nn.Module):
+    """A function that gives the gradient of one more step, from the same streams."""
+    x, delta_pre = torch.randn(2, 4, 6, 4, 4, dtype=torch.float64).unbind(0)
+
+    def gradient(context=contextlib.nullcontext) -> Tensor:
+        body.zero_grad(), seed()
+        with context():
+            sk.local_step(body, head, x, 0.3, delta_pre, weight=1e3, engine="directional")
+        return body.conv.weight.grad
+
+    return gradient
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_is_recorded_is_captured(name):
+    """And what sets a stream back is refused by name, as far as that shows without a GPU."""
+    function = FUNCTIONS[name]
+    gradient = steps_of(Layer(function.double() if isinstance(function, nn.Module) else function).double())
+    gradient()
+    if name in NOT_CAPTURED:
+        with pytest.raises(RuntimeError, match=NOT_CAPTURED[name]):
+            gradient(capturing)
+    else:
+        assert torch.equal(gradient(), gradient(capturing))
+
+
+def test_dropout_that_was_off_at_the_step_before_is_refused():
+    attention = Attention()
+    attention.dropout = 0.0
+    gradient = steps_of(Layer(attention).double())
+    gradient(), gradient(capturing)
+    attention.dropout = 0.3
+    with pytest.raises(RuntimeError, match="inside of scaled_dot_product_attention:"):
+        gradient(capturing)
+
+
+def test_recurrent_layers_draw_if_they_have_dropout_between_two_layers():
+    seen = []
+
+    class Calls(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func in HIDDEN:
+                seen.append(may_draw(func, args, kwargs or {}))
+            return func(*args, **(kwargs or {}))
+
+    packed = nn.utils.rnn.pack_sequence([torch.ones(3, 4), torch.ones(2, 4)])
+    for kind in nn.LSTM, nn.GRU, nn.RNN:
+        for layers, dropout, training in (2, 0.3, True), (2, 0.3, False), (2, 0.0, True), (1, 0.0, True):
+            layer = kind(4, 4, layers, dropout=dropout).train(training)
+            for x in torch.ones(3, 2, 4), packed:
+                with Calls():
+                    layer(x)
+    assert seen == 3 * [True, True, *6 * [False]]
+    assert may_draw(torch.lstm, (), {"dropout": 0.3})
 
 
 # --- others who draw --------------------------------------------------------------------------------------------------

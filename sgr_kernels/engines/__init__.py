@@ -126,7 +126,9 @@ def local_step(
     return _captured(run, inputs, options) if is_capturing(x.device) else run(inputs, options)
 
 
-def _captured(run: Callable[[StepInputs, StepOptions], LocalStep], inputs: StepInputs, options: StepOptions) -> LocalStep:
+def _captured(
+    run: Callable[[StepInputs, StepOptions], LocalStep], inputs: StepInputs, options: StepOptions
+) -> LocalStep:
     """A step in a CUDA graph. Autocast keeps the casts of weights that it has made, and calls later find them: one from
     before the capture would be stale at every replay, and one from inside has no numbers before the first.
     """
