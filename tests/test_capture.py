@@ -8,6 +8,7 @@ import random
 import sys
 from collections.abc import Callable
 from functools import partial
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -141,15 +142,16 @@ ENGINES = {
 }
 
 
-def check_step(make: Callable, engine: str, **options) -> None:
-    """One step outside, one that is checked, on the tensors that ``make`` gives."""
+def check_steps(make: Callable, engine: str, *contexts: contextlib.AbstractContextManager, **options) -> None:
+    """One step outside, then those that are checked, each in a context, on the tensors that ``make`` gives."""
     body, head, x, y, delta_pre = make()
     delta_pre = None if engine == "plain" else delta_pre
-    options = {"weight": torch.full((), 0.3), **ENGINES[engine], **options}
+    options = {"weight": 0.3, **ENGINES[engine], **options}
     sk.local_step(body, head, x, y, delta_pre, **options)
-    with CaptureCheck(body, head, x, y, delta_pre, options) as check:
-        step = sk.local_step(body, head, x, y, delta_pre, **options)
-    check.require([step, [p.grad for p in body.parameters()]])
+    for context in contexts or [contextlib.nullcontext()]:
+        with CaptureCheck(body, head, x, y, delta_pre, options) as check, context:
+            step = sk.local_step(body, head, x, y, delta_pre, **options)
+        check.require([step, [p.grad for p in body.parameters()]])
 
 
 @pytest.fixture
@@ -168,25 +170,31 @@ def requested(request, monkeypatch):
 def test_steps_of_chains_can_be_captured(engine, floor):
     with on_meta():
         for make in (chain, chain_with_features, one_layer):
-            check_step(make, engine, relative_floor=floor)
+            check_steps(make, engine, weight=torch.full((), 0.3), relative_floor=floor)
 
 
 @pytest.mark.parametrize("engine", ["autograd", "directional, central"])
 @pytest.mark.parametrize("name", ["resnet", "vgg", "swin"])
 def test_steps_of_networks_can_be_captured(name, engine):
     with on_meta():
-        check_step(lambda: module(name), engine, relative_floor=0.3)
+        check_steps(partial(module, name), engine, grad_scale=8.0, relative_floor=0.3)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_weight_on_the_host_is_a_number(engine):
+    with on_meta():
+        check_steps(one_layer, engine, weight=torch.tensor(0.3, device="cpu"))
 
 
 @pytest.mark.parametrize(
     ("name", "engine"), [*(("chain", engine) for engine in ENGINES), ("resnet", "directional"), ("vit", "directional")]
 )
-def test_steps_under_autocast_can_be_captured(name, engine, monkeypatch):
-    """On fake tensors, since "meta" has no autocast. It is entered once: casts of weights must not outlive a step."""
+def test_steps_under_autocast_can_be_captured(name, engine):
+    """On fake tensors, since "meta" has no autocast. Casts of weights that it keeps must not get into or out of one."""
     make = chain if name == "chain" else partial(module, name)
-    monkeypatch.setattr(engines, "is_capturing", lambda device: True)
+    captured = mock.patch.object(engines, "is_capturing", lambda device: True)
     with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16):
-        check_step(make, engine, relative_floor=0.3)
+        check_steps(make, engine, captured, contextlib.nullcontext(), relative_floor=0.3)
 
 
 # --- what is checked once ---------------------------------------------------------------------------------------------
