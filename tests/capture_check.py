@@ -134,6 +134,11 @@ def _reads(func: Any, args: tuple) -> bool:
     )
 
 
+def on_meta() -> contextlib.AbstractContextManager:
+    """A context in which tensors are made on what stands for the GPU."""
+    return torch.device("meta")
+
+
 @contextlib.contextmanager
 def capturing() -> Iterator[None]:
     """Inside, a CUDA graph is captured, for all that the package sees, and random streams cannot be read or set."""

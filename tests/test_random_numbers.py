@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from capture_check import capturing
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 import sgr_kernels as sk
 from sgr_kernels.gates import Record
@@ -218,6 +220,17 @@ def test_dropout_that_was_off_at_the_step_before_is_refused():
     attention.dropout = 0.3
     with pytest.raises(RuntimeError, match="inside of scaled_dot_product_attention:"):
         gradient(capturing)
+
+
+def test_checkpointed_regions_are_captured_without_the_state_of_the_stream():
+    """Their dropout is on the tape, so that it is the same as with that state."""
+    results = []
+    for preserve in True, False:
+        torch.manual_seed(0)
+        region = partial(checkpoint, FUNCTIONS["dropout"], use_reentrant=False, preserve_rng_state=preserve)
+        gradient = steps_of(Layer(region).double())
+        results.append(gradient())
+    assert torch.equal(*results) and torch.equal(gradient(), gradient(capturing))
 
 
 def test_recurrent_layers_draw_if_they_have_dropout_between_two_layers():

@@ -58,6 +58,8 @@ def local_step(
     functions declared smooth, Python or NumPy are drawn again, the stream must move as it did: another thread that
     draws from it is an error.
 
+    Steps can be captured in a CUDA graph, after one outside of it: see docs/cuda-graphs.md.
+
     Args:
         body: x_{k-1} -> x_k, one floating-point tensor. Must not write into x in place.
         head: (x_k, y) -> loss, a tensor with one element. Must not write into x_k in place.
@@ -96,7 +98,8 @@ def local_step(
         RuntimeError: a gradient that is not that of the loss (see above). Directional engine: two passes over the same
             input differ (checked at the first step of a body and a head, in each mode), in their results, in their
             parameters or in what they write outside of buffers, they share a graph made before the step, a pass calls
-            other functions than the first, or a random stream that is set back moves otherwise.
+            other functions than the first, or a random stream that is set back moves otherwise. In the capture of a
+            CUDA graph: a body and a head that were not checked before, or random numbers that are not recorded.
     """
     if engine not in ("auto", *ENGINES):
         raise ValueError(f"engine must be one of auto, {', '.join(ENGINES)}, got {engine!r}")
