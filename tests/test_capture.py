@@ -194,6 +194,36 @@ def test_checks_leave_the_streams_alone(engine):
     assert after == (torch.rand(()), random.random(), np.random.rand())
 
 
+# --- on a GPU ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU captures here")
+@pytest.mark.parametrize("floor", [0.0, 0.3])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_replays_give_what_steps_give(engine, floor):
+    with torch.device("cuda"):
+        body, head, x, y, delta_pre = chain()
+    body, head, x, delta_pre = (each.double() for each in (body, head, x, delta_pre))  # sums have other orders
+    delta_pre = None if engine == "plain" else delta_pre
+    options = {"weight": 0.3, "relative_floor": floor, **ENGINES[engine]}
+    step = partial(sk.local_step, body, head, x, y, delta_pre, **options)
+
+    def gradients() -> list[Tensor]:
+        return [p.grad.clone() for p in (*body.parameters(), *head.parameters())]
+
+    step()
+    graph = torch.cuda.CUDAGraph()
+    body.zero_grad(), head.zero_grad()
+    with torch.cuda.graph(graph):
+        captured = step()
+    x.copy_(torch.randn_like(x))
+    graph.replay()
+    replayed = gradients()
+    body.zero_grad(), head.zero_grad()
+    torch.testing.assert_close(captured, step())
+    torch.testing.assert_close(replayed, gradients())
+
+
 # --- the page about it ------------------------------------------------------------------------------------------------
 
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "cuda-graphs.md"
