@@ -10,9 +10,22 @@ class WrongResult(Exception):
     """A provider or an engine computes something else than it claims."""
 
 
+# What is reported of one measurement while the rest goes on: wrong results, and operators, engines and captures that
+# raise (running out of memory is one of them). Anything else is a mistake in the benchmark, and ends it.
+REPORTED = (WrongResult, RuntimeError, NotImplementedError)
+
+
+def reason(error: Exception) -> str:
+    """Why something was not measured, in one line."""
+    if isinstance(error, WrongResult):
+        return str(error)
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
 def relative_error(result: Tensor, truth: Tensor) -> float:
-    """|result - truth| / |truth|, in float64."""
-    result, truth = result.detach().double().cpu(), truth.detach().double().cpu()
+    """|result - truth| / |truth|, in float64, on the device of the result."""
+    result = result.detach().double()
+    truth = truth.detach().to(result)
     return float((result - truth).norm() / truth.norm().clamp(min=torch.finfo(torch.float64).tiny))
 
 

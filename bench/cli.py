@@ -23,7 +23,10 @@ PARTS = ("roofline", "micro", "step", "memory", "cuts", "gradients", "compiled")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; exit status 1 where a result is wrong, 2 for a wrong command."""
+    """Entry point; exit status 1 where a result is wrong or was not to be had, 2 for a wrong command.
+
+    A row with a ``failure`` says why something was not measured. It is reported, and the others go on.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     args = _parser(argv).parse_args(argv)
     if args.part == "report":
@@ -36,15 +39,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     part = importlib.import_module(f".{args.part}", __package__)
     common = f"sgr-bench {args.part} --device {args.device} --threads {args.threads}"
     writer = Writer(args.out, args.part, args.device, f"{common} {_options(argv[1:])}".strip())
+    failed = False
     try:
         for selection, row in part.rows(args):
             row["command"] = f"{common} {selection}".strip()
-            writer.add(row)
-            print(part.line(row), flush=True)
+            if "failure" in row:
+                failed = True
+                writer.add_failure(row)
+                print(f"sgr-bench {args.part}: {row['failure']}", file=sys.stderr, flush=True)
+            else:
+                writer.add(row)
+                print(part.line(row), flush=True)
     except WrongResult as error:
         print(f"sgr-bench {args.part}: {error}", file=sys.stderr)
         return 1
-    return 0
+    return 1 if failed else 0
 
 
 def _parser(argv: list[str]) -> argparse.ArgumentParser:

@@ -5,32 +5,40 @@
 #
 #   bash bench/gpu.sh OUT [--device cpu] [PART ...]
 #
-# The parts (without any named: all but the last), and the seconds that are kept for each:
+# The parts, ordered by worth, and the seconds that are kept for each; those with a + run side by side with the ones
+# before, and timings alone. Without any named, all but the last two:
 #
-#   build     60  installs this checkout into the Python at hand, for its GPU; logs what ptxas says of every kernel
-#   kernels   45  every operator in every mode that selects another kernel, against float64
-#   test     140  the tests, those of CUDA and Triton among them
-#   sanitize  60  what kernels does, under compute-sanitizer: memcheck, and racecheck for CUDA
-#   roofline  25  this one and the next: the parts of sgr-bench
-#   micro     80
-#   step      80
-#   memory    25
-#   report    15
-#   profile   60  ncu on our kernels
+#   build      70  installs this checkout into the Python at hand, for its GPU; logs what ptxas says of every kernel
+#   kernels   185  every operator in every mode that selects another kernel, against float64
+#   test      185+ the tests, those of CUDA and Triton first; failures.txt names each that fails, as it happens
+#   memcheck  185+ what kernels does, under compute-sanitizer
+#   racecheck 185+ the same for the races of CUDA kernels, a process for each dtype
+#   step       95  whole steps as users take them, eager and as CUDA graphs
+#   micro      75  every operator: what the goals name, then the rest
+#   gradients  30  agreement with Algorithm 1 in every precision
+#   profile    30  ncu on the kernels that the goals name
+#   triton     20  whole steps with the Triton kernels forced
+#   report     10
+#   roofline   25
+#   memory     25
 #
 # A part may take all that is left but for what is kept for those after it. It leaves OUT/PART.log, its results, and a
-# line in OUT/summary.txt: its name, exit status (124 or 137: out of time) and seconds. OUT/all.tar.gz holds everything,
-# also when the script is stopped. Exit status 1: a part has failed; 2: a wrong command.
-# --device cpu is for trying this script: without a GPU, and with sgr-bench --quick.
+# line in OUT/summary.txt: its name, exit status (124 or 137: out of time) and seconds. The end of the output has what
+# matters: failing tests, wrong rows, the steps over back-propagation, and every goal with what was measured of it
+# (OUT/end.txt). OUT/all.tar.gz holds everything, also when the script is stopped. Exit status 1: a part has failed; 2:
+# a wrong command. --device cpu is for trying this script: without a GPU, and with less of everything.
 set -euo pipefail
 set -o allexport # every part runs in a shell of its own, under its time limit
 
 export PYTHONUNBUFFERED=1 # a part that is stopped has said what it has done
+unset SGR_BACKEND         # what users have is measured, and what is forced says so
 
-budget=530 # seconds; a part that does not end when asked to gets ten more
-order=(build kernels test sanitize roofline micro step memory report profile)
-declare -A kept=([build]=60 [kernels]=45 [test]=140 [sanitize]=60 [roofline]=25 [micro]=80 [step]=80 [memory]=25
-  [report]=15 [profile]=60)
+budget=520 # seconds; a part that does not end when asked to gets ten more
+order=(build kernels test memcheck racecheck step micro gradients profile triton report roofline memory)
+optional=2 # at the end of the order
+declare -A kept=([build]=70 [kernels]=185 [test]=185 [memcheck]=185 [racecheck]=185 [step]=95 [micro]=75
+  [gradients]=30 [profile]=30 [triton]=20 [report]=10 [roofline]=25 [memory]=25)
+declare -A beside=([test]=1 [memcheck]=1 [racecheck]=1)
 
 part_build() {
   if [[ $device == cuda ]]; then
@@ -43,62 +51,110 @@ part_build() {
 
 part_kernels() {
   local dtype jobs=()
-  for dtype in float64 float32 bfloat16 float16; do # together: most of the time, one core compiles for Triton
-    python3 -m sgr_bench.every_kernel --device "$device" --dtypes "$dtype" &
+  for dtype in float32 bfloat16 float16 float64; do # together: most of the time, one core compiles for Triton
+    OMP_NUM_THREADS=1 python3 -m sgr_bench.every_kernel --device "$device" --dtypes "$dtype" &
     jobs+=($!)
   done
   all_succeed "${jobs[@]}"
 }
 
+# In the order of worth: time may be up before the end. The Triton cases themselves: the test that runs them keeps to
+# one process a file. What installs and packs the project is for machines with a network.
 part_test() {
-  local gpu=()
-  if [[ $device == cuda ]]; then # the Triton cases themselves: the test that runs them keeps to one process a file
-    gpu=(-o 'python_files=test_*.py *_cases.py' --deselect 'tests/triton/test_triton_interpreter.py::test_kernels[gpu')
-  fi
-  OMP_NUM_THREADS=1 python3 -m pytest -n 8 --dist worksteal --junitxml="$out/test.xml" tests "${gpu[@]}"
+  local what=(tests/test_*.py tests/triton/*_cases.py tests/triton/test_*.py tests/cuda tests/bench tests/train)
+  local options=(-n 8 --dist load -o 'python_files=test_*.py *_cases.py' --ignore tests/test_readme.py
+    --ignore tests/test_packaging.py --deselect 'tests/triton/test_triton_interpreter.py::test_kernels[gpu')
+  if [[ $device == cpu ]]; then what=(tests/test_errors.py) options=(-n 2); fi
+  OMP_NUM_THREADS=1 python3 -m pytest -q -p no:cacheprovider -p sgr_bench.failures_now \
+    --failures-now="$out/failures.txt" --junitxml="$out/test.xml" "${options[@]}" "${what[@]}"
 }
 
-part_sanitize() {
-  local jobs=() status=0
-  sanitized memcheck cuda &
+part_memcheck() {
+  only_on_a_gpu || return 0
+  sanitized memcheck cuda bfloat16 float32 &
+  local jobs=($!)
+  sanitized memcheck triton bfloat16 float32 &
   jobs+=($!)
-  sanitized memcheck triton &
-  jobs+=($!)
-  sanitized racecheck cuda &
-  jobs+=($!)
-  all_succeed "${jobs[@]}" || status=1
-  tail -n 5 "$out"/sanitize-*.log
-  return "$status"
+  all_succeed "${jobs[@]}"
+}
+
+part_racecheck() {
+  only_on_a_gpu || return 0
+  local dtype jobs=()
+  for dtype in float32 bfloat16; do # float16 runs what bfloat16 does
+    sanitized racecheck cuda "$dtype" &
+    jobs+=($!)
+  done
+  all_succeed "${jobs[@]}"
 }
 
 # Without torch's cache every tensor is an allocation of its own, and what is written beside it is noticed. Failed calls
 # of the CUDA API are no news: ours raise, and torch has some that only ask what the driver can do.
-sanitized() { # TOOL BACKEND
-  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --padding 64 --report-api-errors no \
+sanitized() { # TOOL BACKEND DTYPE ...
+  local log=$out/sanitize-$1-$2-$3.log status=0
+  OMP_NUM_THREADS=1 PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --padding 64 --report-api-errors no \
     --target-processes application-only --error-exitcode 1 \
-    python3 -m sgr_bench.every_kernel --device "$device" --backend "$2" >"$out/sanitize-$1-$2.log" 2>&1
+    python3 -m sgr_bench.every_kernel --sanitized --device "$device" --backend "$2" --dtypes "${@:3}" \
+    >"$log" 2>&1 || status=$?
+  echo "$1 $2 ${*:3}: exit status $status, $(tail -n 1 "$log")"
+  return "$status"
 }
 
-part_roofline() { measure roofline; }
-part_micro() { measure micro; }
-part_step() { measure step --budget 5; } # seconds for one comparison: a GPU is steadier than a CPU
-part_memory() { measure memory; }
+# The budget is the time of one comparison in seconds: a GPU is steadier than a CPU.
+part_step() {
+  measure "$out" step --whole --budget 3 --networks resnet50 resnet32 vit_small swin_tiny \
+    --methods BP 'BP + checkpointing' 'plain local' directional 'directional, every 4th' 'Algorithm 1'
+}
+
+part_triton() {
+  only_on_a_gpu || return 0
+  SGR_BACKEND=triton measure "$out/triton" step --whole --budget 2 --networks resnet50 resnet32 --methods BP directional
+}
+
+part_micro() { measure "$out" micro; }
+part_roofline() { measure "$out" roofline; }
+part_memory() { measure "$out" memory; }
 part_report() { python3 -m sgr_bench report "$out" --out "$out"; }
 
-measure() {
-  local quick=()
-  if [[ $device == cpu ]]; then quick=(--quick); fi
-  python3 -m sgr_bench "$@" --device "$device" --out "$out" "${quick[@]}"
+# Numbers round alike whatever the images are: without CIFAR-10 at hand they are noise.
+part_gradients() {
+  local data=data/cifar10.npz
+  if [[ ! -e $data ]]; then
+    data=$out/noise.npz
+    python3 -c 'import sys, numpy as np
+draw = np.random.default_rng(0).integers
+images, labels = draw(256, size=(512, 32, 32, 3)), draw(10, size=512)
+np.savez(sys.argv[1], train_images=images.astype("uint8"), train_labels=labels)' "$data"
+  fi
+  measure "$out" gradients --data "$data"
 }
 
+measure() { # FOLDER PART OPTION ...
+  local quick=()
+  if [[ $device == cpu ]]; then quick=(--quick); fi
+  python3 -m sgr_bench "${@:2}" --device "$device" --out "$1" "${quick[@]}"
+}
+
+# The sizes that the goals name: a row that a cluster of processors keeps on chip, one that nothing keeps, one of which
+# the launch is most of the time; and what surrounds the products of a linear layer.
 part_profile() {
+  only_on_a_gpu || return 0
   local names backend
   names=$(grep -hoE '\w+_kernel\b' csrc/*/*.cuh sgr_kernels/operators/*/triton*.py | sort -u | paste -sd '|')
   for backend in cuda triton; do
-    ncu --clock-control none --set basic --section MemoryWorkloadAnalysis --kernel-name "regex:^($names)$" \
-      --filter-mode per-launch-config --launch-count 1 \
-      python3 -m sgr_bench micro --quick --device "$device" --providers "$backend"
+    profiled --providers "$backend" --ops sgr_residual sgr_loss --shapes 256x200704 256x802816 128x4096 --dtypes float32
+    profiled --providers "$backend" --ops linear_relu_step --shapes 4096x4096x4096 --dtypes bfloat16
   done
+}
+
+profiled() { # OPTION ...
+  ncu --clock-control none --set basic --section MemoryWorkloadAnalysis --kernel-name "regex:^($names)$" \
+    --filter-mode per-launch-config --launch-count 1 \
+    python3 -m sgr_bench micro --quick --device "$device" "$@"
+}
+
+only_on_a_gpu() {
+  [[ $device == cuda ]] || { echo 'not on a CPU' && return 1; }
 }
 
 all_succeed() { # JOB ...
@@ -107,28 +163,61 @@ all_succeed() { # JOB ...
   return "$status"
 }
 
-run_part() { # PART SECONDS
-  local start=$SECONDS status=0
+run_part() { # PART SECONDS, in a process of its own
+  local start=$SECONDS status=0 stopped='' job
   timeout --signal=INT --kill-after=10 "$2" bash -euo pipefail -c "part_$1" >"$out/$1.log" 2>&1 &
   job=$!
+  trap 'stopped=yes; kill "$job" || true' TERM
   wait "$job" || status=$?
   if [[ $stopped ]]; then wait "$job" || status=$?; fi
-  if ((status)); then
-    echo "--- the end of $1.log:"
-    tail -n 20 "$out/$1.log"
-  fi
   printf '%-9s %3d %4d s\n' "$1" "$status" $((SECONDS - start)) | tee -a "$out/summary.txt"
+  return "$status"
+}
+
+run_together() { # SECONDS PART ...
+  local part
+  running=()
+  for part in "${@:2}"; do
+    run_part "$part" "$1" &
+    running+=($!)
+  done
+  wait_for_all || failed=1
+  if [[ $stopped ]]; then wait_for_all || failed=1; fi # the signal has ended the first wait
+}
+
+wait_for_all() {
+  local job status=0
+  for job in "${running[@]}"; do wait "$job" || status=1; done
   return "$status"
 }
 
 stop() {
   stopped=yes
-  kill "$job" || true # it may have just ended
+  kill "${running[@]}" 2>/dev/null || true # some may have just ended
 }
 
-pack() {
-  cd "$out"
-  tar -czf all.tar.gz --exclude=all.tar.gz -- *
+# From files that the parts have written line by line, so that it is there however they ended.
+conclude() {
+  set +e
+  trap '' INT TERM
+  {
+    echo '--- a line a part: name, exit status (124, 137: out of time), seconds'
+    cat "$out/summary.txt"
+    while read -r part status _; do
+      if ((status)) && [[ ! $part =~ ^(test|step|micro)$ ]]; then # those are told below
+        echo "--- the end of $part.log:"
+        tail -n 6 "$out/$part.log" | cut -c1-200
+      fi
+    done <"$out/summary.txt"
+    if [[ -e $out/failures.txt ]]; then
+      echo "--- $(grep -c '^[^ ]' "$out/failures.txt") tests failed; $(tail -n 1 "$out/test.log" | cut -c1-150)"
+      head -n 60 "$out/failures.txt" | cut -c1-180
+      sed 's/^/under way when the tests ended: /' "$out/failures.txt.running"
+    fi
+    echo '--- results'
+    python3 -m sgr_bench.goals "$out" --device "$device"
+  } 2>&1 | tee "$out/end.txt" | tail -c 11000
+  cd "$out" && tar -czf all.tar.gz --exclude=all.tar.gz -- *
 }
 
 wrong() {
@@ -157,18 +246,24 @@ while (($#)); do
   fi
   shift
 done
-if ((${#parts[@]} == 0)); then parts=("${order[@]:0:${#order[@]}-1}"); fi
+if ((${#parts[@]} == 0)); then parts=("${order[@]:0:${#order[@]}-optional}"); fi
 if [[ $device == cpu ]]; then export CUDA_VISIBLE_DEVICES=; fi
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 : >"$out/summary.txt"
-trap pack EXIT
+trap conclude EXIT
 trap stop INT TERM
-stopped='' failed=0
-for index in "${!parts[@]}"; do
-  if [[ $stopped ]]; then exit 1; fi
+stopped='' failed=0 running=()
+while ((${#parts[@]})); do
+  together=("${parts[0]}")
+  parts=("${parts[@]:1}")
+  while ((${#parts[@]})) && [[ -v beside[${parts[0]}] ]]; do
+    together+=("${parts[0]}")
+    parts=("${parts[@]:1}")
+  done
   left=$((budget - SECONDS))
-  for later in "${parts[@]:index+1}"; do left=$((left - kept[$later])); done
-  run_part "${parts[index]}" "$left" || failed=1
+  for part in "${parts[@]}"; do [[ -v beside[$part] ]] || left=$((left - kept[$part])); done
+  run_together "$((left > 1 ? left : 1))" "${together[@]}"
+  if [[ $stopped ]]; then exit 1; fi
 done
 exit "$failed"

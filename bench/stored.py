@@ -40,7 +40,8 @@ FINDINGS = {
 # What some of them may be: each has a column, a colour or a line of its own.
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 FAMILIES = ("BP", "plain local", "directional", "fused", "Algorithm 1")
-OURS, BASELINES = ("cpu", "triton", "cuda", "triton products"), ("reference", "eager", "torch.relu", "torch.compile")
+OURS = ("default", "cpu", "triton", "cuda", "triton products")
+BASELINES = ("reference", "eager", "torch.relu", "torch.compile")
 PRODUCTS, PUBLISHED = ("library GEMM", "library conv"), "Algorithm 1"
 VALUES = {
     "roofline": {"limit": ("copy", "gemm"), "dtype": DTYPES},

@@ -20,6 +20,7 @@ BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#777777"
 
 PROVIDERS = {
+    "default": (PURPLE, "p"),
     "cpu": (BLUE, "o"),
     "triton": (GREEN, "D"),
     "cuda": (VERMILLION, "s"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -42,20 +43,45 @@ def once(run: Callable[[], object], device: str = "cpu") -> float:
     return _cuda_seconds(run) if device == "cuda" else _cpu_seconds(run)
 
 
-def replayed(run: Callable[[], object]) -> Callable[[], object]:
-    """``run`` captured in a CUDA graph: its replay takes the time of its kernels, without that of their launches."""
-    warm_up = torch.cuda.Stream()
-    with torch.cuda.stream(warm_up):
-        run()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = run()
+@functools.cache
+def _side_stream() -> torch.cuda.Stream:
+    """One for all captures: memory that was freed on a stream is kept for it."""
+    return torch.cuda.Stream()
 
-    def replay(_keep_alive: object = result) -> None:
+
+def replayed(make: Callable[[], Callable[[], object]]) -> Callable[[], object]:
+    """The run that ``make`` prepares, captured in a CUDA graph: a replay takes the time of its kernels alone.
+
+    Preparation, warm-up and capture share a stream, because the nodes of an autograd graph run on the stream that
+    they were made on, and a capture takes in what runs on its own.
+
+    Raises:
+        RuntimeError: the run cannot be captured. The current stream is what it was.
+    """
+    current, side = torch.cuda.current_stream(), _side_stream()
+    side.wait_stream(current)
+    with torch.cuda.stream(side):
+        run = make()
+        run()
+    current.wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.stream(current), torch.cuda.graph(graph, stream=side):  # one that fails leaves its own current
+            result = run()
+    except RuntimeError:
+        _forget_failed_capture()
+        raise
+
+    def replay(_keep_alive: object = (run, result)) -> None:
         graph.replay()
 
     return replay
+
+
+def _forget_failed_capture() -> None:
+    """The generator believes that the capture goes on, and would refuse to draw: it gets another state."""
+    generator = torch.cuda.default_generators[torch.cuda.current_device()]
+    generator.graphsafe_set_state(torch.Generator("cuda").graphsafe_get_state())
 
 
 def _cpu_seconds(run: Callable[[], object]) -> float:

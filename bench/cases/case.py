@@ -110,8 +110,8 @@ class Cases:
     Attributes:
         sizes: the first is small enough for numerical derivatives.
         arguments: from a size and :class:`Inputs` to the arguments of one or more calls.
-        compare: ``(results, *arguments)``, with the arguments in float64 on the CPU as they were before the call: every
-            result beside the truth, which comes from the plain functions and never from a backend.
+        compare: ``(results, *arguments)``, with the arguments in float64 as they were before the call: every result
+            beside the truth, which comes from the plain functions and never from a backend.
         in_place: whether the operator works in place: its first result is the changed first argument.
     """
 
@@ -121,17 +121,23 @@ class Cases:
     in_place: bool = False
 
     def check(
-        self, operator: Callable[..., Any], dtype: torch.dtype, device: str, largest: int = LARGEST_CHECKED
+        self,
+        operator: Callable[..., Any],
+        dtype: torch.dtype,
+        device: str,
+        largest: int = LARGEST_CHECKED,
+        truth: str | None = None,
     ) -> Iterator[Compared]:
         """Run ``operator`` on all sizes up to ``largest`` elements and yield its results beside the truth.
 
-        Not on those that are timed: benchmarks compare results too.
+        Not on those that are timed: benchmarks compare results too. The truth is computed on the device ``truth``, if
+        it is not that of the arguments.
         """
         for size in self.sizes:
             if size.timed or math.prod(size.of(dtype)) > largest:
                 continue
             for arguments in self.arguments(size, Inputs(dtype, device)):
-                before = [exact(argument) for argument in arguments]
+                before = [exact(argument, truth) for argument in arguments]
                 results = operator(*arguments)
                 results = () if results is None else results if isinstance(results, tuple) else (results,)
                 results = (arguments[0], *results) if self.in_place else results
@@ -146,11 +152,11 @@ def _product_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float16 if tf32 else dtype
 
 
-def exact(argument: Any) -> Any:
-    """A copy on the CPU, floating-point numbers in float64."""
+def exact(argument: Any, device: str | None = None) -> Any:
+    """A copy, on the device of the argument if no other is given, floating-point numbers in float64."""
     if not isinstance(argument, Tensor):
         return argument
-    copy = argument.detach().cpu().clone()
+    copy = argument.detach().to(device or argument.device, copy=True)
     return copy.double() if copy.is_floating_point() else copy
 
 

@@ -59,7 +59,7 @@ def _delta_arguments(size: Size, inputs: Inputs) -> Iterator[tuple]:
 def _compare_delta(results, grad, output, weight, target, *arguments) -> Iterator[Compared]:
     delta, loss, (alpha, beta, _) = results
     yield Compared("delta", delta, torch.where(output <= 0, 0.0, grad) @ weight, is_product=True)
-    rounded = delta.detach().cpu().double()  # the rest is that of delta as it is
+    rounded = delta.detach().to(target)  # the rest is that of delta as it is
     expected, v, _ = truth(rounded, target, Options.of(*arguments))
     yield Compared("loss", loss, expected)
     yield Compared("alpha and beta", combined(alpha, rounded.detach(), beta, target.detach()), v, loss.dtype)

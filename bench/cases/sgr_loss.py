@@ -74,8 +74,8 @@ def loss_arguments(size: Size, inputs: Inputs) -> Iterator[tuple]:
 
 
 def combined(alpha: Tensor, delta: Tensor, beta: Tensor, target: Tensor) -> Tensor:
-    """What the coefficients make of float64 rows on the CPU."""
-    return alpha.cpu()[:, None] * delta + beta.cpu()[:, None] * target
+    """What the coefficients make of float64 rows, where those are."""
+    return alpha.to(delta)[:, None] * delta + beta.to(delta)[:, None] * target
 
 
 def truth(delta: Tensor, target: Tensor, options: Options) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,7 +16,7 @@ from sgr_kernels.operators.cross_entropy import cross_entropy, cross_entropy_hvp
 from .. import reference
 from .case import Case, Op, Run, Way, nbytes
 from .derivatives import Point, run_of
-from .providers import backends, compiled, of_backends
+from .providers import compiled, kernels, of_backends
 
 MODES = ("forward", "backward", "hessian", "full")
 # How often the logits or something of their size is read or written. The full mode is two operators.
@@ -25,9 +25,9 @@ TENSORS = {"forward": 1, "backward": 2, "full": 3}
 
 def inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Point:
     """Shape (B, K). The tangent is float32 also for half precision, as the gradient is."""
-    logits = torch.randn(shape).to(device, dtype)
-    tangent = torch.randn(shape).to(device, loss_dtype(logits))
-    labels = torch.randint(shape[1], shape[:1]).to(device)
+    logits = torch.randn(shape, device=device).to(dtype)
+    tangent = torch.randn(shape, device=device).to(loss_dtype(logits))
+    labels = torch.randint(shape[1], shape[:1], device=device)
     return Point((logits,), (labels,), None, tangent)
 
 
@@ -71,8 +71,8 @@ def _hessian(point: Point) -> dict[str, Way]:
         "eager": Way(lambda: make(eager_hessian), truth),
         "torch.compile": Way(lambda: make(compiled(eager_hessian)), truth),
     }
-    for name in backends(point.tangent.device.type):
-        ways[name] = Way(functools.partial(make, cross_entropy_hvp.on(name)), truth)
+    for name, kernel in kernels(cross_entropy_hvp, point.tangent.device.type).items():
+        ways[name] = Way(functools.partial(make, kernel), truth)
     return ways
 
 

@@ -15,7 +15,7 @@ from sgr_kernels.operators.gate_bits import record_relu, record_relu_, replay_re
 
 from .. import reference
 from .case import Case, Op, Results, Way, nbytes
-from .providers import backends, compiled
+from .providers import compiled, kernels
 
 MODES = ("record", "replay")
 
@@ -26,7 +26,7 @@ class Pass(NamedTuple):
 
 
 def inputs(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Pass:
-    return Pass(*(torch.randn(shape).to(device, dtype).flatten() for _ in Pass._fields))
+    return Pass(*(torch.randn(shape, device=device).to(dtype).flatten() for _ in Pass._fields))
 
 
 def case(mode: str, inputs: Pass) -> Case:
@@ -50,8 +50,8 @@ def _record(inputs: Pass) -> Case:
         "torch.compile": Way(lambda: functools.partial(compiled(record), x), truth),
         "torch.relu": Way(lambda: lambda: (torch.relu(x),), lambda: (torch.relu(x.double()),)),
     }
-    for name in backends(x.device.type):
-        ways[name] = Way(lambda name=name: functools.partial(record_relu.on(name), x, 0.0), truth)
+    for name, kernel in kernels(record_relu, x.device.type).items():
+        ways[name] = Way(lambda kernel=kernel: functools.partial(kernel, x, 0.0), truth)
     return Case(ways, "reference", nbytes(x, y, bits))
 
 
@@ -65,8 +65,8 @@ def _replay(inputs: Pass) -> Case:
         "torch.compile": Way(lambda: functools.partial(compiled(replay), gradient, bits), truth),
         "torch.relu": Way(lambda: lambda: (backward(gradient, y, 0),), truth),
     }
-    for name in backends(x.device.type):
-        ways[name] = Way(lambda name=name: lambda: (replay_relu.on(name)(gradient, bits, 0.0),), truth)
+    for name, kernel in kernels(replay_relu, x.device.type).items():
+        ways[name] = Way(lambda kernel=kernel: lambda: (kernel(gradient, bits, 0.0),), truth)
     return Case(ways, "reference", nbytes(gradient, bits, gradient))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -9,9 +10,8 @@ import torch
 from torch import Tensor
 
 from .. import timing
-from ..checks import WrongResult, relative_error, require_error_below
+from ..checks import REPORTED, WrongResult, reason, relative_error, require_error_below
 from .case import Case, Results, Run
-from .derivatives import PREPARED
 from .providers import KERNELS
 
 # What a kernel may add to twice the error of plain torch, which may be small by accident: in half precision a rounding.
@@ -32,33 +32,51 @@ class Measurement(NamedTuple):
     error: float
 
 
+class Prepared(NamedTuple):
+    """What is timed: its results are right."""
+
+    run: Run
+    timed: str
+    error: float
+
+
 def measure(
-    what: str, mode: str, case: Case, providers: list[str], dtype: torch.dtype, device: str, budget: float
-) -> Iterator[tuple[str, Measurement]]:
-    """Measurements by provider, in about ``budget`` seconds.
-
-    Raises:
-        WrongResult: of any of them, before the first is timed.
-    """
-    runs: dict[str, Run] = {}
-    errors: dict[str, float] = {}
-    timed: dict[str, str] = {}
-    plain = _plain_errors(case)
+    what: str, case: Case, providers: list[str], dtype: torch.dtype, device: str, budget: float
+) -> Iterator[tuple[str, Measurement | str]]:
+    """Measurements by provider, in about ``budget`` seconds. Of those that are wrong or raise, first, the reason."""
+    prepared: dict[str, Prepared] = {}
+    plain = functools.cache(lambda: _plain_errors(case))
     for name in providers:
+        try:
+            prepared[name] = _prepare(name, what, case, plain, dtype, device)
+        except REPORTED as error:
+            yield name, reason(error) if isinstance(error, WrongResult) else f"{name}: {what}: {reason(error)}"
+    runs = {name: each.run for name, each in prepared.items()}
+    try:
+        repeats = timing.repeats_for(sum(timing.once(run, device) for run in runs.values()), budget)
+        timings = timing.interleaved(runs, repeats, device)
+    except REPORTED as error:
+        yield from ((name, f"{name}: {what}, timed: {reason(error)}") for name in runs)
+        return
+    for name, found in timings.items():
+        yield name, Measurement(found, prepared[name].timed, prepared[name].error)
 
-        def check(results: Results, name: str = name) -> float:
-            limits = _kernel_limits(results, plain, dtype) if name in KERNELS else [TORCH[dtype]] * len(results)
-            return _largest_error(f"{name}: {what}", results, case.ways[name].truth(), limits)
 
-        runs[name], timed[name] = case.ways[name].make(), "wall"
-        errors[name] = check(runs[name]())
-        if device == "cuda":
-            timed[name] = "events"
-            if mode not in PREPARED and name not in NOT_CAPTURED:
-                runs[name], timed[name] = _captured(runs[name], check)
-    repeats = timing.repeats_for(sum(timing.once(run, device) for run in runs.values()), budget)
-    for name, result in timing.interleaved(runs, repeats, device).items():
-        yield name, Measurement(result, timed[name], errors[name])
+def _prepare(
+    name: str, what: str, case: Case, plain: Callable[[], list[float]], dtype: torch.dtype, device: str
+) -> Prepared:
+    way = case.ways[name]
+
+    def check(results: Results) -> float:
+        limits = _kernel_limits(results, plain(), dtype) if name in KERNELS else [TORCH[dtype]] * len(results)
+        return _largest_error(f"{name}: {what}", results, way.truth(), limits)
+
+    run = way.make()
+    error = check(run())
+    if device == "cpu":
+        return Prepared(run, "wall", error)
+    replay = None if name in NOT_CAPTURED else _captured(way.make, check)
+    return Prepared(run, "events", error) if replay is None else Prepared(replay, "graph", error)
 
 
 def _plain_errors(case: Case) -> list[float]:
@@ -80,20 +98,24 @@ def _largest_error(what: str, results: Results, truths: Results, limits: list[fl
     return max(errors)
 
 
-def _captured(run: Run, check: Callable[[Results], float]) -> tuple[Run, str]:
-    """A replay of ``run``, with its results checked again: an empty graph would be a fast one."""
+def _captured(make: Callable[[], Run], check: Callable[[Results], float]) -> Run | None:
+    """A replay, with its results checked again: an empty graph would be a fast one. None: no graph holds the run."""
     results: list[Tensor] = []
 
-    def keep() -> None:
-        results[:] = run()
+    def make_keeping() -> Callable[[], None]:
+        run = make()
 
-    with torch.cuda.stream(torch.cuda.current_stream()):  # a capture that fails leaves its own stream current
-        try:
-            replay = timing.replayed(keep)
-        except RuntimeError:
-            return run, "events"
+        def keep() -> None:
+            results[:] = run()
+
+        return keep
+
+    try:
+        replay = timing.replayed(make_keeping)
+    except RuntimeError:
+        return None
     for result in results:
         result.detach().zero_()
     replay()
     check(tuple(results))
-    return replay, "graph"
+    return replay

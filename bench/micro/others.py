@@ -13,7 +13,7 @@ from sgr_kernels.operators import Operator, registered
 from .. import cases
 from ..cases.case import Inputs, Size, exact
 from .case import Case, Op, Results, Run, Way, nbytes
-from .providers import backends, compiled
+from .providers import compiled, kernels
 
 
 def all_but(measured: Iterable[Operator]) -> dict[str, Op]:
@@ -47,8 +47,8 @@ def _case(operator: Operator, arguments: tuple) -> Case:
         "reference": Way(lambda: make(operator.on("reference")), truth),
         "torch.compile": Way(lambda: make(compiled(operator.reference)), truth),
     }
-    for name in backends(tensors[0].device.type):
-        ways[name] = Way(functools.partial(make, operator.on(name)), truth)
+    for name, kernel in kernels(operator, tensors[0].device.type).items():
+        ways[name] = Way(functools.partial(make, kernel), truth)
     return Case(ways, "reference", nbytes(*tensors, *make(operator.on("reference"))()))
 
 

@@ -1,4 +1,4 @@
-"""Who computes: the backends of this library, and torch.compile."""
+"""Who computes: this library as it chooses and by each of its backends, and torch.compile."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import torch._functorch.config
 
 import sgr_kernels as sk
 from sgr_kernels.backends import preferred
+from sgr_kernels.operators import Operator
 
 from .case import Run, Way
 
 ON_DEVICE = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}
-KERNELS = ("cpu", "triton", "cuda", "triton products")  # of this library; the others are torch
+DEFAULT = "default"  # what a user gets who asks for no backend
+KERNELS = (DEFAULT, "cpu", "triton", "cuda", "triton products")  # of this library; the others are torch
 # In the order of the rows.
 NAMES = (
     *KERNELS,
@@ -35,15 +37,25 @@ def backends(device: str) -> list[str]:
 
 
 def of_backends(device: str, make: Callable[[], Run], truth: Run) -> dict[str, Way]:
-    """The same run by every backend that has kernels for the device."""
-    return {name: Way(functools.partial(through, name, device, make), truth) for name in backends(device)}
+    """The same run by every backend that has kernels for the device, and on a GPU, where there is a choice, by none.
+
+    A CPU has one backend, which is the default.
+    """
+    ways = {name: Way(functools.partial(through, name, device, make), truth) for name in backends(device)}
+    return {DEFAULT: Way(make, truth), **ways} if device == "cuda" else ways
+
+
+def kernels(operator: Operator, device: str) -> dict[str, Callable]:
+    """The same for a call of one operator."""
+    forced = {name: operator.on(name) for name in backends(device) if operator.has(name)}
+    return {DEFAULT: operator, **forced} if device == "cuda" else forced
 
 
 def through(name: str, device: str, make: Callable[[], Run]) -> Run:
     """What ``make`` prepares, and its run, by one backend."""
     with sk.backend(name):
         run = make()
-    if name == preferred(device) and sk.backends()[name] == "ok":
+    if device == "cpu" and name == preferred(device) and sk.backends()[name] == "ok":
         return run  # chosen anyway, and the microseconds that asking for it takes would count for small tensors
 
     def run_there():

@@ -109,17 +109,17 @@ def _layer(kind: Kind, x: tuple, weight: tuple, y: tuple, dtype: torch.dtype, de
     """
     scale = 2.0 ** -round(math.log2(math.prod(weight[1:])) / 2)  # y is of order 1
     tensors = (
-        _eighths(x),
-        scale * _eighths(weight),
-        scale * (2 * torch.randint(-32, 32, weight[:1]) + 1) / 128,
-        torch.randn(y),
-        torch.randn(x),
+        _eighths(x, device),
+        scale * _eighths(weight, device),
+        scale * (2 * torch.randint(-32, 32, weight[:1], device=device) + 1) / 128,
+        torch.randn(y, device=device),
+        torch.randn(x, device=device),
     )
-    return Layer(kind, *(t.to(device, dtype) for t in tensors))
+    return Layer(kind, *(t.to(dtype) for t in tensors))
 
 
-def _eighths(shape: tuple[int, ...]) -> Tensor:
-    return (8 * torch.randn(shape)).round() / 8
+def _eighths(shape: tuple[int, ...], device: str) -> Tensor:
+    return (8 * torch.randn(shape, device=device)).round() / 8
 
 
 def case(mode: str, layer: Layer) -> Case:

@@ -83,11 +83,12 @@ def conv2d(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Block:
 
 def _block(layer: Layer) -> Block:
     like = {"dtype": layer.x.dtype, "device": layer.device}
-    labels = torch.randint(CLASSES, layer.x.shape[:1]).to(layer.device)
+    labels = torch.randint(CLASSES, layer.x.shape[:1], device=layer.device)
     head = Head(sk.etf_classifier(CLASSES, len(layer.weight), **like), labels)
     y = layer.kind.plain(*layer.double().arguments)
     cotangent = head.double().gradient(y).to(layer.x.dtype).contiguous()
-    return Block(replace(layer, cotangent=cotangent), head, torch.randn(layer.x.shape).to(**like))
+    target = torch.randn(layer.x.shape, device=layer.device).to(layer.x.dtype)
+    return Block(replace(layer, cotangent=cotangent), head, target)
 
 
 def case(mode: str, block: Block) -> Case:

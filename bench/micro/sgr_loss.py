@@ -48,7 +48,7 @@ class Rows:
 
 
 def rows(shape: tuple[int, ...], dtype: torch.dtype, device: str) -> Rows:
-    return Rows(*(torch.randn(shape).to(device, dtype) for _ in range(3)))
+    return Rows(*(torch.randn(shape, device=device).to(dtype) for _ in range(3)))
 
 
 def eager(delta: Tensor, target: Tensor) -> Tensor:

@@ -385,11 +385,6 @@ def test_what_is_compared_with_has_to_be_right_as_well(place, name, fault, op, m
 class TestCapture:
     """What is done with a CUDA graph, with graphs that can be had without a GPU."""
 
-    @pytest.fixture(autouse=True)
-    def no_streams(self, monkeypatch):
-        monkeypatch.setattr(torch.cuda, "current_stream", lambda: None)
-        monkeypatch.setattr(torch.cuda, "stream", contextlib.nullcontext)
-
     def captured(self, monkeypatch, replayed):
         monkeypatch.setattr(timing, "replayed", replayed)
         x = torch.ones(3)
@@ -399,27 +394,100 @@ class TestCapture:
                 raise WrongResult("wrong")
             return 0.0
 
-        return measurement._captured(lambda: (2 * x,), check)
+        return measurement._captured(lambda: lambda: (2 * x,), check)
 
     def test_a_graph_is_replayed(self, monkeypatch):
-        def replayed(run):
-            run()
-            return run
-
-        _, timed = self.captured(monkeypatch, replayed)
-        assert timed == "graph"
+        assert self.captured(monkeypatch, ready) is not None
 
     def test_an_empty_graph_is_found_out(self, monkeypatch):
-        def replayed(run):
-            run()
+        def replayed(make):
+            ready(make)
             return lambda: None
 
         with pytest.raises(WrongResult):
             self.captured(monkeypatch, replayed)
 
-    def test_what_cannot_be_captured_is_run(self, monkeypatch):
-        def replayed(run):
+    def test_what_cannot_be_captured_is_none(self, monkeypatch):
+        def replayed(make):
             raise RuntimeError("operation not permitted when stream is capturing")
 
-        run, timed = self.captured(monkeypatch, replayed)
-        assert timed == "events" and torch.equal(run()[0], torch.full((3,), 2.0))
+        assert self.captured(monkeypatch, replayed) is None
+
+    @pytest.mark.parametrize(("op", "mode"), CASES)
+    def test_everything_is_checked_again_after_a_capture(self, monkeypatch, op, mode):
+        """Its results are erased before: no kernel, and no derivative, has results that this breaks."""
+        replays = []
+        monkeypatch.setattr(timing, "replayed", lambda make: replays.append(ready(make)) or replays[-1])
+        operator = OPS[op].operators[0]
+        case = OPS[op].case(mode, OPS[op].inputs(cases.of(operator).sizes[-1].shape, torch.float32, "cpu"))
+        plain = partial(measurement._plain_errors, case)
+        for name in set(case.ways) - {"torch.compile", *measurement.NOT_CAPTURED}:
+            prepared = measurement._prepare(name, f"{op} {mode}", case, plain, torch.float32, "cuda")
+            assert prepared.timed == "graph" and prepared.run is replays[-1], name
+
+
+def ready(make):
+    """In the place of a capture: ran once, and runs again."""
+    run = make()
+    run()
+    return run
+
+
+class TestCapturedRuns:
+    """timing.replayed with the parts of torch.cuda that it is made of, all on the CPU."""
+
+    @pytest.fixture
+    def log(self, monkeypatch):
+        log = []
+
+        class Stream:
+            def __init__(self, name):
+                self.name = name
+
+            def wait_stream(self, other):
+                log.append(f"{self.name} waits for {other.name}")
+
+        current, side = Stream("current"), Stream("side")
+
+        @contextlib.contextmanager
+        def inside(what):
+            log.append(what)
+            try:
+                yield
+            finally:
+                log.append(f"end of {what}")
+
+        class Graph:
+            def replay(self):
+                log.append("replay")
+
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: current)
+        monkeypatch.setattr(timing, "_side_stream", lambda: side)
+        monkeypatch.setattr(torch.cuda, "stream", lambda stream: inside(stream.name))
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+        monkeypatch.setattr(torch.cuda, "graph", lambda graph, stream: inside(f"capture on {stream.name}"))
+        return log
+
+    def test_preparation_warm_up_and_capture_are_on_one_stream(self, log):
+        def make():
+            log.append("make")
+            return lambda: log.append("run")
+
+        replay = timing.replayed(make)
+        before = ["side waits for current", "side", "make", "run", "end of side", "current waits for side"]
+        capture = ["current", "capture on side", "run", "end of capture on side", "end of current"]
+        assert log == before + capture
+        replay()
+        assert log[-1] == "replay"
+
+    def test_a_failed_capture_leaves_the_current_stream(self, log):
+        runs = []
+
+        def run():
+            runs.append(None)
+            if len(runs) > 1:
+                raise RuntimeError("operation not permitted when stream is capturing")
+
+        with pytest.raises(RuntimeError, match="not permitted"):
+            timing.replayed(lambda: run)
+        assert log[-1] == "end of current"

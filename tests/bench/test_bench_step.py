@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 
 import pytest
 import torch
 from helpers import replace_operator
-from sgr_bench import cli, methods, traced
+from sgr_bench import cli, methods, step, stored, traced
 from sgr_bench.checks import WrongResult, cosine, relative_error
 from sgr_bench.networks import NETWORKS, LocalModule, modules
 from torch import nn
@@ -80,23 +81,35 @@ def test_command_measures_steps_and_modules(tmp_path, capsys):
         assert row["repeats"] >= 3 and 0 < row["low"] <= row["seconds"] <= row["high"]
         assert row["peak_bytes"] > 1e5
     assert 0 < whole["directional"]["error"] < 0.1 and whole["BP"]["error"] is None
+    assert result["failures"] == []
     assert len(capsys.readouterr().out.splitlines()) == len(result["rows"]) == 9
 
 
+def run(folder, *options: str) -> dict:
+    """What a command that fails leaves behind: the methods measured, and why the others were not."""
+    options = ("--networks", "plainnet4", "--batch", "4", "--budget", "0.1", *options)
+    assert cli.main(["step", *options, "--out", str(folder)]) == 1
+    result = json.loads((folder / "step-cpu.json").read_text())
+    failures = {failure["method"]: failure["failure"] for failure in result["failures"]}
+    return {"rows": [row["method"] for row in result["rows"]], "failures": failures}
+
+
 @pytest.mark.parametrize("engine", ["directional", "fused"])
-def test_wrong_engine_gives_no_number(engine, monkeypatch, capsys):
+def test_a_wrong_engine_gives_no_number_and_the_others_do(engine, monkeypatch, tmp_path, capsys):
     module = getattr(sgr_kernels.engines, engine)
     right = module.add_gradients
     monkeypatch.setattr(
         module, "add_gradients", lambda p, gradients: right(p, [g if g is None else -g for g in gradients])
     )
-    options = ["--networks", "plainnet4", "--batch", "4", "--budget", "0.1"]
-    assert cli.main(["step", *options]) == 1
-    output = capsys.readouterr()
-    assert output.out == "" and f"{engine} in module 2 is wrong" in output.err
+    chosen = {"BP", "directional", methods.EVERY_NTH, "fused"}
+    found = run(tmp_path, "--methods", *chosen)
+    wrong = {engine, methods.EVERY_NTH} if engine == "directional" else {engine}
+    assert found["failures"].keys() == wrong and set(found["rows"]) == chosen - wrong
+    assert f"whole step, {engine}: {engine} in module 2 is wrong" in found["failures"][engine]
+    assert f"{engine} in module 2 is wrong" in capsys.readouterr().err
 
 
-def test_wrong_kernel_gives_no_number(monkeypatch, capsys):
+def test_a_wrong_kernel_gives_no_number(monkeypatch, tmp_path):
     """Every engine may use it: the truth is Algorithm 1 on the reference."""
     right = sgr_loss.on("cpu")
 
@@ -105,8 +118,105 @@ def test_wrong_kernel_gives_no_number(monkeypatch, capsys):
         return loss, coefficients * torch.tensor([[1.0], [0.5], [1.0]])  # beta
 
     replace_operator(monkeypatch, sgr_loss, wrong)
-    assert cli.main(["step", "--networks", "plainnet4", "--batch", "4", "--budget", "0.1"]) == 1
-    assert capsys.readouterr().out == ""
+    found = run(tmp_path, "--methods", "BP", "directional", methods.EVERY_NTH)
+    assert found["rows"] == ["BP"] and found["failures"].keys() == {"directional", methods.EVERY_NTH}
+
+
+def test_a_method_that_raises_does_not_stop_the_others(monkeypatch, tmp_path):
+    def fail(modules, x, y):
+        raise RuntimeError("CUDA out of memory.\n  Tried to allocate 2 GiB")
+
+    monkeypatch.setitem(methods.METHODS, "plain local", fail)
+    found = run(tmp_path, "--methods", "BP", "plain local", "directional")
+    assert found["rows"] == ["BP", "directional"]
+    expected = "whole step, plain local: RuntimeError: CUDA out of memory. Tried to allocate 2 GiB"
+    assert found["failures"]["plain local"].endswith(expected)
+
+
+def test_a_gradient_that_is_not_finite_gives_no_number(monkeypatch, tmp_path):
+    right = methods.METHODS["plain local"]
+
+    def not_finite(modules, x, y):
+        right(modules, x, y)
+        next(modules[1].body.parameters()).grad[0] = torch.nan
+
+    monkeypatch.setitem(methods.METHODS, "plain local", not_finite)
+    found = run(tmp_path, "--methods", "BP", "plain local")
+    assert found["rows"] == ["BP"] and "its gradient is not finite" in found["failures"]["plain local"]
+
+
+def test_checkpointing_has_the_gradient_of_back_propagation(monkeypatch, tmp_path):
+    monkeypatch.setitem(methods.METHODS, "BP + checkpointing", methods.METHODS["plain local"])
+    found = run(tmp_path, "--methods", "BP + checkpointing")
+    assert found["rows"] == [] and "its gradient is wrong" in found["failures"]["BP + checkpointing"]
+
+
+class TestCaptured:
+    """Whole steps as CUDA graphs, with graphs that can be had without a GPU."""
+
+    OPTIONS = "--networks", "plainnet4", "--batch", "4", "--budget", "0.1", "--methods", "BP", methods.EVERY_NTH
+
+    @pytest.fixture(autouse=True)
+    def everywhere(self, monkeypatch):
+        monkeypatch.setattr(step, "CAPTURED_ON", ("cpu",))
+
+    def rows(self, folder, status: int, *options: str) -> dict[str, dict]:
+        assert cli.main(["step", *self.OPTIONS, *options, "--out", str(folder)]) == status
+        assert stored.read(folder)
+        result = json.loads((folder / "step-cpu.json").read_text())
+        return {row["method"]: row for row in (*result["rows"], *result["failures"])}
+
+    @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+    def test_they_are_timed_after_all_eager_ones(self, monkeypatch, tmp_path, precision):
+        order, shown = [], methods.METHODS["BP"]
+
+        def shows(modules, x, y):
+            order.append((torch.is_autocast_enabled("cpu"), x.is_contiguous(memory_format=torch.channels_last)))
+            shown(modules, x, y)
+
+        monkeypatch.setitem(methods.METHODS, "BP", shows)
+        monkeypatch.setattr(step, "replayed", lambda make: make())
+        rows = self.rows(tmp_path, 0, "--precision", precision)
+        lazy = methods.EVERY_NTH
+        assert list(rows) == ["BP", lazy, "BP, captured", f"{lazy}, captured"]
+        half = precision == "bfloat16"
+        assert set(order) == {(half, half)}
+        for name in ("BP, captured", f"{lazy}, captured"):
+            assert rows[name]["peak_bytes"] is None and 0 <= rows[name]["error"] < 0.05
+            assert rows[name]["repeats"] == rows[lazy]["repeats"]
+
+    def test_an_empty_graph_is_found_out(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(step, "replayed", lambda make: lambda: None)
+        rows = self.rows(tmp_path, 1)
+        assert "seconds" in rows["BP"]
+        assert "its gradient is wrong: relative error 1.0e+00" in rows["BP, captured"]["failure"]
+
+    def test_a_failed_capture_says_why(self, monkeypatch, tmp_path):
+        def replayed(make):
+            raise RuntimeError("operation not permitted")
+
+        monkeypatch.setattr(step, "replayed", replayed)
+        rows = self.rows(tmp_path, 1)
+        assert rows["BP, captured"]["failure"].endswith("BP, captured: RuntimeError: operation not permitted")
+
+
+def test_the_lazy_method_is_timed_by_the_step():
+    times = {"seconds": 4.0, "low": 3.0, "high": 5.0, "peak_bytes": 7}
+    assert step._of_one_step(methods.EVERY_NTH, times) == {"seconds": 1.0, "low": 0.75, "high": 1.25, "peak_bytes": 7}
+    assert step._of_one_step("directional", times) == times
+
+
+def test_on_a_gpu_networks_of_imagenet_are_in_half_precision():
+    parser = argparse.ArgumentParser()
+    step.add_options(parser)
+    args = parser.parse_args([])
+    args.quick, args.device = False, "cuda"
+    cases = [tuple(case) for case in step._cases(args)]
+    assert cases[:3] == [
+        ("resnet50", 3, 256, "bfloat16"),
+        ("resnet32", 3, 128, "float32"),
+        ("resnet32", 16, 128, "float32"),
+    ]
 
 
 def test_limit_of_agreement_holds():
