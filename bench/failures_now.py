@@ -35,12 +35,11 @@ class _Failures:
         self._write_running()
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
-        self.under_way.pop(nodeid, None)
-        self._write_running()
+        self._end(nodeid)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.failed:
-            self.under_way.pop(report.nodeid, None)  # nobody says that a test has finished that crashed
+            self._end(report.nodeid)  # nobody says that a test has finished that crashed
             self._add(report.nodeid, report.when, report.longreprtext)
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
@@ -52,6 +51,10 @@ class _Failures:
         reasons = [line for line in lines if line.startswith("E  ")][:LINES] or lines[-LINES:]
         with self.path.open("a") as file:
             file.write("".join([f"{name} [{when}]\n", *(f"    {line[:300]}\n" for line in reasons)]))
+
+    def _end(self, nodeid: str) -> None:
+        self.under_way.pop(nodeid, None)
+        self._write_running()
 
     def _write_running(self) -> None:
         self.running.write_text("".join(f"{name}\n" for name in self.under_way))

@@ -8,7 +8,7 @@
 # The parts, ordered by worth, and the seconds that are kept for each; those with a + run side by side with the ones
 # before, and timings alone. Without any named, all but the last two:
 #
-#   build      70  installs this checkout into the Python at hand, for its GPU; logs what ptxas says of every kernel
+#   build      75  installs this checkout into the Python at hand, for its GPU; logs what ptxas says of every kernel
 #   kernels   185  every operator in every mode that selects another kernel, against float64
 #   test      185+ the tests, those of CUDA and Triton first; failures.txt names each that fails, as it happens
 #   memcheck  185+ what kernels does, under compute-sanitizer
@@ -33,10 +33,10 @@ set -o allexport # every part runs in a shell of its own, under its time limit
 export PYTHONUNBUFFERED=1 # a part that is stopped has said what it has done
 unset SGR_BACKEND         # what users have is measured, and what is forced says so
 
-budget=520 # seconds; a part that does not end when asked to gets ten more
+budget=520 # seconds; a part that does not end when asked to gets five more
 order=(build kernels test memcheck racecheck step micro gradients profile triton report roofline memory)
 optional=2 # at the end of the order
-declare -A kept=([build]=70 [kernels]=185 [test]=185 [memcheck]=185 [racecheck]=185 [step]=95 [micro]=75
+declare -A kept=([build]=75 [kernels]=185 [test]=185 [memcheck]=185 [racecheck]=185 [step]=95 [micro]=75
   [gradients]=30 [profile]=30 [triton]=20 [report]=10 [roofline]=25 [memory]=25)
 declare -A beside=([test]=1 [memcheck]=1 [racecheck]=1)
 
@@ -165,7 +165,7 @@ all_succeed() { # JOB ...
 
 run_part() { # PART SECONDS, in a process of its own
   local start=$SECONDS status=0 stopped='' job
-  timeout --signal=INT --kill-after=10 "$2" bash -euo pipefail -c "part_$1" >"$out/$1.log" 2>&1 &
+  timeout --signal=INT --kill-after=5 "$2" bash -euo pipefail -c "part_$1" >"$out/$1.log" 2>&1 &
   job=$!
   trap 'stopped=yes; kill "$job" || true' TERM
   wait "$job" || status=$?

@@ -55,6 +55,20 @@ def test_a_stop_loses_nothing_and_a_wrong_result_ends_the_run(part, tmp_path, ca
     assert [row["value"] for row in json.loads((tmp_path / "roofline-cpu.json").read_text())["rows"]] == [1]
 
 
+def test_a_failure_is_kept_and_the_rest_goes_on(part, monkeypatch, tmp_path, capsys):
+    def rows(args: argparse.Namespace):
+        yield "--size 1", {"value": 1, "failure": "the first has failed"}
+        yield "--size 2", {"value": 2}
+
+    monkeypatch.setattr(cli.importlib.import_module("", ""), "rows", rows)
+    assert cli.main(["roofline", "--out", str(tmp_path), "--threads", "1"]) == 1
+    assert capsys.readouterr() == ("value 2\n", "sgr-bench roofline: the first has failed\n")
+    stored = json.loads((tmp_path / "roofline-cpu.json").read_text())
+    assert [row["value"] for row in stored["rows"]] == [2]
+    [failure] = stored["failures"]
+    assert failure["value"] == 1 and failure["command"].endswith("--size 1")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_missing_gpu_is_an_error(part, capsys):
     assert cli.main(["roofline", "--device", "cuda"]) == 2

@@ -7,13 +7,14 @@ import dataclasses
 import json
 import shlex
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
-from sgr_bench import cases, cli, micro, timing
+from sgr_bench import cases, cli, goals, micro, timing
 from sgr_bench.cases.case import Size
 from sgr_bench.checks import WrongResult, relative_error
-from sgr_bench.micro import GENERIC, OPS, cross_entropy, measurement, relu_layers, relu_sgr
+from sgr_bench.micro import GENERIC, OPS, cross_entropy, measurement, providers, relu_layers, relu_sgr
 from sgr_bench.micro import sgr_loss as losses
 from sgr_bench.micro.derivatives import MODES, Point, run_of
 from sgr_bench.micro.grid import text, timed
@@ -382,6 +383,72 @@ def test_what_is_compared_with_has_to_be_right_as_well(place, name, fault, op, m
     assert capsys.readouterr().out == ""
 
 
+def test_what_is_wrong_is_reported_and_the_rest_goes_on(monkeypatch, tmp_path, capsys):
+    """A wrong kernel, and one that raises, beside a right provider, another mode and another operator."""
+
+    def fail(*_):
+        raise RuntimeError("no kernel image\n  is available")
+
+    put(monkeypatch, *faulty(sgr_residual, 1, one_row))
+    put(monkeypatch, replay_relu._calls, "sgr", fail)
+    options = ["--providers", "cpu", "reference", "--ops", "sgr_residual", "gate_bits", "--dtypes", "float32"]
+    assert cli.main(command(*options, "--out", str(tmp_path))) == 1
+    result = json.loads((tmp_path / "micro-cpu.json").read_text())
+    assert [identity(row)[:3] for row in result["rows"]] == [
+        ("sgr_residual", "full", "reference"),
+        ("gate_bits", "record", "cpu"),
+        ("gate_bits", "record", "reference"),
+        ("gate_bits", "replay", "reference"),
+    ]
+    [wrong, failed] = result["failures"]
+    assert identity(wrong) == ("sgr_residual", "full", "cpu", (8, 64), "float32")
+    assert wrong["failure"].startswith("cpu: sgr_residual full 8x64 float32 is wrong: relative error")
+    assert failed["failure"] == "cpu: gate_bits replay 3x4x5x5 float32: RuntimeError: no kernel image is available"
+    assert failed["failure"] in capsys.readouterr().err
+
+
+def test_inputs_that_cannot_be_made_are_reported(monkeypatch, tmp_path):
+    def fail(shape, dtype, device):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setitem(OPS, "sgr_shift", OPS["sgr_shift"]._replace(inputs=fail))
+    options = ["--providers", "reference", "--ops", "sgr_shift", "sgr_residual", "--dtypes", "float32"]
+    assert cli.main(command(*options, "--out", str(tmp_path))) == 1
+    result = json.loads((tmp_path / "micro-cpu.json").read_text())
+    assert [row["op"] for row in result["rows"]] == ["sgr_residual"]
+    assert [each["failure"] for each in result["failures"]] == [
+        "sgr_shift forward 8x64 float32: OutOfMemoryError: CUDA out of memory"
+    ]
+
+
+def test_on_a_gpu_the_library_as_it_chooses_stands_beside_each_backend(monkeypatch):
+    """A CPU has one backend, which it chooses."""
+    on = {"triton": "by triton", "cuda": "by cuda"}
+    monkeypatch.setattr(providers, "backends", lambda device: list(on) if device == "cuda" else ["cpu"])
+    operator = SimpleNamespace(has=lambda name: name != "triton", on=on.get)
+    assert providers.kernels(operator, "cuda") == {"default": operator, "cuda": "by cuda"}
+    assert providers.kernels(SimpleNamespace(has=lambda name: True, on=str), "cpu") == {"cpu": "cpu"}
+    forced = []
+    monkeypatch.setattr(sk, "backend", lambda name: contextlib.nullcontext(forced.append(name)))
+    ways = providers.of_backends("cuda", lambda: lambda: list(forced), tuple)
+    assert list(ways) == ["default", "triton", "cuda"]
+    for name, way in ways.items():
+        forced.clear()
+        run = way.make()
+        assert run() == ([] if name == "default" else [name, name])  # what is prepared, and what is run
+    assert list(providers.of_backends("cpu", lambda: tuple, tuple)) == ["cpu"]
+
+
+def test_on_a_gpu_what_the_goals_name_comes_first(monkeypatch):
+    monkeypatch.undo()
+    args = SimpleNamespace(ops=list(OPS), dtypes=micro.DTYPES, shapes=None, device="cuda", quick=False)
+    ordered = [(name, size.shape, dtype) for name, size, dtype in micro._sizes(args)]
+    first = [(each.op, each.shape, each.dtype) for each in goals.FIRST]
+    assert ordered[: len(first)] == first and len(set(ordered)) == len(ordered) > 100
+    args.device = "cpu"
+    assert [name for name, _, _ in micro._sizes(args)][0] == next(iter(OPS))
+
+
 class TestCapture:
     """What is done with a CUDA graph, with graphs that can be had without a GPU."""
 
@@ -461,6 +528,19 @@ class TestCapturedRuns:
             def replay(self):
                 log.append("replay")
 
+        class Generator:
+            def __init__(self, device):
+                self.device = device
+
+            def graphsafe_get_state(self):
+                return f"a fresh state of {self.device}"
+
+            def graphsafe_set_state(self, state):
+                log.append(f"the generator has {state}")
+
+        monkeypatch.setattr(torch, "Generator", Generator)
+        monkeypatch.setattr(torch.cuda, "default_generators", (Generator("cuda:0"),))
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda: current)
         monkeypatch.setattr(timing, "_side_stream", lambda: side)
         monkeypatch.setattr(torch.cuda, "stream", lambda stream: inside(stream.name))
@@ -490,4 +570,4 @@ class TestCapturedRuns:
 
         with pytest.raises(RuntimeError, match="not permitted"):
             timing.replayed(lambda: run)
-        assert log[-1] == "end of current"
+        assert log[-2:] == ["end of current", "the generator has a fresh state of cuda"]

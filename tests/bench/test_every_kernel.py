@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers import device_of, replace_operator
 from sgr_bench import cases
+from sgr_bench.cases import case
 from sgr_bench.every_kernel import check, main
 
 import sgr_kernels as sk
@@ -28,6 +29,7 @@ RESULTS = [
 ]
 IN_PLACE = [(name, None) for name, operator in OPERATORS.items() if operator.overload("cpu")._schema.is_mutable]
 FEW = 3000  # elements
+right = case.exact
 
 
 def spoilt(operator, index, element):
@@ -82,6 +84,24 @@ def test_an_operator_without_a_case_is_an_error(monkeypatch, capsys):
     monkeypatch.setitem(cases.all_of_them(), sgr_shift, dataclasses.replace(cases.of(sgr_shift), sizes=()))
     assert main(["--dtypes", "float64", "--backend", "cpu"]) == 1
     assert capsys.readouterr().err == "cpu: sgr_shift has no case in float64\n"
+
+
+def test_under_a_memory_checker_there_is_little_but_our_kernels(monkeypatch, capsys):
+    """The truth is computed on the CPU, and what is made of other operators is left out."""
+    places = []
+    monkeypatch.setattr(case, "exact", lambda argument, device=None: places.append(device) or right(argument, device))
+    assert main(["--dtypes", "float32", "--backend", "cpu", "--sanitized"]) == 0
+    assert set(places) == {"cpu"}
+    names = {line.split()[1] for line in capsys.readouterr().out.splitlines()}
+    assert names == {name for name, operator in OPERATORS.items() if operator.composed is None} != set(OPERATORS)
+
+
+def test_the_truth_is_computed_where_the_operator_runs(monkeypatch):
+    devices = []
+    monkeypatch.setattr(case, "exact", lambda argument, device=None: devices.append(device) or right(argument, device))
+    assert check("cpu", "cpu", ["float32"], largest=FEW) == [] and set(devices) == {None}
+    there = right(torch.ones(2, device="meta"))
+    assert there.device.type == "meta" and there.dtype == torch.float64
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -64,50 +64,117 @@ def test_on_the_cpu(tmp_path):
     assert result["rows"] and "--quick" in result["command"]
 
 
+def copy(folder: pathlib.Path, *changes: tuple[str, str]) -> pathlib.Path:
+    """The script as a project of its own in ``folder``, with some texts replaced."""
+    script, text = folder / "bench" / "gpu.sh", SCRIPT.read_text()
+    for pattern, replacement in changes:
+        text, count = re.subn(pattern, replacement, text)
+        assert count == 1
+    script.parent.mkdir()
+    script.write_text(text)
+    return script
+
+
 def test_a_part_that_fails_stops_nothing_but_shows(tmp_path, python3):
-    python3('case "$*" in *micro*) echo a wrong kernel; exit 3 ;; esac')
-    process = start(tmp_path, "out", "micro", "step", "report")
+    python3('case "$*" in *memory*) echo a broken part; exit 3 ;; *goals*) echo no goals ;; esac')
+    process = start(tmp_path, "out", "memory", "step", "report")
     output, _ = process.communicate()
     assert process.returncode == 1
-    assert summary(tmp_path / "out") == {"micro": 3, "step": 0, "report": 0}
-    assert "--- the end of micro.log:" in output and "a wrong kernel" in output
-    assert "wanted: -m sgr_bench step --budget 5 --device cuda" in (tmp_path / "out" / "step.log").read_text()
+    assert summary(tmp_path / "out") == {"memory": 3, "step": 0, "report": 0}
+    end = output[output.index("--- a line a part") :]
+    assert "--- the end of memory.log:" in end and "a broken part" in end and "no goals" in end
+    assert (tmp_path / "out" / "end.txt").read_text() == end
+    log = (tmp_path / "out" / "step.log").read_text()
+    assert re.search(r"wanted: -m sgr_bench step --whole --budget 3 --networks resnet50 .* --device cuda", log)
 
 
-def test_all_parts_but_the_last_by_default(tmp_path, python3):
-    python3()
+def test_all_parts_but_the_last_two_by_default(tmp_path, python3):
+    python3('echo "backend: ${SGR_BACKEND-none}"')
     process = start(tmp_path, "out")
     process.communicate()
-    parts = ["build", "kernels", "test", "sanitize", "roofline", "micro", "step", "memory", "report"]
-    assert process.returncode == 1  # compute-sanitizer is not there, or objects to a program without CUDA
-    assert {part: status != 0 for part, status in summary(tmp_path / "out").items()} == {
-        part: part == "sanitize" for part in parts
+    statuses, out = summary(tmp_path / "out"), tmp_path / "out"
+    parts = ["kernels", "test", "memcheck", "racecheck", "step", "micro", "gradients", "profile", "triton", "report"]
+    assert process.returncode == 1 and statuses.keys() == {"build", *parts} and next(iter(statuses)) == "build"
+    # compute-sanitizer and ncu are not there, or object to a program without CUDA
+    assert {part for part, status in statuses.items() if status} == {"memcheck", "racecheck", "profile"}
+    assert (out / "kernels.log").read_text().count("every_kernel --device cuda --dtypes") == 4
+    assert "tests/triton/sgr_loss_cases.py" in (out / "test.log").read_text()
+    assert {log.stem for log in out.glob("sanitize-*.log")} == {
+        "sanitize-memcheck-cuda-bfloat16",
+        "sanitize-memcheck-triton-bfloat16",
+        "sanitize-racecheck-cuda-float32",
+        "sanitize-racecheck-cuda-bfloat16",
     }
-    assert (tmp_path / "out" / "kernels.log").read_text().count("every_kernel --device cuda --dtypes") == 4
-    assert "test.xml tests -o python_files=test_*.py *_cases.py" in (tmp_path / "out" / "test.log").read_text()
+    forced = {part: "backend: triton" in (out / f"{part}.log").read_text() for part in ("step", "micro", "triton")}
+    assert forced == {"step": False, "micro": False, "triton": True}
 
 
-def test_a_part_ends_when_its_time_is_over(tmp_path, python3):
-    python3("exec sleep 60")
-    script = tmp_path / "bench" / "gpu.sh"
-    script.parent.mkdir()
-    script.write_text(re.sub(r"(?m)^budget=\d+", "budget=1", SCRIPT.read_text()))
-    process = start(tmp_path, "out", "memory", script=script)
+def test_a_backend_of_the_surroundings_is_not_measured_as_the_default(tmp_path, python3, monkeypatch):
+    monkeypatch.setenv("SGR_BACKEND", "reference")
+    python3('echo "backend: ${SGR_BACKEND-none}"')
+    start(tmp_path, "out", "micro").communicate()
+    assert "backend: none" in (tmp_path / "out" / "micro.log").read_text()
+
+
+def test_parts_that_may_run_side_by_side_do(tmp_path, python3):
+    """Each of the two ends only if the other one has begun."""
+    meet = "touch {}; i=0; until [ -e {} ] || [ $i -gt 200 ]; do sleep 0.1; i=$((i + 1)); done; [ -e {} ] ;;"
+    cases = (("*every_kernel*", "a", "b", "b"), ("*pytest*", "b", "a", "a"))
+    python3(f'case "$*" in {" ".join(f"{words}) {meet.format(*files)}" for words, *files in cases)} esac')
+    script = copy(tmp_path)
+    process = start(tmp_path, "out", "--device", "cpu", "kernels", "test", script=script)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    assert summary(tmp_path / "out") == {"kernels": 0, "test": 0}
+
+
+def test_failing_tests_are_named_at_the_end(tmp_path):
+    pytest.importorskip("xdist")
+    script, tests = copy(tmp_path), tmp_path / "tests"
+    tests.mkdir()
+    (tests / "test_errors.py").write_text("def test_fails():\n    assert 1 == 2\ndef test_passes():\n    pass\n")
+    process = start(tmp_path, "out", "--device", "cpu", "test", script=script)
+    output, _ = process.communicate()
+    assert process.returncode == 1
+    assert summary(tmp_path / "out") == {"test": 1}
+    assert re.search(r"--- 1 tests failed; 1 failed, 1 passed", output), output
+    assert re.search(r"test_errors.py::test_fails \[call\]\n    E +assert 1 == 2", output)
+
+
+def test_tests_that_were_under_way_are_named_when_time_is_up(tmp_path):
+    pytest.importorskip("xdist")
+    script, tests = copy(tmp_path, (r"(?m)^budget=\d+", "budget=15"), (r"-n 2", "-n 1")), tmp_path / "tests"
+    tests.mkdir()
+    text = "import time\ndef test_fails():\n    assert 1 == 2\ndef test_sleeps():\n    time.sleep(60)\n"
+    (tests / "test_errors.py").write_text(text)
+    process = start(tmp_path, "out", "--device", "cpu", "test", script=script)
+    output, _ = process.communicate(timeout=60)
+    assert summary(tmp_path / "out")["test"] in (124, 137)  # workers may not end when asked to
+    assert "--- 1 tests failed" in output and "test_errors.py::test_fails [call]" in output
+    assert "under way when the tests ended: tests/test_errors.py::test_sleeps" in output
+
+
+def test_a_part_ends_when_its_time_is_over_and_the_next_one_runs(tmp_path, python3):
+    python3('case "$*" in *memory*) exec sleep 60 ;; esac')
+    script = copy(tmp_path, (r"(?m)^budget=\d+", "budget=11"))
+    process = start(tmp_path, "out", "memory", "report", script=script)
     process.communicate(timeout=30)
     assert process.returncode == 1
-    assert summary(tmp_path / "out") == {"memory": 124}
+    assert summary(tmp_path / "out") == {"memory": 124, "report": 0}
 
 
-def test_what_is_there_is_packed_when_it_is_stopped(tmp_path, python3):
-    python3("exec sleep 60")
-    process, log = start(tmp_path, "out", "memory", "report"), tmp_path / "out" / "memory.log"
-    while not log.exists() or "wanted" not in log.read_text():
+@pytest.mark.parametrize("parts", [["memory", "report"], ["kernels", "test", "report"]])
+def test_what_is_there_is_packed_when_it_is_stopped(tmp_path, python3, parts):
+    python3('case "$*" in *goals*) ;; *) exec sleep 60 ;; esac')
+    process, logs = start(tmp_path, "out", *parts), [tmp_path / "out" / f"{part}.log" for part in parts[:-1]]
+    while not all(log.exists() and "wanted" in log.read_text() for log in logs):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert list(summary(tmp_path / "out")) == ["memory"]
+    assert summary(tmp_path / "out").keys() == set(parts[:-1])
+    assert "--- a line a part" in output
 
 
 @pytest.mark.parametrize(
@@ -129,8 +196,11 @@ def test_wrong_commands(tmp_path, words, message):
 def test_the_help_tells_how_long_the_parts_take(tmp_path):
     output, _ = start(tmp_path, "out", "--help").communicate()
     text = SCRIPT.read_text()
-    kept = {part: int(seconds) for part, seconds in re.findall(r"\[(\w+)\]=(\d+)", text)}
-    assert {part: int(seconds) for part, seconds in re.findall(r"(?m)^  (\w+) +(\d+)\b", output)} == kept
-    *default, _ = kept
-    assert sum(kept[part] for part in default) == int(re.search(r"(?m)^budget=(\d+)", text)[1]) <= 540
+    kept = {part: int(seconds) for part, seconds in re.findall(r"\[(\w+)\]=(\d\d+)", text)}
+    told = re.findall(r"(?m)^  (\w+) +(\d+)(\+?) ", output)
+    assert {part: int(seconds) for part, seconds, _ in told} == kept
+    *default, _, _ = told
+    alone = [int(seconds) for _, seconds, beside in default if not beside]
+    assert sum(alone) == int(re.search(r"(?m)^budget=(\d+)", text)[1]) <= 540
+    assert {part for part, _, beside in told if beside} == set(re.findall(r"\[(\w+)\]=1\b", text))
     assert not (tmp_path / "out").exists()
