@@ -23,9 +23,9 @@ def reason(error: Exception) -> str:
 
 
 def relative_error(result: Tensor, truth: Tensor) -> float:
-    """|result - truth| / |truth|, in float64, on the device of the result."""
-    result = result.detach().double()
-    truth = truth.detach().to(result)
+    """|result - truth| / |truth|, in float64, on the device of the truth."""
+    truth = truth.detach().double()
+    result = result.detach().to(truth)
     return float((result - truth).norm() / truth.norm().clamp(min=torch.finfo(torch.float64).tiny))
 
 

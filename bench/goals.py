@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 Row = dict[str, Any]
 Results = dict[str, dict[str, list[Row]]]  # part -> "rows" and "failures"
 
-FAILURES, WIDTH = 40, 200  # so many lines of failures are printed, so long
+FAILURES, WIDTH = 15, 160  # so many lines of failures are printed, so long
 OURS = "default"
 
 

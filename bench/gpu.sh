@@ -15,9 +15,9 @@
 #   racecheck 185+ the same for the races of CUDA kernels, a process for each dtype
 #   step       95  whole steps as users take them, eager and as CUDA graphs
 #   micro      75  every operator: what the goals name, then the rest
-#   gradients  30  agreement with Algorithm 1 in every precision
+#   gradients  25  agreement with Algorithm 1 in every precision
 #   profile    30  ncu on the kernels that the goals name
-#   triton     20  whole steps with the Triton kernels forced
+#   forced     25  whole steps with the CUDA kernels, and those of Triton, forced
 #   report     10
 #   roofline   25
 #   memory     25
@@ -34,10 +34,10 @@ export PYTHONUNBUFFERED=1 # a part that is stopped has said what it has done
 unset SGR_BACKEND         # what users have is measured, and what is forced says so
 
 budget=520 # seconds; a part that does not end when asked to gets five more
-order=(build kernels test memcheck racecheck step micro gradients profile triton report roofline memory)
+order=(build kernels test memcheck racecheck step micro gradients profile forced report roofline memory)
 optional=2 # at the end of the order
 declare -A kept=([build]=75 [kernels]=185 [test]=185 [memcheck]=185 [racecheck]=185 [step]=95 [micro]=75
-  [gradients]=30 [profile]=30 [triton]=20 [report]=10 [roofline]=25 [memory]=25)
+  [gradients]=25 [profile]=30 [forced]=25 [report]=10 [roofline]=25 [memory]=25)
 declare -A beside=([test]=1 [memcheck]=1 [racecheck]=1)
 
 part_build() {
@@ -106,9 +106,12 @@ part_step() {
     --methods BP 'BP + checkpointing' 'plain local' directional 'directional, every 4th' 'Algorithm 1'
 }
 
-part_triton() {
+part_forced() {
   only_on_a_gpu || return 0
-  SGR_BACKEND=triton measure "$out/triton" step --whole --budget 2 --networks resnet50 resnet32 --methods BP directional
+  local backend
+  for backend in cuda triton; do
+    SGR_BACKEND=$backend measure "$out/$backend" step --whole --budget 1 --networks resnet50 --methods BP directional
+  done
 }
 
 part_micro() { measure "$out" micro; }
@@ -196,28 +199,34 @@ stop() {
   kill "${running[@]}" 2>/dev/null || true # some may have just ended
 }
 
-# From files that the parts have written line by line, so that it is there however they ended.
+# From files that the parts have written line by line, so that it is there however they ended. What matters most comes
+# last, and all of it fits into what is kept of an output where only the end is kept.
 conclude() {
   set +e
   trap '' INT TERM
   {
-    echo '--- a line a part: name, exit status (124, 137: out of time), seconds'
-    cat "$out/summary.txt"
+    for part in gradients forced; do
+      if [[ -e $out/$part.log ]]; then end_of "$part" 10; fi
+    done
     while read -r part status _; do
-      if ((status)) && [[ ! $part =~ ^(test|step|micro)$ ]]; then # those are told below
-        echo "--- the end of $part.log:"
-        tail -n 6 "$out/$part.log" | cut -c1-200
-      fi
+      if ((status)) && [[ ! $part =~ ^(test|step|micro|gradients|forced)$ ]]; then end_of "$part" 5; fi # told elsewhere
     done <"$out/summary.txt"
     if [[ -e $out/failures.txt ]]; then
       echo "--- $(grep -c '^[^ ]' "$out/failures.txt") tests failed; $(tail -n 1 "$out/test.log" | cut -c1-150)"
-      head -n 60 "$out/failures.txt" | cut -c1-180
-      sed 's/^/under way when the tests ended: /' "$out/failures.txt.running"
+      head -n 30 "$out/failures.txt" | cut -c1-130
+      sed 's/^/under way when the tests ended: /' "$out/failures.txt.running" | head -n 12
     fi
     echo '--- results'
     python3 -m sgr_bench.goals "$out" --device "$device"
-  } 2>&1 | tee "$out/end.txt" | tail -c 11000
+    echo '--- a line a part: name, exit status (124, 137: out of time), seconds'
+    cat "$out/summary.txt"
+  } 2>&1 | tee "$out/end.txt" | tail -c 11500
   cd "$out" && tar -czf all.tar.gz --exclude=all.tar.gz -- *
+}
+
+end_of() { # PART LINES
+  echo "--- the end of $1.log:"
+  tail -n "$2" "$out/$1.log" | cut -c1-150
 }
 
 wrong() {

@@ -113,6 +113,9 @@ def _device(device: str, parts: Parts, folder: pathlib.Path) -> list[str]:
     page = [f"## {device.upper()}", _origins(parts), _commands(parts)]
     if missing := [part for part in TITLES if part not in parts]:
         page.append(f"**Missing:** no results of {', '.join(missing)} on this device.")
+    failures = [f"* {part}: {each['failure']}" for part in parts for each in parts[part].get("failures", [])]
+    if failures:
+        page += ["**Wrong, or failed, and not measured:**", "\n".join(failures)]
     for part in TITLES:
         if part in parts:
             page += [f"### {TITLES[part]}"]

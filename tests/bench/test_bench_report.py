@@ -422,6 +422,14 @@ def test_missing_parts_are_named(results, tmp_path):
     assert "*Speed-up:* not drawn, the results have nothing to compare." in text
 
 
+def test_what_failed_is_named_in_the_report(results, tmp_path):
+    results["micro"]["failures"] = [{"failure": "cuda: sgr_loss forward 8x64 float32 is wrong"}]
+    folder = example_results.write(tmp_path / "in", results)
+    assert main(["report", str(folder), "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert "**Wrong, or failed, and not measured:**\n\n* micro: cuda: sgr_loss forward 8x64 float32 is wrong\n" in text
+
+
 # What is refused
 
 
