@@ -38,7 +38,6 @@ EAGER = ["cpu", "eager", "torch.relu", "Algorithm 1", "library GEMM", "library c
 CASES = [(op, mode) for op in OPS for mode in OPS[op].modes]
 
 
-
 def tiny(*shapes: tuple[int, ...]) -> tuple[Size, ...]:
     """All in float32, the last in bfloat16 as well."""
     return tuple(Size(shape, timed="quick", halves=shape == shapes[-1]) for shape in shapes)
