@@ -17,11 +17,17 @@ import sgr_kernels as sk
 
 TESTS = pathlib.Path(__file__).parent
 PACKAGE = pathlib.Path(sk.__file__).parent
-# What the compiler may use at a level, as far as /proc/cpuinfo names it; the loader asks for the same.
+# What a level adds to the one before, as /proc/cpuinfo names it.
 LEVELS = {
     "x86-64": set(),
     "x86-64-v3": {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"},
     "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+}
+# Has torch, against which the kernels are held, compute as on a machine of that level.
+TORCH_AT = {
+    "x86-64": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"},
+    "x86-64-v3": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "x86-64-v4": {},
 }
 # Tests of what the kernels compute. How operators are registered and compiled into graphs depends on no level.
 KERNEL_TESTS = (
@@ -87,11 +93,12 @@ def package_with(library: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def python_with(folder: pathlib.Path, code: str, *arguments: str) -> subprocess.CompletedProcess:
+def python_with(folder: pathlib.Path, code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """Runs code that imports the package of a folder."""
     code = f"import sgr_kernels as sk\nassert sk.__file__.startswith({str(folder)!r}), sk.__file__\n{code}"
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return run([sys.executable, "-c", code, *arguments], cwd=folder, PYTHONPATH=path, CUDA_VISIBLE_DEVICES="")
+    environment |= {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}
+    return run([sys.executable, "-c", code, *arguments], cwd=folder, **environment)
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -103,7 +110,7 @@ def test_kernels_of_one_instruction_set(tmp_path, level):
     code = "import pytest, sys\nsys.exit(pytest.main(sys.argv[1:]))"
     options = ["-q", "-n", "0", "-p", "no:cacheprovider", "-k", SELECTED]
     tests = [str(TESTS / name) for name in KERNEL_TESTS]
-    process = python_with(package_with(library, tmp_path), code, *options, *tests)
+    process = python_with(package_with(library, tmp_path), code, *options, *tests, **TORCH_AT[level])
     assert process.returncode == 0, f"{level}:\n{process.stdout[-10000:]}{process.stderr[-2000:]}"
 
 
