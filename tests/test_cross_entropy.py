@@ -11,6 +11,7 @@ from sgr_bench import reference
 
 import sgr_kernels as sk
 from sgr_kernels.operators.common.checks import loss_dtype
+from sgr_kernels.operators.cross_entropy import reference as formulas
 
 KERNEL_BACKENDS = [name for name, status in sk.backends().items() if status == "ok" and name != "reference"]
 MARGINS = [1.0, 18.0, 40.0, 60.0, -1.0, -18.0, -21.0, -40.0, -60.0]
@@ -356,5 +357,23 @@ def test_a_label_out_of_range_is_an_error_or_shows(backend, label):
         if device_of(backend) == "cuda":
             assert sk.cross_entropy(logits, labels).isnan()
         else:
-            with pytest.raises(RuntimeError):
+            whole = f"^labels must be 0 to 2, got {label} in row 1$" if backend == "cpu" else None
+            with pytest.raises(RuntimeError, match=whole):
                 sk.cross_entropy(logits, labels)
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+@pytest.mark.parametrize("classes", [1, 3])
+def test_the_reference_has_nan_for_a_label_where_an_index_out_of_range_ends_the_process(monkeypatch, label, classes):
+    """As on a GPU. The kernels' double backward is by the reference, too."""
+    monkeypatch.setattr(formulas, "raises_for_an_index", lambda _: False)
+    logits, labels = Z[:, :classes].double(), torch.zeros(4, dtype=torch.int64)
+    labels[1] = label
+    loss, *results = derivatives(formulas.cross_entropy, logits, labels, torch.ones_like(logits))
+    if classes == 1:
+        results.pop()  # the Hessian of 0 z^2 does not ask for z
+    op = operators_on("reference")
+    other_loss, gradient = op.cross_entropy(logits, labels)
+    assert loss.isnan() and other_loss.isnan()
+    for each in (*results, gradient, op.cross_entropy_hvp(logits, labels, torch.ones_like(logits))):
+        assert each[1].isnan().all() and each[[0, 2, 3]].isfinite().all()

@@ -205,6 +205,19 @@ def test_every_folder_of_csrc_belongs_to_an_operator():
     assert folders - {folder.name for folder in FOLDERS} == {"common"}
 
 
+# What would let a C++ exception out of the library, or lose numbers of its message; and the one file that may use it.
+WAYS_OUT = {"TORCH_BOX(": "errors.h", "stable::parallel_for(": "parallel.h", "STD_TORCH_CHECK(": None}
+
+
+def ways_out(name: str, text: str) -> list[str]:
+    return [way for way, file in WAYS_OUT.items() if way in text and name != file]
+
+
+def test_no_exception_leaves_the_compiled_libraries():
+    files = [*texts_below(CSRC), *texts_below(ROOT / "docs" / "extend" / "csrc")]
+    assert [(path, ways) for path in files if (ways := ways_out(path.name, path.read_text()))] == []
+
+
 # --- who may know whom ------------------------------------------------------------------------------------------------
 
 
@@ -289,7 +302,7 @@ def test_other_private_names_are_not():
 
 
 UNIT = '#include "norms/norms.h"\nSTABLE_TORCH_LIBRARY_IMPL(sgr, {}, m) {{ sgr::Norms::implement(m); }}'
-HEADER = 'void implement(Library& m) { m.impl("norms", TORCH_BOX(&norms));\n m.impl("norms_backward", f); }'
+HEADER = 'void implement(Library& m) { m.impl("norms", SGR_BOX(&norms));\n m.impl("norms_backward", f); }'
 SOURCES = {"cpu.cpp": UNIT.format("CPU"), "cuda.cu": UNIT.format("CUDA"), "norms.h": HEADER}
 BOTH = {"norms": True, "norms_backward": True}
 
@@ -314,6 +327,13 @@ def test_an_incomplete_operator_is_noticed(operators, cases, files, problem):
 def test_a_complete_operator_is_not():
     assert incomplete("norms", BOTH, {"norms.py"}, {"norms": SOURCES, "common": {}}) == []
     assert incomplete("norms", {"norms": False}, {"norms.py"}, {"common": {}}) == []
+
+
+def test_a_way_out_for_an_exception_is_noticed():
+    assert ways_out("cpu.cpp", HEADER.replace("SGR_", "TORCH_")) == ["TORCH_BOX("]
+    assert ways_out("cpu.cpp", "torch::stable::parallel_for(0, n, 1, f);") == ["stable::parallel_for("]
+    assert ways_out("operator.h", 'STD_TORCH_CHECK(n > 0, "n");') == ["STD_TORCH_CHECK("]
+    assert ways_out("cpu.cpp", HEADER + "parallel_for(0, n, 1, f);") == ways_out("errors.h", "TORCH_BOX(f)") == []
 
 
 def test_operators_are_found_in_the_source():

@@ -1,22 +1,23 @@
 // The CPU as a Device of tensors.h: its half types, and how its kernels are compiled.
 #pragma once
 
+#include "common/parallel.h"
 #include "common/tensors.h"
 
 #define SGR_ALWAYS_INLINE inline __attribute__((always_inline))
 
-// One clone of a function for every x86-64 level, chosen when the library is loaded; elsewhere the baseline of the
-// platform, and with Clang, which takes no clones of templates. No -ffast-math: NaN must stay NaN; only the order of
-// the sums is free.
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__)
+// One clone of a function for every x86-64 level, chosen when the library is loaded, or the one of SGR_CPU_LEVEL alone;
+// elsewhere the baseline of the platform, and with Clang, which takes no clones of templates. No -ffast-math: NaN must
+// stay NaN; only the order of the sums is free.
+#ifdef SGR_CPU_LEVEL
+#define SGR_CLONES __attribute__((target("arch=" SGR_CPU_LEVEL)))
+#elif defined(__x86_64__) && defined(__gnu_linux__) && !defined(__clang__)
 #define SGR_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define SGR_CLONES
 #endif
 
 namespace sgr::cpu {
-
-constexpr int64_t kGrain = 32768;  // elements that are worth a thread
 
 // Half types are bit patterns, with conversions a compiler can vectorise (no table, no branch, no library).
 struct BFloat16 {

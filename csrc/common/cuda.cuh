@@ -24,7 +24,7 @@ class Device {
   cudaStream_t stream() const {
     void* stream = nullptr;
     const auto status = aoti_torch_get_current_cuda_stream(like_.get_device_index(), &stream);
-    STD_TORCH_CHECK(status == AOTI_TORCH_SUCCESS, "no current CUDA stream");
+    require(status == AOTI_TORCH_SUCCESS, "no current CUDA stream");
     return static_cast<cudaStream_t>(stream);
   }
 

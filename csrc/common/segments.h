@@ -2,12 +2,11 @@
 // number of threads.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <array>
 #include <vector>
 
+#include "common/parallel.h"
 #include "common/types.h"
 
 namespace sgr::cpu {
@@ -30,7 +29,7 @@ template <typename F>
 void for_each_segment(int64_t rows, int64_t cols, const F& f) {
   const int64_t length = segment_length(cols), segments = ceil_div(cols, length);
   const int64_t grain = std::max<int64_t>(1, kGrain / std::min(cols, length));
-  torch::stable::parallel_for(0, rows * segments, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, rows * segments, grain, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t segment = task % segments, column = segment * length;
       f(task / segments, segment, column, std::min(length, cols - column));

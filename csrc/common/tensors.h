@@ -5,15 +5,14 @@
 // pointers in the place of tensors: for the CPU they are in cpu.cpp or kernel.h, for CUDA in kernel.cuh.
 #pragma once
 
-#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <optional>
 #include <tuple>
 
+#include "common/errors.h"
 #include "common/types.h"
 
 namespace sgr {
@@ -56,20 +55,20 @@ void dispatch(const Tensor& tensor, const F& f) {
     case ScalarType::Float: return f(float{});
     case ScalarType::BFloat16: return f(typename Device::BFloat16{});
     case ScalarType::Half: return f(typename Device::Float16{});
-    default: STD_TORCH_CHECK(false, "expected float64, float32, bfloat16 or float16");
+    default: require(false, "expected float64, float32, bfloat16 or float16");
   }
 }
 
 // `like` is another argument, known to be in its place, or the tensor itself.
 template <class Device>
 void check_place(const Tensor& tensor, const Tensor& like, const char* what) {
-  STD_TORCH_CHECK(Device::holds(tensor, like), what, " must be on ", Device::kName,
-                  ", and on the device of the other arguments");
+  require(Device::holds(tensor, like), what, " must be on ", Device::kName,
+          ", and on the device of the other arguments");
 }
 
 inline void check_same_shape(const Tensor& a, const Tensor& b, const char* what) {
-  STD_TORCH_CHECK(a.dim() == b.dim(), what, " differ in shape");
-  for (int64_t i = 0; i < a.dim(); ++i) STD_TORCH_CHECK(a.size(i) == b.size(i), what, " differ in shape");
+  require(a.dim() == b.dim(), what, " differ in shape");
+  for (int64_t i = 0; i < a.dim(); ++i) require(a.size(i) == b.size(i), what, " differ in shape");
 }
 
 // Two tensors of one shape and dtype on one device.
@@ -77,23 +76,23 @@ template <class Device>
 void check_alike(const Tensor& a, const Tensor& b, const char* what) {
   check_place<Device>(a, a, what);
   check_place<Device>(b, a, what);
-  STD_TORCH_CHECK(a.scalar_type() == b.scalar_type(), what, " differ in dtype");
+  require(a.scalar_type() == b.scalar_type(), what, " differ in dtype");
   check_same_shape(a, b, what);
 }
 
 // Contiguous (B), one number for each of the rows.
 template <class Device>
 void check_per_row(const Tensor& numbers, const Tensor& rows, ScalarType type, const char* what) {
-  STD_TORCH_CHECK(numbers.dim() == 1 && numbers.size(0) == rows.size(0) && numbers.is_contiguous(), what,
-                  ": expected a contiguous tensor with one number a row");
-  STD_TORCH_CHECK(numbers.scalar_type() == type, what, ": wrong dtype");
+  require(numbers.dim() == 1 && numbers.size(0) == rows.size(0) && numbers.is_contiguous(), what,
+          ": expected a contiguous tensor with one number a row");
+  require(numbers.scalar_type() == type, what, ": wrong dtype");
   check_place<Device>(numbers, rows, what);
 }
 
 // Rows (B, n) with unit stride along a row.
 inline void check_rows(const Tensor& rows, const char* what) {
-  STD_TORCH_CHECK(rows.dim() == 2, what, ": expected rows (B, n)");
-  STD_TORCH_CHECK(rows.size(1) <= 1 || rows.stride(1) == 1, what, ": rows need unit stride");
+  require(rows.dim() == 2, what, ": expected rows (B, n)");
+  require(rows.size(1) <= 1 || rows.stride(1) == 1, what, ": rows need unit stride");
 }
 
 template <class Device>

@@ -45,7 +45,7 @@ constexpr int64_t kLogitGrain = 4096;  // logits that are worth a thread
 template <typename T, typename F>
 void for_each_row(const Rows<T>& logits, const int64_t* labels, const F& f) {
   const int64_t grain = std::max<int64_t>(1, kLogitGrain / logits.cols);
-  torch::stable::parallel_for(0, logits.rows, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, logits.rows, grain, [&](int64_t begin, int64_t end) {
     Softmax softmax;
     for (int64_t b = begin; b < end; ++b) {
       softmax(logits.at(b, 0), logits.cols, labels[b]);
@@ -56,7 +56,8 @@ void for_each_row(const Rows<T>& logits, const int64_t* labels, const F& f) {
 
 inline void check_labels(const Device&, const int64_t* labels, int64_t rows, int64_t classes) {
   for (int64_t b = 0; b < rows; ++b)
-    STD_TORCH_CHECK(labels[b] >= 0 && labels[b] < classes, "labels must be 0 to ", classes - 1, ", got ", labels[b]);
+    require(labels[b] >= 0 && labels[b] < classes, "labels must be 0 to ", classes - 1, ", got ", labels[b],
+            " in row ", b);
 }
 
 template <typename T>
@@ -91,6 +92,6 @@ void run_cross_entropy_hvp(const Device&, const Rows<T>& logits, const int64_t* 
 }  // namespace sgr::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(sgr, CPU, m) {
-  m.impl("cross_entropy", TORCH_BOX(&sgr::cross_entropy<sgr::cpu::Device>));
-  m.impl("cross_entropy_hvp", TORCH_BOX(&sgr::cross_entropy_hvp<sgr::cpu::Device>));
+  m.impl("cross_entropy", SGR_BOX(&sgr::cross_entropy<sgr::cpu::Device>));
+  m.impl("cross_entropy_hvp", SGR_BOX(&sgr::cross_entropy_hvp<sgr::cpu::Device>));
 }

@@ -40,7 +40,7 @@ Tensor cross_entropy_hvp(Tensor logits, Tensor labels, Tensor tangent) {
   check_logits<Device>(logits, labels);
   check_same_shape(logits, tangent, "logits and tangent");
   check_rows(tangent, "tangent");
-  STD_TORCH_CHECK(tangent.scalar_type() == result_type(logits), "tangent must have the dtype of the gradient");
+  require(tangent.scalar_type() == result_type(logits), "tangent must have the dtype of the gradient");
   check_place<Device>(tangent, logits, "tangent");
   Device device(logits);
   check_labels(device, data<int64_t>(labels), logits.size(0), logits.size(1));

@@ -131,7 +131,7 @@ constexpr int64_t kBlock = 64;  // elements: whole words of gates, whatever the 
 // f(first, count) for stretches of whole blocks, but for the end of the last one.
 template <typename F>
 void for_each_stretch(int64_t n, const F& f) {
-  torch::stable::parallel_for(0, ceil_div(n, kBlock), kGrain / kBlock, [&](int64_t begin, int64_t end) {
+  parallel_for(0, ceil_div(n, kBlock), kGrain / kBlock, [&](int64_t begin, int64_t end) {
     f(begin * kBlock, std::min(end * kBlock, n) - begin * kBlock);
   });
 }
@@ -153,8 +153,8 @@ void run_replay_relu(const Device&, const T* x, const uint8_t* bits, int64_t n, 
 }  // namespace sgr::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(sgr, CPU, m) {
-  m.impl("record_relu", TORCH_BOX(&sgr::record_relu<sgr::cpu::Device>));
-  m.impl("record_relu_", TORCH_BOX(&sgr::record_relu_<sgr::cpu::Device>));
-  m.impl("replay_relu", TORCH_BOX(&sgr::replay_relu<sgr::cpu::Device>));
-  m.impl("replay_relu_", TORCH_BOX(&sgr::replay_relu_<sgr::cpu::Device>));
+  m.impl("record_relu", SGR_BOX(&sgr::record_relu<sgr::cpu::Device>));
+  m.impl("record_relu_", SGR_BOX(&sgr::record_relu_<sgr::cpu::Device>));
+  m.impl("replay_relu", SGR_BOX(&sgr::replay_relu<sgr::cpu::Device>));
+  m.impl("replay_relu_", SGR_BOX(&sgr::replay_relu_<sgr::cpu::Device>));
 }

@@ -8,8 +8,8 @@ namespace sgr {
 template <class Device>
 void check_elements(const Tensor& x) {
   check_place<Device>(x, x, "x");
-  STD_TORCH_CHECK(x.dim() == 1, "x must be one-dimensional, got ", x.dim(), " dimensions");
-  STD_TORCH_CHECK(x.is_contiguous(), "x must be contiguous, got stride ", x.stride(0));
+  require(x.dim() == 1, "x must be one-dimensional, got ", x.dim(), " dimensions");
+  require(x.is_contiguous(), "x must be contiguous, got stride ", x.stride(0));
 }
 
 // Every device has, for n that may be 0:
@@ -32,10 +32,10 @@ template <class Device>
 void replay(const Tensor& x, const Tensor& bits, double slope, const Tensor& y) {
   check_elements<Device>(x);
   const int64_t bytes = ceil_div(x.numel(), 8);
-  STD_TORCH_CHECK(bits.scalar_type() == ScalarType::Byte, "bits must be uint8");
-  STD_TORCH_CHECK(bits.dim() == 1 && bits.is_contiguous(), "bits must be one-dimensional and contiguous");
-  STD_TORCH_CHECK(bits.numel() == bytes, "bits must have ", bytes, " bytes for ", x.numel(), " elements of x, got ",
-                  bits.numel());
+  require(bits.scalar_type() == ScalarType::Byte, "bits must be uint8");
+  require(bits.dim() == 1 && bits.is_contiguous(), "bits must be one-dimensional and contiguous");
+  require(bits.numel() == bytes, "bits must have ", bytes, " bytes for ", x.numel(), " elements of x, got ",
+          bits.numel());
   check_place<Device>(bits, x, "bits");
   Device device(x);
   dispatch<Device>(x, [&](auto type) {

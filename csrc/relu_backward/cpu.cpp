@@ -47,7 +47,7 @@ void run_relu_backward(const Device&, const T* grad, const T* output, int64_t ro
   const int64_t tasks = row_blocks * channel_blocks;
   const int64_t grain = std::max<int64_t>(1, kGrain * tasks / (rows * channels * size));
   std::vector<double> partial(row_blocks * channels);
-  torch::stable::parallel_for(0, tasks, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(0, tasks, grain, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t block = task / channel_blocks, part = task % channel_blocks;
       const int64_t first = part * channels / channel_blocks, last = (part + 1) * channels / channel_blocks;
@@ -75,4 +75,4 @@ void run_relu_backward(const Device&, const T* grad, const T* output, int64_t ro
 
 }  // namespace sgr::cpu
 
-STABLE_TORCH_LIBRARY_IMPL(sgr, CPU, m) { m.impl("relu_backward", TORCH_BOX(&sgr::relu_backward<sgr::cpu::Device>)); }
+STABLE_TORCH_LIBRARY_IMPL(sgr, CPU, m) { m.impl("relu_backward", SGR_BOX(&sgr::relu_backward<sgr::cpu::Device>)); }

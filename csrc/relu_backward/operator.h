@@ -11,8 +11,8 @@ namespace sgr {
 template <class Device>
 std::tuple<Tensor, Tensor> relu_backward(Tensor grad, Tensor output, bool sum_channels) {
   check_alike<Device>(grad, output, "grad and output");
-  STD_TORCH_CHECK(grad.dim() == 3 && grad.is_contiguous() && output.is_contiguous(),
-                  "grad and output must be contiguous (R, C, S)");
+  require(grad.dim() == 3 && grad.is_contiguous() && output.is_contiguous(),
+          "grad and output must be contiguous (R, C, S)");
   const int64_t rows = grad.size(0), channels = grad.size(1), size = grad.size(2);
   const int64_t sum_count = sum_channels ? channels : 0;
   Device device(grad);

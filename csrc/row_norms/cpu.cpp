@@ -38,4 +38,4 @@ void run_row_norms(const Device&, const RowSet<T, 1>& in, double* norms) {
 
 }  // namespace sgr::cpu
 
-STABLE_TORCH_LIBRARY_IMPL(sgr, CPU, m) { m.impl("row_norms", TORCH_BOX(&sgr::row_norms<sgr::cpu::Device>)); }
+STABLE_TORCH_LIBRARY_IMPL(sgr, CPU, m) { m.impl("row_norms", SGR_BOX(&sgr::row_norms<sgr::cpu::Device>)); }

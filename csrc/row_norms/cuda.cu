@@ -2,4 +2,4 @@
 #include "row_norms/kernel.cuh"
 #include "row_norms/operator.h"
 
-STABLE_TORCH_LIBRARY_IMPL(sgr, CUDA, m) { m.impl("row_norms", TORCH_BOX(&sgr::row_norms<sgr::cuda::Device>)); }
+STABLE_TORCH_LIBRARY_IMPL(sgr, CUDA, m) { m.impl("row_norms", SGR_BOX(&sgr::row_norms<sgr::cuda::Device>)); }

@@ -14,6 +14,6 @@ void run_sgr_loss(const Device&, const RowSet<T, 2>& in, const Options& options,
 }  // namespace sgr::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(sgr, CPU, m) {
-  m.impl("sgr_loss", TORCH_BOX(&sgr::sgr_loss<sgr::cpu::Device>));
-  m.impl("sgr_loss_backward", TORCH_BOX(&sgr::sgr_loss_backward<sgr::cpu::Device>));
+  m.impl("sgr_loss", SGR_BOX(&sgr::sgr_loss<sgr::cpu::Device>));
+  m.impl("sgr_loss_backward", SGR_BOX(&sgr::sgr_loss_backward<sgr::cpu::Device>));
 }

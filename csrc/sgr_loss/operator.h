@@ -12,8 +12,8 @@ Options make_options(const Tensor& delta, bool normalize, int64_t reduction, dou
                      const std::optional<Tensor>& floor_tensor, double eps) {
   const double* floor_pointer = nullptr;
   if (floor_tensor) {
-    STD_TORCH_CHECK(floor_tensor->scalar_type() == ScalarType::Double && floor_tensor->dim() == 0,
-                    "floor_tensor must be a 0-d float64 tensor");
+    require(floor_tensor->scalar_type() == ScalarType::Double && floor_tensor->dim() == 0,
+            "floor_tensor must be a 0-d float64 tensor");
     check_place<Device>(*floor_tensor, delta, "floor_tensor");
     floor_pointer = data<double>(*floor_tensor);
   }
@@ -42,8 +42,8 @@ std::tuple<Tensor, Tensor> sgr_loss(Tensor delta, Tensor target, bool normalize,
 
 template <class Device>
 Tensor sgr_loss_backward(Tensor grad_loss, Tensor delta, Tensor target, Tensor alpha, Tensor beta) {
-  STD_TORCH_CHECK(grad_loss.numel() == 1 && grad_loss.scalar_type() == result_type(delta),
-                  "grad_loss must be a scalar of the dtype of the loss");
+  require(grad_loss.numel() == 1 && grad_loss.scalar_type() == result_type(delta),
+          "grad_loss must be a scalar of the dtype of the loss");
   check_place<Device>(grad_loss, delta, "grad_loss");
   return combine<Device>(delta, target, alpha, beta, 1.0, &grad_loss);
 }

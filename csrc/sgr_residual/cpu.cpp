@@ -22,4 +22,4 @@ void run_sgr_residual(const Device& device, const RowSet<T, 2>& in, const Option
 
 }  // namespace sgr::cpu
 
-STABLE_TORCH_LIBRARY_IMPL(sgr, CPU, m) { m.impl("sgr_residual", TORCH_BOX(&sgr::sgr_residual<sgr::cpu::Device>)); }
+STABLE_TORCH_LIBRARY_IMPL(sgr, CPU, m) { m.impl("sgr_residual", SGR_BOX(&sgr::sgr_residual<sgr::cpu::Device>)); }

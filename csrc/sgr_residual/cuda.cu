@@ -2,4 +2,4 @@
 #include "sgr_residual/kernel.cuh"
 #include "sgr_residual/operator.h"
 
-STABLE_TORCH_LIBRARY_IMPL(sgr, CUDA, m) { m.impl("sgr_residual", TORCH_BOX(&sgr::sgr_residual<sgr::cuda::Device>)); }
+STABLE_TORCH_LIBRARY_IMPL(sgr, CUDA, m) { m.impl("sgr_residual", SGR_BOX(&sgr::sgr_residual<sgr::cuda::Device>)); }

@@ -1,4 +1,4 @@
 #include "sgr_shift/kernel.h"
 #include "sgr_shift/operator.h"
 
-STABLE_TORCH_LIBRARY_IMPL(sgr, CPU, m) { m.impl("sgr_shift", TORCH_BOX(&sgr::sgr_shift<sgr::cpu::Device>)); }
+STABLE_TORCH_LIBRARY_IMPL(sgr, CPU, m) { m.impl("sgr_shift", SGR_BOX(&sgr::sgr_shift<sgr::cpu::Device>)); }

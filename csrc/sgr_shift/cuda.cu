@@ -2,4 +2,4 @@
 #include "sgr_shift/kernel.cuh"
 #include "sgr_shift/operator.h"
 
-STABLE_TORCH_LIBRARY_IMPL(sgr, CUDA, m) { m.impl("sgr_shift", TORCH_BOX(&sgr::sgr_shift<sgr::cuda::Device>)); }
+STABLE_TORCH_LIBRARY_IMPL(sgr, CUDA, m) { m.impl("sgr_shift", SGR_BOX(&sgr::sgr_shift<sgr::cuda::Device>)); }

@@ -46,6 +46,6 @@ void run_row_dot_backward(const Device&, const RowSet<T, 2>& in, const Wide<T>* 
 }  // namespace sgr::cpu
 
 STABLE_TORCH_LIBRARY_IMPL(sgr, CPU, m) {
-  m.impl("row_dot", TORCH_BOX(&sgr::row_dot<sgr::cpu::Device>));
-  m.impl("row_dot_backward", TORCH_BOX(&sgr::row_dot_backward<sgr::cpu::Device>));
+  m.impl("row_dot", SGR_BOX(&sgr::row_dot<sgr::cpu::Device>));
+  m.impl("row_dot_backward", SGR_BOX(&sgr::row_dot_backward<sgr::cpu::Device>));
 }

@@ -60,6 +60,6 @@ void run_row_dot_backward(Device& device, const RowSet<T, 2>& in, const Wide<T>*
 }  // namespace sgr::cuda
 
 STABLE_TORCH_LIBRARY_IMPL(sgr, CUDA, m) {
-  m.impl("row_dot", TORCH_BOX(&sgr::row_dot<sgr::cuda::Device>));
-  m.impl("row_dot_backward", TORCH_BOX(&sgr::row_dot_backward<sgr::cuda::Device>));
+  m.impl("row_dot", SGR_BOX(&sgr::row_dot<sgr::cuda::Device>));
+  m.impl("row_dot_backward", SGR_BOX(&sgr::row_dot_backward<sgr::cuda::Device>));
 }
