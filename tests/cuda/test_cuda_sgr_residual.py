@@ -17,13 +17,15 @@ CONSUMER = Device(processors=128, shared_per_block=99 * 1024, shared_per_process
 TURING = Device(processors=72, shared_per_block=64 * 1024, shared_per_processor=64 * 1024, reserved_shared=0)
 SMALL = Device(processors=4, shared_per_block=9 * 1024, shared_per_processor=3 * 10 * 1024)  # 1,088 float32 a block
 
+CHIPS = {"h100": H100, "a100": A100, "consumer": CONSUMER, "t4": TURING, "small": SMALL}
+
 
 def gradients(shape, dtype=torch.float32) -> tuple[Tensor, Tensor]:
     return tuple(torch.randn(shape, dtype=torch.float64).to(dtype) for _ in range(2))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("device", [H100, A100, CONSUMER, TURING, SMALL], ids=["h100", "a100", "consumer", "t4", "small"])
+@pytest.mark.parametrize("device", CHIPS.values(), ids=CHIPS)
 def test_plans_keep_to_the_chip(device, dtype):
     """Every row has its blocks, which hold it and run at the same time; only what fits nowhere has no plan."""
     size = torch.empty((), dtype=dtype).element_size()
@@ -65,7 +67,8 @@ def test_float32_on_an_h100(rows, cols, parts, under_way):
 def test_the_rows_under_way_keep_memory_busy():
     """Three terabytes a second at a latency of a microsecond are 3 MB: wherever there are as many bytes, they are on
     their way at the same time, and at least half of the processors take part."""
-    for rows, cols in itertools.product((128, 256, 1024), (4096, 8192, 16384, 50_176, 100_352, 200_704, 401_408, 802_816)):
+    lengths = (4096, 8192, 16384, 50_176, 100_352, 200_704, 401_408, 802_816)
+    for rows, cols in itertools.product((128, 256, 1024), lengths):
         found = plan(H100, rows, cols)
         assert found.blocks * found.slice * 8 >= 3e6
         assert found.blocks >= 66

@@ -290,9 +290,9 @@ def test_aligned_rows_are_loaded_16_bytes_at_a_time(operator, dtype):
     for each in along:
         loads = re.findall(r"ld\.global\S*", compiled(each, 90)[0].asm["ptx"])
         wide = [load for load in loads if re.search(r"v4\.[bf]32|v2\.[bf]64", load)]
-        # Loads of single values fetch coefficients, and a partial sum a thread; rows would take eight and more of them.
+        # Loads of single values fetch coefficients, a floor, and partial sums; rows would take eight and more of them.
         assert len(wide) >= 2, (str(each), loads)
-        assert len(loads) - len(wide) <= 3, (str(each), loads)
+        assert len(loads) - len(wide) <= 6, (str(each), loads)
 
 
 IN_PLACE = {name: operator for name, operator in OPERATORS.items() if cases.of(operator).in_place}
