@@ -1,4 +1,4 @@
-"""Long rows of sgr_residual: its programs in turns, see `_long_residual_kernel`."""
+"""Long rows of sgr_residual, whose programs take turns: see `_long_residual_kernel`. Here "long" is short."""
 
 from __future__ import annotations
 
@@ -9,12 +9,21 @@ from triton_helpers import normal, widest
 
 from sgr_kernels.operators.sgr_residual import triton as kernels
 
-N = 16385  # longer than what stays in registers
+BLOCK = 256
+N = 2 * BLOCK + 5
 
 
-def check(delta, target, normalize=True, floor=0.0):
-    loss, v = kernels.sgr_residual(delta, target, normalize, 0, floor, None, 1e-12)
-    options = {"normalize": normalize, "floor": floor}
+@pytest.fixture(autouse=True)
+def _short_chunks(monkeypatch):
+    monkeypatch.setattr(kernels, "_RESIDENT", {torch.float32: BLOCK, torch.float64: BLOCK})
+    monkeypatch.setattr(kernels, "_CHUNK", BLOCK * 4)
+    vector = {"BLOCK": BLOCK, "VECTOR": 1, "num_warps": 1}
+    monkeypatch.setattr(kernels, "launch_options", lambda delta, n: vector)
+
+
+def check(delta, target, normalize=True):
+    loss, v = kernels.sgr_residual(delta, target, normalize, 0, 0.0, None, 1e-12)
+    options = {"normalize": normalize}
     plain = value_and_grads(lambda d, g: plain_sgr_loss(d, g, **options), delta, target)
     truth = exact_value_and_grads(delta, target, **options)
     assert loss.dtype == v.dtype == widest(delta.dtype)
@@ -33,13 +42,14 @@ def test_sums_run_ahead_of_v(monkeypatch, rows, ahead):
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype(monkeypatch, dtype, normalize):
+    """Chunks of one, two and four blocks."""
     monkeypatch.setattr(kernels, "_AHEAD", 1)
-    check(normal(3, N, dtype=dtype), normal(3, N, dtype=dtype), normalize, floor=140.0)
+    monkeypatch.setattr(kernels, "_CHUNK", BLOCK * 8)
+    check(normal(3, 5 * BLOCK + 3, dtype=dtype), normal(3, 5 * BLOCK + 3, dtype=dtype), normalize)
 
 
-def test_more_partial_sums_than_threads(monkeypatch):
-    monkeypatch.setattr(kernels, "_CHUNK", 2048 * 4)
-    check(normal(1, 257 * 2048), normal(1, 257 * 2048))
+def test_more_partial_sums_than_threads():
+    check(normal(1, 33 * BLOCK), normal(1, 33 * BLOCK))
 
 
 def test_the_batch_does_not_change_a_row():
