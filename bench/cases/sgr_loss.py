@@ -29,6 +29,7 @@ ROWS = (
     Size((2, 5), row_kib=120),  # a team of blocks
     Size((2, 5), row_kib=1400),  # a large one
     Size((300, 0), row_kib=60),  # more rows than teams
+    Size((1, 5), row_kib=16384),  # does not fit on chip: two sweeps
     Size((8, 64), timed="quick"),
     Size((128, 256), timed="full"),
     Size((128, 1024), timed="full"),

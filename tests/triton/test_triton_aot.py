@@ -42,11 +42,13 @@ pytestmark = pytest.mark.skipif(
 
 CAPABILITIES = (80, 90, 100)
 TYPES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-POINTERS = TYPES | {torch.int64: "i64", torch.uint8: "u8"}
+POINTERS = TYPES | {torch.int64: "i64", torch.int32: "i32", torch.uint8: "u8"}
 # Bytes. The assembler of older versions spills a few to fit in one more program.
 SPILLS = 0 if version_of("triton") >= (3, 7) else 8
 # The longest rows of halves that stay in registers, where they are unaligned and no tensor is the floor.
 KNOWN_SPILLS = {("_residual_kernel", 90): 16, ("_residual_kernel", 100): 16}
+if version_of("triton") < (3, 7):  # down to 32 registers, where 40 are wanted
+    KNOWN_SPILLS |= {("_long_residual_kernel", 90): 16, ("_long_residual_kernel", 100): 16}
 SMALL_SHARED_MEMORY = 99 * 1024  # bytes of a program, on the GPUs that have least
 
 
