@@ -73,14 +73,12 @@ inline Chip this_chip() {
           device_attribute(cudaDevAttrCooperativeLaunch) != 0};
 }
 
-// Lifts the kernel's limits to those of the device: they belong to the kernel and not to a launch, so all threads of the
-// process that launch it must set the same. Then asks whether the plan is right about what runs at the same time; it
-// need not be where processors are shared out between processes.
+// Lifts the kernel's limit to that of the device: it belongs to the kernel and not to a launch, so all threads of the
+// process that launch it must set the same. Then asks whether the plan is right about what runs at the same time.
 template <typename Kernel>
 bool fits(Kernel kernel, const OnChip& plan, const Chip& chip) {
   if (plan.parts == 0) return false;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, chip.shared_per_block));
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared));
   if (plan.parts == 1) return true;
   int blocks = 0;
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, plan.threads, plan.shared_bytes));

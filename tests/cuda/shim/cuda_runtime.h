@@ -129,11 +129,7 @@ enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount
 };
 
-enum cudaFuncAttribute {
-  cudaFuncAttributeMaxDynamicSharedMemorySize,
-  cudaFuncAttributePreferredSharedMemoryCarveout
-};
-constexpr int cudaSharedmemCarveoutMaxShared = 100;
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 
 enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative };
 
@@ -205,8 +201,7 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
 }
 
 template <typename Kernel>
-cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute attribute, int value) {
-  if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return cudaSuccess;
+cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int value) {
   if (value > cuda_shim::device.shared_per_block) return cudaErrorInvalidValue;
   cuda_shim::allowed_for(kernel) = value;
   return cudaSuccess;
