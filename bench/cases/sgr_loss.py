@@ -15,9 +15,9 @@ from sgr_kernels.operators.sgr_loss import sgr_loss, sgr_loss_backward
 from .. import reference
 from .case import Cases, Compared, Inputs, Size
 
-# (B, n). What a row takes decides how many processors of a GPU keep it on chip: one, or a cluster (of those that have
-# 228 KiB). n = 4096, 8192 and 16384 are the feature maps of a ResNet-32 on CIFAR, 200704 and 802816 those of a
-# ResNet-50 on ImageNet; a single row is one very large sample.
+# (B, n). What a row takes decides how many blocks of a GPU keep it on chip, here of one with 228 KiB a processor.
+# n = 4096, 8192 and 16384 are the feature maps of a ResNet-32 on CIFAR, 200704 and 802816 those of a ResNet-50 on
+# ImageNet; a single row is one very large sample.
 ROWS = (
     Size((3, 7)),
     Size((64, 100)),
@@ -25,11 +25,11 @@ ROWS = (
     Size((3, 0), row_kib=16),  # nothing but aligned packs of 16 bytes
     Size((3, 5), row_kib=16),  # rows that begin anywhere: single elements on both sides of the packs
     Size((3, 5), row_kib=16, late=1, apart=2),  # delta and target never aligned together: no packs
-    Size((3, 5), row_kib=60),  # a cluster of 2, several segments; Triton: the last one that stays in registers
-    Size((2, 5), row_kib=120),  # a cluster of 4
-    Size((2, 5), row_kib=240),  # of 8
-    Size((2, 5), row_kib=1400),  # of 16
-    Size((2, 5), row_kib=2000),  # does not fit on chip: two sweeps
+    Size((3, 5), row_kib=60),  # one block, several segments; Triton: the last one that stays in registers
+    Size((2, 5), row_kib=120),  # a team of blocks
+    Size((2, 5), row_kib=1400),  # a large one
+    Size((300, 0), row_kib=60),  # more rows than teams
+    Size((1, 5), row_kib=16384),  # does not fit on chip: two sweeps
     Size((8, 64), timed="quick"),
     Size((128, 256), timed="full"),
     Size((128, 1024), timed="full"),

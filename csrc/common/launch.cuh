@@ -23,31 +23,22 @@ struct Launch {
   int64_t blocks;
   int threads;
   size_t shared_bytes = sizeof(Scratch);
-  int cluster = 1;
+  bool cooperative = false;  // all blocks run at the same time, or the launch is refused
 };
 
-inline cudaLaunchConfig_t launch_config(const Launch& launch, cudaLaunchAttribute* cluster, cudaStream_t stream) {
+template <typename... Parameters, typename... Arguments>
+void launch_kernel(void (*kernel)(Parameters...), const Launch& launch, cudaStream_t stream,
+                   const Arguments&... arguments) {
+  cudaLaunchAttribute cooperative;
+  cooperative.id = cudaLaunchAttributeCooperative;
+  cooperative.val.cooperative = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(launch.blocks));
   config.blockDim = dim3(launch.threads);
   config.dynamicSmemBytes = launch.shared_bytes;
   config.stream = stream;
-  if (launch.cluster > 1) {
-    cluster->id = cudaLaunchAttributeClusterDimension;
-    cluster->val.clusterDim.x = launch.cluster;
-    cluster->val.clusterDim.y = 1;
-    cluster->val.clusterDim.z = 1;
-    config.attrs = cluster;
-    config.numAttrs = 1;
-  }
-  return config;
-}
-
-template <typename... Parameters, typename... Arguments>
-void launch_kernel(void (*kernel)(Parameters...), const Launch& launch, cudaStream_t stream,
-                   const Arguments&... arguments) {
-  cudaLaunchAttribute cluster;
-  const cudaLaunchConfig_t config = launch_config(launch, &cluster, stream);
+  config.attrs = &cooperative;
+  config.numAttrs = launch.cooperative ? 1 : 0;
   check(cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 
@@ -58,10 +49,8 @@ inline int device_attribute(cudaDeviceAttr attribute) {
   return value;
 }
 
-// Blocks: one group of `cluster` for every item while the grid allows it; kernels loop over the rest.
-inline int64_t grid_for(int64_t items, int cluster = 1) {
-  return std::min<int64_t>(items, device_attribute(cudaDevAttrMaxGridDimX) / cluster) * cluster;
-}
+// Blocks: one for every item while the grid allows it; kernels loop over the rest.
+inline int64_t grid_for(int64_t items) { return std::min<int64_t>(items, device_attribute(cudaDevAttrMaxGridDimX)); }
 
 // Threads for a stretch of `length` elements: a pack each, in whole warps.
 template <typename T>

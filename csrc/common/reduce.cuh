@@ -1,7 +1,6 @@
-// Sums over a block, over a cluster of blocks and over a grid, always in the same order.
+// Sums over a block and over a grid, always in the same order.
 #pragma once
 
-#include <cooperative_groups.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
@@ -20,7 +19,6 @@ constexpr int kMaxSums = 3;
 // Lies at the start of the shared memory of every kernel.
 struct alignas(16) Scratch {
   double warp[kMaxThreads / 32][kMaxSums];
-  double block[kMaxSums];
 };
 
 __device__ inline Scratch& scratch() {
@@ -53,30 +51,6 @@ __device__ inline void block_sum(double (&value)[count]) {
     value[k] = 0.0;
     for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) value[k] += partial[warp][k];
   }
-}
-
-// Replaces block sums, equal in all threads of a block, by their sum over the `blocks` blocks of the cluster.
-template <int count>
-__device__ inline void cluster_sum(double (&value)[count], int blocks) {
-  static_assert(count <= kMaxSums);
-#if __CUDA_ARCH__ >= 900
-  if (blocks == 1) return;
-  const auto cluster = cooperative_groups::this_cluster();
-  double* mine = scratch().block;
-  if (threadIdx.x == 0) {
-#pragma unroll
-    for (int k = 0; k < count; ++k) mine[k] = value[k];
-  }
-  cluster.sync();
-#pragma unroll
-  for (int k = 0; k < count; ++k) value[k] = 0.0;
-  for (int rank = 0; rank < blocks; ++rank) {
-    const double* theirs = cluster.map_shared_rank(mine, rank);
-#pragma unroll
-    for (int k = 0; k < count; ++k) value[k] += theirs[k];
-  }
-  cluster.sync();  // no block may overwrite its sums, or exit, while others read them
-#endif
 }
 
 // True in all threads of the last of `expected` blocks to come here: it sees what thread 0 of the others wrote before.

@@ -102,6 +102,10 @@ __device__ inline RowReader<T, rows> reader_at(const RowSet<T, rows>& in, int64_
 // `length` elements: `head` single ones, then `packs` packs, then the rest one by one.
 struct Span {
   int length, head, packs;
+
+  __device__ bool operator==(const Span& other) const {
+    return length == other.length && head == other.head && packs == other.packs;
+  }
 };
 
 // Packs start where all rows and outputs are aligned. Where they are not at the same time, there are no packs.
@@ -133,15 +137,26 @@ __device__ __forceinline__ void sweep_packs(const Reader& reader, int count, con
   for (; i < count; i += step) use(place(i), reader.template read<width>(place(i)));
 }
 
-// use(offset, what was read) for everything in the span. Equal spans are dealt out to the threads in the same way.
+// use(offset, what was read) for one of `parts` successive parts of the span. Equal spans are dealt out to the threads in
+// the same way.
+template <typename T, typename Reader, typename Use>
+__device__ __forceinline__ void sweep_part(const Span& span, int part, int parts, const Reader& reader,
+                                           const Use& use) {
+  constexpr int width = kPack<T>;
+  const int head = span.head, packed = span.packs * width, threads = static_cast<int>(blockDim.x);
+  const int share = (span.packs + parts * threads - 1) / (parts * threads) * threads;  // whole turns of all threads
+  const int begin = part * share < span.packs ? part * share : span.packs;
+  const int end = begin + share < span.packs ? begin + share : span.packs;
+  const auto pack_place = [=](int i) { return head + (begin + i) * width; };
+  const auto single_place = [=](int i) { return i < head ? i : i + packed; };
+  sweep_packs<width>(reader, end - begin, pack_place, use);
+  if (part == parts - 1) sweep_packs<1>(reader, span.length - packed, single_place, use);
+}
+
+// use(offset, what was read) for everything in the span.
 template <typename T, typename Reader, typename Use>
 __device__ __forceinline__ void sweep(const Span& span, const Reader& reader, const Use& use) {
-  constexpr int width = kPack<T>;
-  const int head = span.head, packed = span.packs * width;
-  const auto pack_place = [=](int i) { return head + i * width; };
-  const auto single_place = [=](int i) { return i < head ? i : i + packed; };
-  sweep_packs<width>(reader, span.packs, pack_place, use);
-  sweep_packs<1>(reader, span.length - packed, single_place, use);
+  sweep_part<T>(span, 0, 1, reader, use);
 }
 
 }  // namespace sgr::cuda

@@ -1,156 +1,105 @@
 // Loss and v in one kernel that reads the inputs once: a row stays on chip, in the shared memory of one block or of a
-// cluster of blocks. Rows that do not fit take the kernels of sgr_loss and sgr_shift.
+// team of blocks. Rows that do not fit take the kernels of sgr_loss and sgr_shift.
 //
-// Within a row, each thread reads back only what it put into shared memory itself; blocks and threads exchange nothing
-// but sums.
+// Memory is kept busy by copies that need no registers: all of a row is on its way before its first element is used, and
+// while a row is written, what has been used makes place for the next one. What is left is the time between the last
+// element that arrives and the first that is written, two to three microseconds of latencies; the other blocks of the
+// processor fill it.
+//
+// Within a row, each thread reads back only what it copied into shared memory itself; blocks and threads exchange
+// nothing but sums.
 #pragma once
 
+#include "common/stamped.cuh"
 #include "sgr_loss/kernel.cuh"
+#include "sgr_residual/plan.cuh"
+#include "sgr_residual/row_cache.cuh"
 #include "sgr_shift/kernel.cuh"
 
 namespace sgr::cuda {
 
-// A stretch of delta and target in shared memory: its packs first, so that they are aligned, then its single elements.
-template <typename T>
-struct RowCache {
-  T* row[2];
-  int head, packed;
-
-  static constexpr int64_t kSliceUnit = 64;  // slices are multiples of it; keeps the second row aligned
-  static constexpr size_t bytes(int64_t slice) { return 2 * slice * sizeof(T); }
-
-  __device__ RowCache(const Span& span, int slice) : head(span.head), packed(span.packs * kPack<T>) {
-    row[0] = reinterpret_cast<T*>(shared_data());
-    row[1] = row[0] + slice;
-  }
-
-  template <int width>
-  __device__ Packs<T, width, 2> read(int offset) const {
-    return {pack_of<T, width>(*place<width>(row[0], offset)), pack_of<T, width>(*place<width>(row[1], offset))};
-  }
-  template <int width>
-  __device__ void write(int offset, const Packs<T, width, 2>& packs) const {
-    *place<width>(row[0], offset) = word_of(packs.row[0]);
-    *place<width>(row[1], offset) = word_of(packs.row[1]);
-  }
-
- private:
-  template <int width>
-  __device__ WordOf<T, width>* place(T* row, int offset) const {
-    if constexpr (width == 1) return reinterpret_cast<WordOf<T, 1>*>(row) + (offset < head ? offset + packed : offset);
-    else return reinterpret_cast<WordOf<T, width>*>(row) + (offset - head) / width;
-  }
-};
-
-// `parts` blocks (a cluster if more than one) share a row, `slice` elements each. loss: one number. v: (rows, cols)
-// contiguous.
+// `parts` blocks share a row, `slice` elements each. loss: one number. v: (rows, cols) contiguous.
 template <typename T, bool normalize>
 __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
-    sgr_residual_kernel(RowSet<T, 2> in, Options options, Workspace work, int parts, int slice, Wide<T>* loss,
-                        Wide<T>* v) {
+    sgr_residual_kernel(RowSet<T, 2> in, Options options, Mail mail, int parts, int slice, Wide<T>* loss, Wide<T>* v) {
   constexpr Sums first = kFirstSums<T, normalize>;
-  const int part = static_cast<int>(blockIdx.x % parts);
+  Team team = mail.team(parts);
+  const int teams = gridDim.x / parts, part = blockIdx.x % parts;
   const int64_t begin = static_cast<int64_t>(part) * slice;
-  const int64_t left = in.cols() > begin ? in.cols() - begin : 0;
-  const int length = static_cast<int>(left < slice ? left : slice);
-  for (int64_t row = blockIdx.x / parts; row < in.rows(); row += gridDim.x / parts) {
-    const auto reader = reader_at(in, row, begin);
+  const int length = static_cast<int>(in.cols() - begin < slice ? in.cols() - begin : slice);
+  double block_loss = 0.0;
+  bool copied = false;  // is the row already on its way?
+  for (int64_t row = blockIdx.x / parts; row < in.rows(); row += teams) {
     Wide<T>* to = v + row * in.cols() + begin;
-    const Span span = align(length, reader, to);
+    const Span span = align(length, reader_at(in, row, begin), to);
     const RowCache<T> cache(span, slice);
+    if (!copied) {
+      __syncthreads();  // the row before may have been dealt out to the threads differently
+      cache.copy(span, reader_at(in, row, begin));
+    }
     double sums[3] = {0.0, 0.0, 0.0};
-    sweep<T>(span, reader, [&](int offset, const auto& pair) {
-      cache.write(offset, pair);
-      add_pair<first>(pair, 1.0, 1.0, sums);
-    });
+    cache.sweep_arriving(span, [&](int, const auto& pair) { add_pair<first>(pair, 1.0, 1.0, sums); });
     block_sum(sums);
-    cluster_sum(sums, parts);
+    team.sum(sums);
     if constexpr (first == Sums::kNorms) {
       const double d_scale = 1.0 / sqrt(sums[0]), g_scale = 1.0 / sqrt(sums[1]);
       double distance[3] = {0.0, 0.0, 0.0};
       sweep<T>(span, cache,
                [&](int, const auto& pair) { add_pair<Sums::kUnitDistance>(pair, d_scale, g_scale, distance); });
       block_sum(distance);
-      cluster_sum(distance, parts);
+      team.sum(distance);
       sums[2] = distance[2];
     }
     const RowCoef coef = finish_row<T>(sums, normalize, options);
-    if (part == 0 && threadIdx.x == 0) work.row_loss[row] = coef.loss;
+    if (part == 0) block_loss += coef.loss;
+    const int64_t next = row + teams;
+    if (next >= in.rows() && threadIdx.x == 0) mail.post_number(block_loss);
     const bool dead = coef.alpha == 0.0 && coef.beta == 0.0;
-    sweep<T>(span, cache, [&](int offset, const auto& pair) {
+    const auto write = [&](int offset, const auto& pair) {
       store_global(to + offset, combine_pack<Wide<T>>(pair, coef.alpha, coef.beta, dead));
-    });
-    __syncthreads();  // the next row may be dealt out to the threads differently
+    };
+    copied = next < in.rows() && align(length, reader_at(in, next, begin), v + next * in.cols() + begin) == span;
+    if (copied) cache.replace(span, reader_at(in, next, begin), write);
+    else sweep<T>(span, cache, write);
   }
-  if (part > 0) return;
-  if (last_to_arrive(work.sums.tickets, gridDim.x / parts)) sum_numbers(work.row_loss, in.rows(), loss);
+  if (blockIdx.x == gridDim.x - 1) mail.sum_numbers(loss);  // started last, it keeps nobody from starting
 }
 
-// How a row is spread over blocks; parts = 0: it does not fit on chip.
-struct OnChip {
-  int parts;
-  int64_t slice;
-  size_t shared_bytes;
-};
-
-template <typename T>
-OnChip spread_row(int64_t cols, int parts) {
-  constexpr int64_t unit = RowCache<T>::kSliceUnit;
-  const int64_t slice = ((cols + parts - 1) / parts + unit - 1) / unit * unit;
-  return {parts, slice, sizeof(Scratch) + RowCache<T>::bytes(slice)};
+inline Chip this_chip() {
+  return {device_attribute(cudaDevAttrMultiProcessorCount),
+          device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor),
+          device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+          device_attribute(cudaDevAttrReservedSharedMemoryPerBlock),
+          device_attribute(cudaDevAttrCooperativeLaunch) != 0};
 }
 
-// Can clusters of this shape run here? The device must know clusters, the code must have been compiled for such devices
-// (an older build can run on a newer device), and enough neighbouring processors must be free of other partitions.
+// Lifts the kernel's limit to that of the device: it belongs to the kernel and not to a launch, so all threads of the
+// process that launch it must set the same. Then asks whether the plan is right about what runs at the same time.
 template <typename Kernel>
-bool cluster_fits(Kernel kernel, const Launch& launch) {
-  cudaFuncAttributes attributes;
-  check(cudaFuncGetAttributes(&attributes, kernel));
-  if (!device_attribute(cudaDevAttrClusterLaunch) || attributes.ptxVersion < 90) return false;
-  cudaLaunchAttribute cluster;
-  const cudaLaunchConfig_t config = launch_config(launch, &cluster, nullptr);
-  int clusters = 0;
-  const cudaError_t refused = cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
-  if (refused != cudaSuccess) cudaGetLastError();  // an answer too: sizes above 8 need not be known to the device
-  return refused == cudaSuccess && clusters > 0;
+bool fits(Kernel kernel, const OnChip& plan, const Chip& chip) {
+  if (plan.parts == 0) return false;
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, chip.shared_per_block));
+  if (plan.parts == 1) return true;
+  int blocks = 0;
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, plan.threads, plan.shared_bytes));
+  return plan.blocks <= static_cast<int64_t>(blocks) * chip.processors;
 }
 
-// The smallest cluster that leaves room for three blocks on a processor, so that one row is read while another is
-// written; else for two, else for one. Clusters of 16 run on some devices only and come last. Lifts the kernel's limits
-// to those of the device: they belong to the kernel and not to a launch, so all threads of the process that launch it
-// must set the same.
-template <typename T, typename Kernel>
-OnChip plan_on_chip(Kernel kernel, int64_t cols) {
-  const int per_processor = device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor);
-  const int reserved = device_attribute(cudaDevAttrReservedSharedMemoryPerBlock);
-  const int per_block = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  for (int blocks = 3; blocks > 0; --blocks) {  // on a processor
-    const int64_t budget = std::min(per_processor / blocks - reserved, per_block);
-    for (int parts = 1; parts <= (blocks > 1 ? 8 : 16); parts *= 2) {
-      const OnChip plan = spread_row<T>(cols, parts);
-      if (static_cast<int64_t>(plan.shared_bytes) > budget) continue;
-      check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, per_block));
-      if (parts > 8) check(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
-      const Launch launch{parts, threads_for<T>(plan.slice), plan.shared_bytes, parts};
-      if (parts == 1 || cluster_fits(kernel, launch)) return plan;
-    }
-  }
-  return {0, 0, 0};
-}
-
-// loss: one number. v: (rows, cols) contiguous. Neither rows nor cols may be 0.
+// loss: one number. v: (rows, cols) contiguous. stamp: see stamped.cuh. Neither rows nor cols may be 0.
 template <class Device, typename T>
-void run_sgr_residual(Device& device, const RowSet<T, 2>& in, const Options& options, Wide<T>* loss, Wide<T>* v) {
-  const Workspace work(device.workspace(Workspace::doubles(in.rows(), in.cols())), in.rows());
+void run_sgr_residual(Device& device, const RowSet<T, 2>& in, const Options& options, Wide<T>* loss, Wide<T>* v,
+                      uint64_t stamp = new_stamp()) {
   const auto kernel = options.normalize ? sgr_residual_kernel<T, true> : sgr_residual_kernel<T, false>;
-  const OnChip plan = plan_on_chip<T>(kernel, in.cols());
-  if (plan.parts == 0) {
+  const Chip chip = this_chip();
+  const OnChip plan = plan_on_chip<T>(in.rows(), in.cols(), chip);
+  if (!fits(kernel, plan, chip)) {
+    const Workspace work(device.workspace(Workspace::doubles(in.rows(), in.cols())), in.rows());
     launch_sgr_loss(in, options, work, work.coef, loss, device.stream());
     return run_combine(device, in, work.coef, work.coef + in.rows(), Number<Wide<T>>{1.0, nullptr}, v);
   }
-  const Launch launch{grid_for(in.rows(), plan.parts), threads_for<T>(plan.slice), plan.shared_bytes, plan.parts};
-  work.sums.clear_tickets(0, device.stream());
-  launch_kernel(kernel, launch, device.stream(), in, options, work, plan.parts, static_cast<int>(plan.slice), loss, v);
+  const Mail mail(device.workspace(Mail::doubles(plan.blocks)), plan.blocks, stamp);
+  const Launch launch{plan.blocks, plan.threads, plan.shared_bytes, plan.parts > 1};
+  launch_kernel(kernel, launch, device.stream(), in, options, mail, plan.parts, static_cast<int>(plan.slice), loss, v);
 }
 
 }  // namespace sgr::cuda

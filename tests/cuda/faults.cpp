@@ -1,5 +1,5 @@
 // Kernels with one fault each, and sound ones beside them: does the machine notice?
-#include <cooperative_groups.h>
+#include <cuda_pipeline_primitives.h>
 #include <cuda_runtime.h>
 
 static double* shared() {
@@ -15,16 +15,20 @@ static void exchange(double* out) {
   out[threadIdx.x] = shared()[(threadIdx.x + 32) % blockDim.x];
 }
 
-// Every block reads what its neighbour in the cluster wrote, and may be gone before the neighbour reads.
-template <bool barrier_after>
-static void exchange_in_cluster(double* out) {
-  const auto cluster = cooperative_groups::this_cluster();
-  if (threadIdx.x == 0) *shared() = blockIdx.x;
-  cluster.sync();
-  if (blockIdx.x == 1) __syncthreads();
-  const int neighbour = 1 - static_cast<int>(blockIdx.x);
-  out[blockIdx.x * blockDim.x + threadIdx.x] = *cluster.map_shared_rank(shared(), neighbour);
-  if (barrier_after) cluster.sync();
+// Every thread copies a number through shared memory.
+template <bool wait>
+static void copy_through(double* out) {
+  __pipeline_memcpy_async(shared() + threadIdx.x, out + threadIdx.x, sizeof(double));
+  __pipeline_commit();
+  if (wait) __pipeline_wait_prior(0);
+  out[64 + threadIdx.x] = shared()[threadIdx.x];
+}
+
+// Every block waits until all have come.
+static void wait_for_all(double* out) {
+  if (threadIdx.x > 0) return;
+  *out += 1.0;
+  while (*const_cast<volatile double*>(out) < gridDim.x) __nanosleep(1);
 }
 
 template <bool fence>
@@ -61,23 +65,23 @@ extern "C" {
 // out: 128 numbers, 16-byte aligned. schedule: see machine.h.
 int run_fault(int fault, int schedule, double* out) {
   cuda_shim::device.schedule = schedule;
-  cudaLaunchAttribute cluster{cudaLaunchAttributeClusterDimension, {dim3(2)}};
+  cudaLaunchAttribute cooperative{cudaLaunchAttributeCooperative, {1}};
   cudaLaunchConfig_t config;
   config.gridDim = dim3(1);
   config.blockDim = dim3(64);
   config.dynamicSmemBytes = 64 * sizeof(double);
   unsigned ticket = 0;
-  if (fault == 2 || fault == 3) {
-    config.gridDim = dim3(2);
-    config.attrs = &cluster;
-    config.numAttrs = 1;
+  if (fault >= 12) {
+    config.gridDim = dim3(fault == 14 ? 132 * 32 + 1 : 5);
+    config.attrs = &cooperative;
+    config.numAttrs = fault == 13 ? 0 : 1;
   }
   if (fault == 10 || fault == 11) config.gridDim = dim3(2);
   switch (fault) {
     case 0: return cudaLaunchKernelEx(&config, exchange<true>, out);
     case 1: return cudaLaunchKernelEx(&config, exchange<false>, out);
-    case 2: return cudaLaunchKernelEx(&config, exchange_in_cluster<true>, out);
-    case 3: return cudaLaunchKernelEx(&config, exchange_in_cluster<false>, out);
+    case 2: return cudaLaunchKernelEx(&config, copy_through<true>, out);
+    case 3: return cudaLaunchKernelEx(&config, copy_through<false>, out);
     case 4: return cudaLaunchKernelEx(&config, take_ticket<true>, out, &ticket);
     case 5: return cudaLaunchKernelEx(&config, take_ticket<false>, out, &ticket);
     case 6: return cudaLaunchKernelEx(&config, overflow, out);
@@ -85,6 +89,9 @@ int run_fault(int fault, int schedule, double* out) {
     case 8: return cudaLaunchKernelEx(&config, misaligned, out);
     case 10: return cudaLaunchKernelEx(&config, sum_of_blocks<true>, out, &ticket);
     case 11: return cudaLaunchKernelEx(&config, sum_of_blocks<false>, out, &ticket);
+    case 12:
+    case 13:
+    case 14: return cudaLaunchKernelEx(&config, wait_for_all, out);
     default: config.dynamicSmemBytes = 64 * 1024; return cudaLaunchKernelEx(&config, exchange<true>, out);
   }
 }

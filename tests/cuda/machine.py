@@ -6,7 +6,7 @@ import ctypes
 from dataclasses import dataclass
 
 import torch
-from shim_library import DTYPES, Guarded, Simulator, library_of, matrix, pointer, wide
+from shim_library import DTYPES, Device, Guarded, Simulator, library_of, matrix, pointer, wide
 from torch import Tensor
 
 
@@ -44,9 +44,39 @@ class _Elements(ctypes.Structure):
     ]
 
 
-def on_chip_bytes(delta: Tensor, parts: int) -> int:
-    """Shared memory of a block when sgr_residual spreads a row over ``parts`` blocks."""
-    return library_of("sgr_loss").on_chip_bytes(matrix(delta), parts)
+class _Chip(ctypes.Structure):
+    _fields_ = [
+        ("processors", ctypes.c_int),
+        ("shared_per_processor", ctypes.c_int),
+        ("shared_per_block", ctypes.c_int),
+        ("reserved", ctypes.c_int),
+        ("cooperative", ctypes.c_bool),
+    ]
+
+
+class OnChip(ctypes.Structure):
+    """How sgr_residual spreads rows over blocks; parts = 0: not at all."""
+
+    _fields_ = [
+        ("parts", ctypes.c_int),
+        ("slice", ctypes.c_int64),
+        ("blocks", ctypes.c_int64),
+        ("threads", ctypes.c_int),
+        ("shared_bytes", ctypes.c_size_t),
+    ]
+
+
+def plan(device: Device, rows: int, cols: int, dtype: torch.dtype = torch.float32) -> OnChip:
+    chip = _Chip(
+        device.processors,
+        device.shared_per_processor,
+        device.shared_per_block,
+        device.reserved_shared,
+        bool(device.cooperative),
+    )
+    found, size = OnChip(), [ctypes.c_int64(number) for number in (rows, cols)]
+    library_of("sgr_loss").plan(DTYPES.index(dtype), *size, ctypes.byref(chip), ctypes.byref(found))
+    return found
 
 
 class Machine(Simulator):
@@ -68,6 +98,15 @@ class Machine(Simulator):
     def sgr_residual(self, delta: Tensor, target: Tensor, options: Options, offset: int = 0) -> tuple[Tensor, Tensor]:
         loss, v = Guarded((), wide(delta)), Guarded(tuple(delta.shape), wide(delta), offset)
         self.call("sgr_loss", "sgr_residual", matrix(delta), matrix(target), _settings(options), loss, v)
+        return loss.tensor, v.tensor
+
+    def sgr_residual_again(
+        self, before: Tensor, delta: Tensor, target: Tensor, options: Options
+    ) -> tuple[Tensor, Tensor]:
+        """That of delta and target by a captured launch that ran with the rows ``before``."""
+        loss, v = Guarded((), wide(delta)), Guarded(tuple(delta.shape), wide(delta))
+        rows = map(matrix, (before, delta, target))
+        self.call("sgr_loss", "sgr_residual_again", *rows, _settings(options), loss, v)
         return loss.tensor, v.tensor
 
     def sgr_shift(

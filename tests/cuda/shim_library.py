@@ -28,13 +28,13 @@ GUARD = 4096  # bytes around everything that kernels write
 class Device:
     """Properties of the simulated device; the defaults are those of an H100. Fields as in shim/machine.h."""
 
-    capability: int = 90
-    code_capability: int = 90
+    processors: int = 132
     shared_per_block: int = 227 * 1024
     shared_per_processor: int = 228 * 1024
     reserved_shared: int = 1024
     max_grid: int = 2**31 - 1
-    largest_cluster: int = 16
+    cooperative: int = 1
+    most_resident: int = 32
     schedule: str = "forward"
     seed: int = 0
 
@@ -43,8 +43,16 @@ class Device:
 class Launch:
     blocks: int
     threads: int
-    cluster: int
+    cooperative: bool
     shared_bytes: int
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of global memory, but for single numbers."""
+
+    read: int
+    written: int
 
 
 class _Device(ctypes.Structure):
@@ -52,9 +60,16 @@ class _Device(ctypes.Structure):
 
 
 class _Launch(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint) for name in ("blocks", "threads", "cluster")] + [
-        ("shared_bytes", ctypes.c_size_t)
+    _fields_ = [
+        ("blocks", ctypes.c_uint),
+        ("threads", ctypes.c_uint),
+        ("cooperative", ctypes.c_bool),
+        ("shared_bytes", ctypes.c_size_t),
     ]
+
+
+class _Traffic(ctypes.Structure):
+    _fields_ = [("read", ctypes.c_uint64), ("written", ctypes.c_uint64)]
 
 
 class _Matrix(ctypes.Structure):
@@ -82,10 +97,7 @@ def build(sources: list[Path]) -> ctypes.CDLL:
 
 @functools.cache
 def library_of(operator: str) -> ctypes.CDLL:
-    library = build([HERE / f"launch_{operator}.cpp"])
-    if hasattr(library, "on_chip_bytes"):
-        library.on_chip_bytes.restype = ctypes.c_int64
-    return library
+    return build([HERE / f"launch_{operator}.cpp"])
 
 
 def assert_same_bits(first: list[Tensor], second: list[Tensor]) -> None:
@@ -125,11 +137,12 @@ class Guarded:
 
 
 class Simulator:
-    """A simulated device. ``launches`` are those of the last call."""
+    """A simulated device. ``launches`` and ``traffic`` are those of the last call."""
 
     def __init__(self, device: Device | None = None):
         self.device = device or Device()
         self.launches: list[Launch] = []
+        self.traffic = Traffic(0, 0)
 
     def call(self, operator: str, function: str, *arguments) -> None:
         """A function of ``launch_<operator>.cpp``; what lies around its Guarded arguments must not change."""
@@ -140,6 +153,9 @@ class Simulator:
         guarded = [argument for argument in arguments if isinstance(argument, Guarded)]
         status = getattr(library, function)(*(pointer(a.tensor) if isinstance(a, Guarded) else a for a in arguments))
         self.launches = [_launch(library, index) for index in range(library.shim_launches())]
+        traffic = _Traffic()
+        library.shim_traffic(ctypes.byref(traffic))
+        self.traffic = Traffic(traffic.read, traffic.written)
         assert status == 0, library.shim_failure().decode()
         for memory in guarded:
             memory.check()

@@ -42,11 +42,13 @@ pytestmark = pytest.mark.skipif(
 
 CAPABILITIES = (80, 90, 100)
 TYPES = {torch.float64: "fp64", torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-POINTERS = TYPES | {torch.int64: "i64", torch.uint8: "u8"}
+POINTERS = TYPES | {torch.int64: "i64", torch.int32: "i32", torch.uint8: "u8"}
 # Bytes. The assembler of older versions spills a few to fit in one more program.
 SPILLS = 0 if version_of("triton") >= (3, 7) else 8
 # The longest rows of halves that stay in registers, where they are unaligned and no tensor is the floor.
 KNOWN_SPILLS = {("_residual_kernel", 90): 16, ("_residual_kernel", 100): 16}
+if version_of("triton") < (3, 7):  # down to 32 registers, where 40 are wanted
+    KNOWN_SPILLS |= {("_long_residual_kernel", 90): 16, ("_long_residual_kernel", 100): 16}
 SMALL_SHARED_MEMORY = 99 * 1024  # bytes of a program, on the GPUs that have least
 
 
@@ -288,11 +290,11 @@ def test_aligned_rows_are_loaded_16_bytes_at_a_time(operator, dtype):
     along = dict.fromkeys(specialise(launch) for launch in rows if goes_along_aligned_rows(launch))
     assert along or len(rows) < len(launches(operator, dtype)) or not launches(operator, dtype)
     for each in along:
-        loads = re.findall(r"ld\.global\S*", compiled(each, 90)[0].asm["ptx"])
+        loads = re.findall(r"ld\.global(?!\S*acquire)\S*", compiled(each, 90)[0].asm["ptx"])  # those ask for a flag
         wide = [load for load in loads if re.search(r"v4\.[bf]32|v2\.[bf]64", load)]
-        # Loads of single values fetch coefficients, and a partial sum a thread; rows would take eight and more of them.
+        # Loads of single values fetch coefficients, a floor, and partial sums; rows would take eight and more of them.
         assert len(wide) >= 2, (str(each), loads)
-        assert len(loads) - len(wide) <= 3, (str(each), loads)
+        assert len(loads) - len(wide) <= 6, (str(each), loads)
 
 
 IN_PLACE = {name: operator for name, operator in OPERATORS.items() if cases.of(operator).in_place}

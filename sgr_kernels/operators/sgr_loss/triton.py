@@ -28,7 +28,7 @@ _TILE = 2048  # partial sums that one program of coefficients_kernel holds
 
 
 @triton.jit
-def _chunk_sums(
+def chunk_sums(
     delta, target, d_norm, g_norm, start, chunk, n, DISTANCE: tl.constexpr, BLOCK: tl.constexpr, VECTOR: tl.constexpr
 ):
     """Sums of `terms` over the elements start .. start + chunk of a row of n. Only the end of the row needs a mask."""
@@ -115,7 +115,7 @@ def _partial_sums_kernel(
     if target is not None:
         target += row * target_stride
     delta += row * delta_stride
-    dd, gg, third = _chunk_sums(delta, target, d_norm, g_norm, start, chunk, n, DISTANCE, BLOCK, VECTOR)
+    dd, gg, third = chunk_sums(delta, target, d_norm, g_norm, start, chunk, n, DISTANCE, BLOCK, VECTOR)
     if SPLITS == 0:
         tl.store(partials + program, dd)
         tl.store(partials + total + program, gg)

@@ -89,8 +89,12 @@ void shim_check_alignment(const T* address) {
 template <typename T>
 T __ldg(const T* address) {
   shim_check_alignment(address);
+  cuda_shim::traffic.read += sizeof(T);
   return *address;
 }
+
+// Waiting for something that is looked at again and again: others must get their turn.
+inline void __nanosleep(unsigned) { cuda_shim::sleep(); }
 
 template <typename T>
 T __ldca(const T* address) {
@@ -100,6 +104,7 @@ T __ldca(const T* address) {
 template <typename T>
 void __stwb(T* address, T value) {
   shim_check_alignment(address);
+  cuda_shim::traffic.written += sizeof(T);
   *address = value;
 }
 
@@ -110,8 +115,8 @@ enum cudaError_t {
   cudaErrorInvalidValue = 1,
   cudaErrorInvalidConfiguration = 9,
   cudaErrorLaunchFailure = 719,
-  cudaErrorNotSupported = 801,
-  cudaErrorInvalidClusterSize = 912
+  cudaErrorCooperativeLaunchTooLarge = 720,
+  cudaErrorNotSupported = 801
 };
 using cudaStream_t = void*;
 
@@ -120,21 +125,18 @@ enum cudaDeviceAttr {
   cudaDevAttrMaxSharedMemoryPerMultiprocessor,
   cudaDevAttrMaxSharedMemoryPerBlockOptin,
   cudaDevAttrReservedSharedMemoryPerBlock,
-  cudaDevAttrClusterLaunch
+  cudaDevAttrCooperativeLaunch,
+  cudaDevAttrMultiProcessorCount
 };
 
-enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize, cudaFuncAttributeNonPortableClusterSizeAllowed };
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 
-struct cudaFuncAttributes {
-  int ptxVersion;
-};
-
-enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension };
+enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative };
 
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
   struct {
-    dim3 clusterDim;
+    int cooperative;
   } val;
 };
 
@@ -148,32 +150,26 @@ struct cudaLaunchConfig_t {
 
 namespace cuda_shim {
 
-struct Allowed {
-  size_t shared_bytes = 48 * 1024;
-  bool large_cluster = false;
-};
-
-inline std::map<void*, Allowed> allowed;  // by kernel
+inline std::map<void*, size_t> allowed;  // shared memory, by kernel
 
 template <typename Kernel>
-Allowed& allowed_for(Kernel* kernel) {
-  return allowed[reinterpret_cast<void*>(kernel)];
+size_t& allowed_for(Kernel* kernel) {
+  return allowed.try_emplace(reinterpret_cast<void*>(kernel), 48 * 1024).first->second;
 }
 
 inline Shape shape_of(const cudaLaunchConfig_t& config) {
-  return {config.gridDim.x, config.blockDim.x, config.numAttrs == 0 ? 1 : config.attrs[0].val.clusterDim.x,
+  return {config.gridDim.x, config.blockDim.x, config.numAttrs > 0 && config.attrs[0].val.cooperative != 0,
           config.dynamicSmemBytes};
 }
 
-inline cudaError_t check(const Shape& shape, const Allowed& allowed) {
+inline cudaError_t check(const Shape& shape, size_t allowed) {
   if (shape.blocks == 0 || shape.blocks > static_cast<unsigned>(device.max_grid)) return cudaErrorInvalidConfiguration;
   if (shape.threads == 0 || shape.threads > 1024 || shape.threads % 32 != 0) return cudaErrorInvalidConfiguration;
-  if (shape.shared_bytes > allowed.shared_bytes) return cudaErrorInvalidValue;
-  if (shape.cluster == 1) return cudaSuccess;
-  if (device.capability < 90) return cudaErrorNotSupported;
-  if (shape.blocks % shape.cluster != 0) return cudaErrorInvalidConfiguration;
-  if (shape.cluster > (allowed.large_cluster ? 16 : 8)) return cudaErrorInvalidClusterSize;
-  return cudaSuccess;
+  if (shape.shared_bytes > allowed) return cudaErrorInvalidValue;
+  if (!shape.cooperative) return cudaSuccess;
+  if (device.cooperative == 0) return cudaErrorNotSupported;
+  const int at_once = resident_blocks(shape.threads, shape.shared_bytes) * device.processors;
+  return static_cast<int>(shape.blocks) <= at_once ? cudaSuccess : cudaErrorCooperativeLaunchTooLarge;
 }
 
 }  // namespace cuda_shim
@@ -198,35 +194,23 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
     case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = device.shared_per_processor; break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = device.shared_per_block; break;
     case cudaDevAttrReservedSharedMemoryPerBlock: *value = device.reserved_shared; break;
-    case cudaDevAttrClusterLaunch: *value = device.capability >= 90; break;
+    case cudaDevAttrCooperativeLaunch: *value = device.cooperative; break;
+    case cudaDevAttrMultiProcessorCount: *value = device.processors; break;
   }
   return cudaSuccess;
 }
 
 template <typename Kernel>
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel*) {
-  attributes->ptxVersion = cuda_shim::device.code_capability;
-  return cudaSuccess;
-}
-
-template <typename Kernel>
-cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute attribute, int value) {
-  auto& allowed = cuda_shim::allowed_for(kernel);
-  if (attribute == cudaFuncAttributeNonPortableClusterSizeAllowed) {
-    allowed.large_cluster = value != 0;
-    return cudaSuccess;
-  }
+cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int value) {
   if (value > cuda_shim::device.shared_per_block) return cudaErrorInvalidValue;
-  allowed.shared_bytes = value;
+  cuda_shim::allowed_for(kernel) = value;
   return cudaSuccess;
 }
 
-template <typename... Parameters>
-cudaError_t cudaOccupancyMaxActiveClusters(int* clusters, void (*kernel)(Parameters...),
-                                           const cudaLaunchConfig_t* config) {
-  const auto shape = cuda_shim::shape_of(*config);
-  *clusters = static_cast<int>(shape.cluster) <= cuda_shim::device.largest_cluster ? 1 : 0;
-  return cuda_shim::check(shape, cuda_shim::allowed_for(kernel));
+template <typename Kernel>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel*, int threads, size_t shared_bytes) {
+  *blocks = cuda_shim::resident_blocks(threads, shared_bytes);
+  return cudaSuccess;
 }
 
 inline cudaError_t cudaMemsetAsync(void* address, int value, size_t bytes, cudaStream_t) {
@@ -239,10 +223,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
                                Arguments... arguments) {
   const auto shape = cuda_shim::shape_of(*config);
   if (const auto error = cuda_shim::check(shape, cuda_shim::allowed_for(kernel)); error != cudaSuccess) return error;
-  if (static_cast<int>(shape.cluster) > cuda_shim::device.largest_cluster) return cudaErrorInvalidClusterSize;
   cuda_shim::launches.push_back(shape);
   const bool sound = cuda_shim::run(shape, [=] { kernel(arguments...); });
-  // A device would run it, and the blocks of a cluster would not know of each other.
-  if (shape.cluster > 1 && cuda_shim::device.code_capability < 90) cuda_shim::fail("cluster of kernels without clusters");
   return sound && cuda_shim::failure.empty() ? cudaSuccess : cudaErrorLaunchFailure;
 }

@@ -13,6 +13,7 @@
 namespace cuda_shim {
 
 Device device;
+Traffic traffic;
 Shape shape;
 std::vector<Shape> launches;
 std::string failure;
@@ -23,13 +24,15 @@ constexpr size_t kStackBytes = 64 * 1024;
 constexpr size_t kGuardBytes = 4096;
 constexpr unsigned char kFill = 0xff;   // as floating point: NaN
 constexpr unsigned char kGuard = 0xa5;
-constexpr size_t kResidentClusters = 2;  // run side by side
+constexpr size_t kResidentBlocks = 2;  // run side by side, unless all of a grid do
+constexpr int kPatience = 100;         // turns in which threads wake and find nothing
 
 struct Fiber {
   Thread thread;
   Barrier* barrier = nullptr;  // it waits while this is in the same generation
   uint64_t generation = 0;
   bool done = false;
+  bool asleep = false;
   bool started = false;
   jmp_buf context;
   void* stack = nullptr;
@@ -83,47 +86,38 @@ std::unique_ptr<Fiber> take_fiber() {
 }
 
 struct Resident {
-  Cluster cluster;
+  Block block;
   std::vector<std::unique_ptr<Fiber>> fibers;
 };
 
-std::unique_ptr<Resident> start_cluster(unsigned first_block) {
+std::unique_ptr<Resident> start_block(unsigned index) {
   auto resident = std::make_unique<Resident>();
-  Cluster& cluster = resident->cluster;
-  cluster.blocks.resize(shape.cluster);
-  cluster.running = shape.cluster;
-  cluster.barrier.expected = static_cast<int>(shape.cluster * shape.threads);
-  for (unsigned rank = 0; rank < shape.cluster; ++rank) {
-    Block& block = cluster.blocks[rank];
-    block.index = first_block + rank;
-    block.cluster = &cluster;
-    block.memory.assign(shape.shared_bytes + kGuardBytes + 16, kFill);
-    block.shared = block.memory.data() + (16 - reinterpret_cast<uintptr_t>(block.memory.data()) % 16) % 16;
-    std::memset(block.shared + shape.shared_bytes, kGuard, kGuardBytes);
-    block.barrier.expected = static_cast<int>(shape.threads);
-    block.warps.resize(shape.threads / 32);
-    for (auto& warp : block.warps) warp.barrier.expected = 32;
-    block.running = shape.threads;
-    for (unsigned thread = 0; thread < shape.threads; ++thread) {
-      auto fiber = take_fiber();
-      fiber->thread = Thread{};
-      fiber->thread.index = thread;
-      fiber->thread.block = &block;
-      fiber->barrier = nullptr;
-      fiber->done = false;
-      resident->fibers.push_back(std::move(fiber));
-    }
+  Block& block = resident->block;
+  block.index = index;
+  block.memory.assign(shape.shared_bytes + kGuardBytes + 16, kFill);
+  block.shared = block.memory.data() + (16 - reinterpret_cast<uintptr_t>(block.memory.data()) % 16) % 16;
+  std::memset(block.shared + shape.shared_bytes, kGuard, kGuardBytes);
+  block.barrier.expected = static_cast<int>(shape.threads);
+  block.warps.resize(shape.threads / 32);
+  for (auto& warp : block.warps) warp.barrier.expected = 32;
+  block.running = shape.threads;
+  for (unsigned thread = 0; thread < shape.threads; ++thread) {
+    auto fiber = take_fiber();
+    fiber->thread = Thread{};
+    fiber->thread.index = thread;
+    fiber->thread.block = &block;
+    fiber->barrier = nullptr;
+    fiber->done = false;
+    fiber->asleep = false;
+    resident->fibers.push_back(std::move(fiber));
   }
   return resident;
 }
 
-// A block that has gone leaves its shared memory to others.
-void end_block(Block& block) {
+void end_block(const Block& block) {
   const unsigned char* guard = block.shared + shape.shared_bytes;
   if (std::any_of(guard, guard + kGuardBytes, [](unsigned char byte) { return byte != kGuard; }))
     fail("write past the end of shared memory");
-  std::memset(block.shared, kFill, shape.shared_bytes);
-  --block.cluster->running;
 }
 
 template <typename T>
@@ -136,14 +130,16 @@ bool can_run(const Fiber& fiber) {
   return !fiber.done && (fiber.barrier == nullptr || fiber.barrier->generation != fiber.generation);
 }
 
-// One turn for every fiber that can run; false if none could.
+// One turn for every fiber that can run; false if none could, or all that could woke for nothing.
 bool run_once(const std::vector<Fiber*>& fibers) {
   bool progress = false;
   for (Fiber* fiber : fibers) {
     if (!can_run(*fiber)) continue;
+    const bool slept = fiber->asleep;
     fiber->barrier = nullptr;
+    fiber->asleep = false;
     resume(*fiber);
-    progress = true;
+    progress |= !slept || !fiber->asleep;
     if (fiber->done && --fiber->thread.block->running == 0) end_block(*fiber->thread.block);
   }
   return progress;
@@ -202,27 +198,39 @@ void wait(Barrier& barrier) {
   switch_context(running->context, scheduler);
 }
 
+void sleep() {
+  running->asleep = true;
+  switch_context(running->context, scheduler);
+}
+
+int resident_blocks(unsigned threads, size_t shared_bytes) {
+  const int by_shared = device.shared_per_processor / static_cast<int>(shared_bytes + device.reserved_shared);
+  return std::min({by_shared, static_cast<int>(2048 / threads), device.most_resident});
+}
+
 bool run(const Shape& grid, const std::function<void()>& body) {
   shape = grid;
   failure.clear();
   kernel = &body;
   std::mt19937 random(device.seed);
-  std::vector<unsigned> waiting(grid.blocks / grid.cluster);
+  std::vector<unsigned> waiting(grid.blocks);
   std::iota(waiting.begin(), waiting.end(), 0u);
   arrange(waiting, random);
   std::reverse(waiting.begin(), waiting.end());  // taken from the back
   std::vector<std::unique_ptr<Resident>> residents;
+  int idle_turns = 0;
   while (!waiting.empty() || !residents.empty()) {
-    while (residents.size() < kResidentClusters && !waiting.empty()) {
-      residents.push_back(start_cluster(waiting.back() * grid.cluster));
+    while ((grid.cooperative || residents.size() < kResidentBlocks) && !waiting.empty()) {
+      residents.push_back(start_block(waiting.back()));
       waiting.pop_back();
     }
-    if (!turn(residents, random)) {
-      fail("threads wait at a barrier that others never reach");
+    idle_turns = turn(residents, random) ? 0 : idle_turns + 1;
+    if (idle_turns > kPatience) {
+      fail("threads wait for what others never do");
       return false;  // fibers in the middle of a kernel are not used again
     }
     for (auto& resident : residents) {
-      if (resident->cluster.running > 0) continue;
+      if (resident->block.running > 0) continue;
       for (auto& fiber : resident->fibers) idle.push_back(std::move(fiber));
       resident.reset();
     }

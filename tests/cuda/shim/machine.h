@@ -1,14 +1,15 @@
 // A CUDA device on the CPU, slow but exact about who may run ahead of whom. Every CUDA thread is a fiber that runs until
 // it reaches a barrier or a shuffle; who goes on then is up to the schedule.
 //
-// What it finds: missing barriers (results differ between schedules), reads of shared memory that nobody wrote or whose
-// block has gone (it is filled with NaN), writes past the end of shared memory, barriers that some threads never reach,
-// tickets taken without a fence, launches a device would refuse. What it cannot find: missing fences in general, bank
-// conflicts, anything about time.
+// What it finds: missing barriers (results differ between schedules), reads of shared memory that nobody wrote (it is
+// filled with NaN) or whose copy nobody waited for, writes past the end of shared memory, barriers that some threads
+// never reach, waiting for blocks that do not run, tickets taken without a fence, launches a device would refuse. What
+// it cannot find: missing fences in general, bank conflicts, anything about time.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <functional>
 #include <string>
 #include <vector>
@@ -17,24 +18,26 @@ namespace cuda_shim {
 
 // Forward and reverse are greedy: a warp, then a block, runs as far as it gets before the next one moves. Random lets all
 // threads go on step by step, each time in another order. Starving lets the last warp of every other block go on only
-// when nobody else can.
+// when nobody else can. Copies into shared memory end at once where the schedule is forward, and elsewhere when a thread
+// waits for them.
 enum Schedule { kForward, kReverse, kRandom, kStarving };
 
 // What tests may set.
 struct Device {
-  int capability = 90;
-  int code_capability = 90;  // what the kernels were compiled for
+  int processors = 132;
   int shared_per_block = 227 * 1024;
   int shared_per_processor = 228 * 1024;
   int reserved_shared = 1024;
   int max_grid = 0x7fffffff;
-  int largest_cluster = 16;
+  int cooperative = 1;
+  int most_resident = 32;  // blocks on a processor
   int schedule = kForward;
   unsigned seed = 0;
 };
 
 struct Shape {
-  unsigned blocks, threads, cluster;
+  unsigned blocks, threads;
+  bool cooperative;
   size_t shared_bytes;
 };
 
@@ -48,11 +51,8 @@ struct Warp {
   uint64_t slots[2][32];
 };
 
-struct Cluster;
-
 struct Block {
   unsigned index = 0;
-  Cluster* cluster = nullptr;
   std::vector<unsigned char> memory;  // shared memory and a guard behind it
   unsigned char* shared = nullptr;    // aligned
   Barrier barrier;
@@ -61,10 +61,10 @@ struct Block {
   unsigned running = 0;
 };
 
-struct Cluster {
-  std::vector<Block> blocks;
-  Barrier barrier;
-  unsigned running = 0;
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
 };
 
 // What a kernel can ask about the thread it runs as.
@@ -73,15 +73,25 @@ struct Thread {
   Block* block = nullptr;
   unsigned shuffles = 0, votes = 0;
   bool fenced = false;
+  std::vector<Copy> copies;               // not yet committed
+  std::deque<std::vector<Copy>> batches;  // committed, not yet there
+};
+
+// Bytes of global memory.
+struct Traffic {
+  uint64_t read = 0, written = 0;
 };
 
 extern Device device;
+extern Traffic traffic;           // by wide loads, copies and stores
 extern Shape shape;               // of the running launch
 extern std::vector<Shape> launches;
 extern std::string failure;       // what went wrong in the running launch, or empty
 
 Thread& current();
 void wait(Barrier& barrier);
+void sleep();
+int resident_blocks(unsigned threads, size_t shared_bytes);  // on one processor
 void fail(const std::string& what);
 // Runs the body once for every thread of the grid. False, with `failure` set, if the machine found fault with it.
 bool run(const Shape& shape, const std::function<void()>& body);
