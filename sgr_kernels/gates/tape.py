@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from ..mixed_precision import LAYERS
-from ..torch_internals import in_compiled_graph, next_node_number, tree_leaves, tree_map
+from ..torch_internals import autocast_is_on, in_compiled_graph, next_node_number, tree_leaves, tree_map
 from .arguments import carries_gradient, has_floats, written_argument
 from .lists import NOT_SMOOTH_PROPERTIES, SHAPE_ONLY, SMOOTH, functions_named
 from .origins import Calls, nodes_behind
@@ -72,7 +72,8 @@ class Gates(TorchFunctionMode):
         """The function as this pass calls it."""
         if func.__name__ == "__get__":
             return self.without_rule(func, args, kwargs)
-        if func in SHAPE_ONLY:
+        # First what most calls are: for small tensors, each question takes as long as a kernel.
+        if func in SHAPE_ONLY or (torch.is_grad_enabled() and _has_no_gates(func)):
             return func(*args, **kwargs)
         if in_compiled_graph():  # traced with its gates, so its calls need none
             return func(*args, **kwargs)
@@ -87,7 +88,7 @@ class Gates(TorchFunctionMode):
             self.enter(func)
             return RULES[func](self, *args, **kwargs)
         if func in LAYERS:
-            result = LAYERS[func](*args, **kwargs)
+            result = (LAYERS[func] if autocast_is_on() else func)(*args, **kwargs)
             if self.recording:
                 self.dtypes.append(result.dtype)
             return result
@@ -270,6 +271,13 @@ class Replay(Gates):
     def check_finished(self) -> None:
         if self.position < len(self.tape):
             raise RuntimeError("the network is not the same in two passes: the second one makes fewer decisions")
+
+
+def _has_no_gates(func: Callable) -> bool:
+    """Whether the function is smooth and nothing of it is written down."""
+    return func in SMOOTH and not (
+        func in RULES or func in CONSTANT or func in LAYERS or func in HIDDEN or func in SOURCES
+    )
 
 
 def _is_smooth(func: Callable) -> bool:
