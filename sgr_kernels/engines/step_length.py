@@ -91,9 +91,9 @@ def relative_lengths(lengths: Tensor, at_input: Norms, at_output: Norms | None) 
         return torch.where(nowhere, 0.0, ratios)
     per_value = at_input.gradient / (at_output.values * at_output.gradient)
     per_value *= (at_output.elements / at_input.elements) ** 0.5
-    gains = (per_value * at_input.values).nan_to_num(1.0, 1.0).clamp(max=1)
-    at_zero = (lengths * per_value).nan_to_num(0.0, 0.0)
-    return torch.where(nowhere, at_zero, ratios * gains**GAIN_POWER)
+    gains = (per_value * at_input.values).nan_to_num_(1.0, 1.0).clamp_(max=1)
+    at_zero = (lengths * per_value).nan_to_num_(0.0, 0.0)
+    return torch.where(nowhere, at_zero, ratios.mul_(gains.pow_(GAIN_POWER)))
 
 
 def gain_of_module(at_input: Norms, at_output: Norms | None) -> Tensor:
