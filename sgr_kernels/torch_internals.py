@@ -128,12 +128,17 @@ def in_compiled_graph() -> bool:
     frame, left = sys._getframe(1), _FRAMES_OF_A_FUNCTION if torch.is_grad_enabled() else sys.maxsize
     while frame is not None and left > 0:
         file, caller = frame.f_code.co_filename, frame.f_back
-        if "_aot_autograd" in file:
-            return True
-        if file.startswith("<eval_with_key>") and caller and caller.f_code.co_filename.endswith(_RUNS_GRAPHS):
+        if _may_be_of_a_graph(file) and (
+            "_aot_autograd" in file or (caller and caller.f_code.co_filename.endswith(_RUNS_GRAPHS))
+        ):
             return True
         frame, left = caller, left - 1
     return False
+
+
+@functools.lru_cache(maxsize=4096)
+def _may_be_of_a_graph(file: str) -> bool:
+    return "_aot_autograd" in file or file.startswith("<eval_with_key>")
 
 
 _FRAMES_OF_A_FUNCTION = 7  # at most, from a graph to a function mode

@@ -37,7 +37,7 @@ class Snapshot(NamedTuple):
             start: what was there before a pass: tensors that are no buffers are saved if it wrote them. There may be
                 many of them, and few are ever written.
         """
-        buffers = [_in_memory(buffer) for buffer in dict.fromkeys(reach.buffers)]
+        buffers = [_in_memory(buffer) for buffer in {id(each): each for each in reach.buffers}.values()]
         versions = [] if start is None else start.versions
         written = [tensor for tensor, version in versions if version_of(tensor) != version]
         return cls(

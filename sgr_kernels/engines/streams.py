@@ -4,12 +4,17 @@ Nothing announces what is drawn from them, so a stream that moved in the first p
 """
 
 import contextlib
+import ctypes
 import random
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 Access = tuple[Callable[[], Any], Callable[[Any], None]]  # get and set the state of a stream
+
+# By stream: the state read last, and the memory that held it then. Reading takes as long as a small layer, for both
+# libraries write the state out number by number; comparing memory does not.
+_LAST_READ: dict[str, tuple[bytes, Any]] = {}
 
 
 class _Moved(NamedTuple):
@@ -34,13 +39,13 @@ class Streams:
         if "numpy" in sys.modules:
             numpy_random = sys.modules["numpy"].random
             self.access["NumPy"] = (numpy_random.get_state, numpy_random.set_state)
-        self.start = [get() for get, _ in self.access.values()]
+        self.start = [_state(name, get) for name, (get, _) in self.access.items()]
         self.moved: list[_Moved] = []
 
     def end_first_pass(self) -> None:
         for (name, (get, put)), before in zip(self.access.items(), self.start, strict=True):
-            after = get()
-            if not _same(before, after):
+            after = _state(name, get)
+            if after is not before and not _same(before, after):
                 self.moved.append(_Moved(name, get, put, before, after))
 
     def refuse_capture(self) -> None:
@@ -74,6 +79,35 @@ class Streams:
         finally:
             for stream in self.moved:
                 stream.put(stream.after)
+
+
+def _state(name: str, get: Callable[[], Any]) -> Any:
+    """``get()``, which is not called if the memory of the stream is what it was."""
+    memory = _memory(get)
+    last, state = _LAST_READ.get(name, (None, None))
+    if memory is not None and memory == last:
+        return state
+    state = get()
+    if memory is not None and memory == _memory(get):  # no other thread drew meanwhile
+        _LAST_READ[name] = memory, state
+    return state
+
+
+def _memory(get: Callable[[], Any]) -> bytes | None:
+    """All bytes that the state is in, perhaps with others; None where that is not known."""
+    owner = getattr(get, "__self__", None)
+    if type(owner) is random.Random:
+        return _bytes_of(owner) + repr(owner.gauss_next).encode()
+    generator = getattr(owner, "_bit_generator", None)
+    if type(owner).__module__ != "numpy.random.mtrand" or type(generator).__name__ != "MT19937":
+        return None
+    return _bytes_of(owner) + _bytes_of(generator)
+
+
+def _bytes_of(thing: object) -> bytes:
+    """What the object itself has in memory, without its reference count."""
+    header = object.__basicsize__
+    return ctypes.string_at(id(thing) + header, type(thing).__basicsize__ - header)
 
 
 def _same(a: Any, b: Any) -> bool:

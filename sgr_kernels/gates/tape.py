@@ -73,7 +73,7 @@ class Gates(TorchFunctionMode):
         if func.__name__ == "__get__":
             return self.without_rule(func, args, kwargs)
         # First what most calls are: for small tensors, each question takes as long as a kernel.
-        if func in SHAPE_ONLY or (torch.is_grad_enabled() and _has_no_gates(func)):
+        if func in SHAPE_ONLY or (torch.is_grad_enabled() and self.has_no_gates(func)):
             return func(*args, **kwargs)
         if in_compiled_graph():  # traced with its gates, so its calls need none
             return func(*args, **kwargs)
@@ -98,6 +98,12 @@ class Gates(TorchFunctionMode):
             elif not self.rewound:
                 return self.drawing(func, args, kwargs)
         return self.without_rule(func, args, kwargs)
+
+    def has_no_gates(self, func: Callable) -> bool:
+        """Whether the function is smooth, and this pass does nothing but call it."""
+        if func in RULES or func in CONSTANT or func in HIDDEN or func in SOURCES or func not in SMOOTH:
+            return False
+        return func not in LAYERS or not (self.recording or autocast_is_on())
 
     def draw(self, choose: Callable[[], Tensor]) -> Tensor:
         """``choose()``, a tensor of bool of random numbers: as :meth:`decide`."""
@@ -271,13 +277,6 @@ class Replay(Gates):
     def check_finished(self) -> None:
         if self.position < len(self.tape):
             raise RuntimeError("the network is not the same in two passes: the second one makes fewer decisions")
-
-
-def _has_no_gates(func: Callable) -> bool:
-    """Whether the function is smooth and nothing of it is written down."""
-    return func in SMOOTH and not (
-        func in RULES or func in CONSTANT or func in LAYERS or func in HIDDEN or func in SOURCES
-    )
 
 
 def _is_smooth(func: Callable) -> bool:
