@@ -98,10 +98,10 @@ def _memory(get: Callable[[], Any]) -> bytes | None:
     owner = getattr(get, "__self__", None)
     if type(owner) is random.Random:
         return _bytes_of(owner) + repr(owner.gauss_next).encode()
-    generator = getattr(owner, "_bit_generator", None)
-    if type(owner).__module__ != "numpy.random.mtrand" or type(generator).__name__ != "MT19937":
+    if type(owner).__module__ != "numpy.random.mtrand":
         return None
-    return _bytes_of(owner) + _bytes_of(generator)
+    generator = getattr(sys.modules["numpy"].random, "get_bit_generator", lambda: None)()
+    return _bytes_of(owner) + _bytes_of(generator) if type(generator).__name__ == "MT19937" else None
 
 
 def _bytes_of(thing: object) -> bytes:

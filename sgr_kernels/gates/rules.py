@@ -13,18 +13,19 @@ from torch.autograd.function import once_differentiable
 
 from ..operators.common.checks import FLOATING
 from ..operators.gate_bits import record_relu, record_relu_, replay_relu, replay_relu_
+from ..torch_internals import in_function_transform
 from .packing import SMALL, memory_format
 from .tape import Gates
 
 
 def relu(gates: Gates, input: Tensor, inplace: bool = False) -> Tensor:
+    if input.numel() < SMALL and not (torch.compiler.is_compiling() or in_function_transform()):
+        return _small_relu(gates, input, inplace)
     return leaky_relu(gates, input, 0.0, inplace)
 
 
 def leaky_relu(gates: Gates, input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     if not torch.compiler.is_compiling() and input.dtype in FLOATING:
-        if negative_slope == 0 and input.numel() < SMALL:
-            return _small_relu(gates, input, inplace)
         return _LeakyReLU.apply(input, gates, negative_slope, inplace)
     below = negative_slope * input if negative_slope else 0.0
     return _put(input, torch.where(gates.decide(torch.le, input, 0), below, input), inplace)
