@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 import sgr_kernels as sk
+from sgr_kernels.engines import streams as of_streams
 from sgr_kernels.engines.streams import Streams
 from sgr_kernels.gates import Record
 from sgr_kernels.gates.randomness import HIDDEN, may_draw
@@ -405,3 +406,15 @@ def test_a_stream_is_not_read_again_where_its_memory_did_not_change():
     assert all(a is b for a, b in zip(first.start, second.start, strict=True))
     random.random(), np.random.rand()
     assert not any(a is b for a, b in zip(first.start, Streams().start, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["Python", "NumPy"])
+def test_memory_that_does_not_show_every_move_is_not_relied_on(kind):
+    made, memory = {
+        "Python": (random.Random, of_streams._of_python),
+        "NumPy": (np.random.RandomState, of_streams._of_numpy),
+    }[kind]
+    assert of_streams._shows_moves(made, memory)
+    assert not of_streams._shows_moves(made, lambda stream: b"elsewhere")
+    only_first = iter(range(2))
+    assert not of_streams._shows_moves(made, lambda stream: bytes(next(only_first, 1)))
