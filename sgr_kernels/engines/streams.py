@@ -5,6 +5,7 @@ Nothing announces what is drawn from them, so a stream that moved in the first p
 
 import contextlib
 import ctypes
+import functools
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -97,11 +98,47 @@ def _memory(get: Callable[[], Any]) -> bytes | None:
     """All bytes that the state is in, perhaps with others; None where that is not known."""
     owner = getattr(get, "__self__", None)
     if type(owner) is random.Random:
-        return _bytes_of(owner) + repr(owner.gauss_next).encode()
-    if type(owner).__module__ != "numpy.random.mtrand":
+        return _of_python(owner) if _python_shows_moves() else None
+    if type(owner).__module__ != "numpy.random.mtrand" or not _numpy_shows_moves():
         return None
-    generator = getattr(sys.modules["numpy"].random, "get_bit_generator", lambda: None)()
-    return _bytes_of(owner) + _bytes_of(generator) if type(generator).__name__ == "MT19937" else None
+    generator = sys.modules["numpy"].random.get_bit_generator()
+    return _of_numpy(owner, generator) if type(generator).__name__ == "MT19937" else None
+
+
+def _of_python(stream: random.Random) -> bytes:
+    return _bytes_of(stream) + repr(stream.gauss_next).encode()
+
+
+def _of_numpy(stream: Any, generator: Any) -> bytes:
+    return _bytes_of(stream) + _bytes_of(generator)
+
+
+@functools.cache
+def _python_shows_moves() -> bool:
+    stream = random.Random(0)
+    return shows_moves(lambda: _of_python(stream), stream.random, *[lambda: stream.gauss(0, 1)] * 2, stream.seed)
+
+
+@functools.cache
+def _numpy_shows_moves() -> bool:
+    numpy_random = sys.modules["numpy"].random
+    if not hasattr(numpy_random, "get_bit_generator"):
+        return False
+    generator = numpy_random.MT19937(0)
+    stream = numpy_random.RandomState(generator)
+    return shows_moves(lambda: _of_numpy(stream, generator), stream.random, *[stream.normal] * 2, stream.seed)
+
+
+def shows_moves(memory: Callable[[], bytes], *moves: Callable[[], Any]) -> bool:
+    """Whether the memory of a stream differs after each of some moves: another version may keep its state elsewhere.
+
+    Normal numbers come in pairs, the second of which is kept for the next call.
+    """
+    seen = {memory()}
+    for move in moves:
+        move()
+        seen.add(memory())
+    return len(seen) == len(moves) + 1
 
 
 def _bytes_of(thing: object) -> bytes:
