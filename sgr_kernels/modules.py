@@ -90,8 +90,10 @@ def average_positions(x: Tensor) -> Tensor:
     if x.dim() == 2:
         return x
     # The sum of a float16 map may be larger than float16 goes, where the mean is not.
-    wide = torch.float32 if x.dtype == torch.float16 else x.dtype
-    return (x.flatten(2).sum(2, dtype=wide) / math.prod(x.shape[2:])).to(x.dtype)
+    dtype = x.dtype
+    wide = torch.float32 if dtype == torch.float16 else dtype
+    mean = x.flatten(2).sum(2, dtype=wide) / math.prod(x.shape[2:])
+    return mean if wide == dtype else mean.to(dtype)
 
 
 class CrossEntropyHead(nn.Module):

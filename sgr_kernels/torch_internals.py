@@ -32,6 +32,9 @@ foreach_copy_ = torch._foreach_copy_
 LAYER_FUNCTIONS = torch._C._nn
 SET_GRAD_ENABLED = torch._C._set_grad_enabled
 
+# () -> bool: whether autocast is on for any device; public is_autocast_enabled() asks for one, and takes longer.
+autocast_is_on = torch._C._is_any_autocast_enabled
+
 # In the message of the RuntimeError for a leaf that is written in place where gradients are enabled.
 WRITES_LEAF = "leaf Variable that requires grad"
 
@@ -125,12 +128,17 @@ def in_compiled_graph() -> bool:
     frame, left = sys._getframe(1), _FRAMES_OF_A_FUNCTION if torch.is_grad_enabled() else sys.maxsize
     while frame is not None and left > 0:
         file, caller = frame.f_code.co_filename, frame.f_back
-        if "_aot_autograd" in file:
-            return True
-        if file.startswith("<eval_with_key>") and caller and caller.f_code.co_filename.endswith(_RUNS_GRAPHS):
+        if _may_be_of_a_graph(file) and (
+            "_aot_autograd" in file or (caller and caller.f_code.co_filename.endswith(_RUNS_GRAPHS))
+        ):
             return True
         frame, left = caller, left - 1
     return False
+
+
+@functools.lru_cache(maxsize=4096)
+def _may_be_of_a_graph(file: str) -> bool:
+    return "_aot_autograd" in file or file.startswith("<eval_with_key>")
 
 
 _FRAMES_OF_A_FUNCTION = 7  # at most, from a graph to a function mode
@@ -192,10 +200,11 @@ def parts_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[st
     iterators take ten times as long, and cannot put a buffer back.
     """
     hooks = module._forward_pre_hooks or module._forward_hooks
-    inside = module._modules, module._parameters, module._buffers
-    if not all(isinstance(each, dict) for each in inside):  # a scripted module, which keeps them in C++
-        inside = tuple(dict(each.items()) for each in inside)
-    return *inside, hooks
+    modules, parameters, buffers = module._modules, module._parameters, module._buffers
+    if not (isinstance(modules, dict) and isinstance(parameters, dict) and isinstance(buffers, dict)):
+        # A scripted module, which keeps them in C++
+        return dict(modules.items()), dict(parameters.items()), dict(buffers.items()), hooks
+    return modules, parameters, buffers, hooks
 
 
 def version_of(tensor: Tensor) -> int:

@@ -23,6 +23,8 @@ FUNCTIONS = {
     "F.relu inplace": lambda x: F.relu(x * 1, inplace=True),
     "relu_": lambda x: (x * 1).relu_(),
     "nn.ReLU": nn.ReLU(),
+    "F.relu of many": lambda x: F.relu(x.repeat(4, 1, 1, 1))[:4],
+    "F.relu of many, inplace": lambda x: F.relu(x.repeat(4, 1, 1, 1), inplace=True)[:4],
     "relu6": lambda x: F.relu6(4 * x),
     "relu6 inplace": lambda x: nn.ReLU6(inplace=True)(4 * x),
     "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
@@ -206,3 +208,35 @@ def test_functions_that_torch_does_not_list_are_frozen_in_compiled_code(function
     expected = gradients("directional", lambda x: function(3 * x), radius=0.1)
     compiled = torch.compile(lambda x: function(3 * x), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(gradients("directional", compiled, radius=0.1), expected)
+
+
+def relu_of(first: int, then: int):
+    """A network whose ReLU gets another number of samples in every pass but the first."""
+    sizes = itertools.chain([first], itertools.repeat(then))
+
+    def network(x: Tensor) -> Tensor:
+        return F.relu(x.repeat(next(sizes), 1, 1, 1))[: len(x)]
+
+    return network
+
+
+@pytest.mark.parametrize(("first", "then"), [(1, 2), (1, 8), (8, 1)])  # 1536 elements a sample, and 4096 are many
+def test_a_relu_of_another_shape_is_refused(first, then):
+    with pytest.raises(RuntimeError, match="not the same in two passes"):
+        gradients("directional", relu_of(first, then))
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("count", [1, 2048], ids=["few", "many"])
+def test_relu_takes_nan_for_open_and_leaves_nothing_of_what_is_closed(count, inplace):
+    x = torch.tensor([-1.0, -0.0, 0.0, 2.0, float("nan"), float("-inf"), float("inf")]).repeat(count).requires_grad_()
+    with Record(x) as gates:
+        first = F.relu(x * 1, inplace)
+    other = torch.full_like(x, float("nan")).requires_grad_()
+    with Replay(gates.tape):
+        second = F.relu(other * 1, inplace)
+    is_open = torch.tensor([False, False, False, True, True, False, True]).repeat(count)
+    torch.testing.assert_close(first, x.relu(), rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(second.isnan(), is_open) and not second[~is_open].any()
+    for y, source in ((first, x), (second, other)):
+        assert torch.equal(torch.autograd.grad(y.sum(), source)[0], is_open.float())

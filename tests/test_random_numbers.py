@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 import sgr_kernels as sk
+from sgr_kernels.engines.streams import Streams, shows_moves
 from sgr_kernels.gates import Record
 from sgr_kernels.gates.randomness import HIDDEN, may_draw
 
@@ -366,3 +367,49 @@ def test_compiled_attention_with_dropout(name, fullgraph):
     fine = step("compiled", "directional", order=2, radius=1e-4)[1]
     del FUNCTIONS["compiled"]
     assert (coarse - fine).norm() < 1e-3 * (fine - plain).norm()
+
+
+# --- whether a stream of Python or NumPy moved ------------------------------------------------------------------------
+
+DRAWS = {
+    "random.random": random.random,
+    "random.gauss, of two": lambda: random.gauss(0, 1),
+    "random.seed": lambda: random.seed(3),
+    "random.setstate": lambda: random.setstate(random.Random(5).getstate()),
+    "np.random.rand": np.random.rand,
+    "np.random.randn, of two": np.random.randn,
+    "np.random.shuffle": lambda: np.random.shuffle([1, 2, 3]),
+    "np.random.seed": lambda: np.random.seed(3),
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_a_stream_that_moved_is_seen_and_set_back(name):
+    random.seed(7), np.random.seed(7)
+    for _ in range(3):  # of the normal numbers two are drawn at a time, and the second one is kept
+        before = random.getstate(), np.random.get_state()[1:]
+        streams = Streams()
+        DRAWS[name]()
+        after = random.getstate(), np.random.get_state()[1:]
+        streams.end_first_pass()
+        moved = repr(before) != repr(after)
+        assert [stream.name for stream in streams.moved] == (["NumPy" if "np." in name else "Python"] if moved else [])
+        with streams.again():
+            assert repr((random.getstate(), np.random.get_state()[1:])) == repr(before)
+            DRAWS[name]()
+        assert repr((random.getstate(), np.random.get_state()[1:])) == repr(after)
+
+
+def test_a_stream_is_not_read_again_where_its_memory_did_not_change():
+    first, second = Streams(), Streams()
+    assert all(a is b for a, b in zip(first.start, second.start, strict=True))
+    random.random(), np.random.rand()
+    assert not any(a is b for a, b in zip(first.start, Streams().start, strict=True))
+
+
+def test_memory_that_does_not_show_every_move_is_not_relied_on():
+    stream = random.Random(0)
+    kept = lambda: [stream.gauss(0, 1)]  # noqa: E731
+    assert not shows_moves(lambda: b"elsewhere", stream.random)
+    assert not shows_moves(lambda: repr(stream.getstate()[1]).encode(), stream.random, kept, kept)
+    assert shows_moves(lambda: repr(stream.getstate()).encode(), stream.random, kept, kept)

@@ -300,6 +300,19 @@ def test_private_parts_of_torch_are_used_in_one_file_only():
             assert not found, f"{path.name} uses private parts of torch, which belong in torch_internals.py: {found}"
 
 
+def test_autocast_of_any_device():
+    assert not torch_internals.autocast_is_on()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch_internals.autocast_is_on()
+        with torch.autocast("cpu", enabled=False):
+            assert not torch_internals.autocast_is_on()
+    torch.set_autocast_enabled("cuda", True)
+    try:
+        assert torch_internals.autocast_is_on()
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+
+
 def test_the_search_for_private_parts_finds_them():
     source = "import torch._dynamo\nx._grad\ngetattr(f, '_forward_cls')\nfrom torch.utils import _pytree\nself.x._C"
     assert private_parts_used(ast.parse(source)) == {"_dynamo", "_grad", "_forward_cls", "_pytree", "_C"}

@@ -141,6 +141,8 @@ def as_constant(y: Any) -> Any:
 
 def in_wider_dtype(delta: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Both in the wider of their dtypes: the two modules may have run in different precisions."""
+    if delta.dtype == target.dtype:
+        return delta, target.detach()
     dtype = torch.promote_types(delta.dtype, target.dtype)
     return delta.to(dtype), target.detach().to(dtype)
 
@@ -151,10 +153,14 @@ def leaves_of(loss: Tensor, *constants: Tensor) -> list[Tensor]:
     Raises:
         ValueError: there is no graph.
     """
-    if not loss.requires_grad:
-        raise ValueError("head must return a loss with a gradient: this one depends on no parameter and not on output")
+    require_graph(loss)
     leaves = (getattr(node, "variable", None) for node in nodes_behind([loss]))
     return [leaf for leaf in leaves if leaf is not None and not any(leaf is constant for constant in constants)]
+
+
+def require_graph(loss: Tensor) -> None:
+    if not loss.requires_grad:
+        raise ValueError("head must return a loss with a gradient: this one depends on no parameter and not on output")
 
 
 def add_gradients(parameters: list[Tensor], gradients: Iterable[Tensor | None]) -> None:

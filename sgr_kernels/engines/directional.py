@@ -8,7 +8,6 @@ or, of second order, sgr_weight / 2h * (G(x + h v) - G(x - h v)). Algorithm 1 tr
 passes at x + h v and x - h v: see :mod:`sgr_kernels.gates`. :mod:`.step_length` chooses h.
 """
 
-import torch
 from torch import Tensor
 
 from ..functional.direction import sgr_direction
@@ -32,9 +31,9 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
     if gradients and x.numel() > 0:
         ends = (x, delta), (output, delta_out)
         inverse = inverse_length(direction, *ends, passes.eps, options.radius, options.order)
-        h = torch.where(inverse == 0, 0.0, 1 / inverse)
+        h = inverse.reciprocal().masked_fill_(inverse == 0, 0.0)
         source = x.to(direction.delta.dtype)
-        points = [direction.shift(source, sign * h).to(x.dtype) for sign in (1, -1)[: options.order]]
+        points = [direction.shift(source, step).to(x.dtype) for step in (h, -h)[: options.order]]
         delta_out = delta_out if options.need_delta_out else None
         del ends, deltas, delta, pair, direction, source  # the passes need the memory
         gradients = reconciled(passes, gradients, points, options.sgr_weight * inverse)
@@ -59,7 +58,7 @@ def reconciled(passes: Passes, at_x: list[Tensor | None], points: list[Tensor], 
     taken: set[int] = set()
     change = [memory_of_its_own(ahead[i], taken) for i in used]
     foreach_sub_(change, [behind[i] for i in used])
-    foreach_mul_(change, factor / order)
+    foreach_mul_(change, factor if order == 1 else factor / order)
     foreach_add_(change, [at_x[i] for i in used])
     result = list(at_x)
     for i, gradient in zip(used, change, strict=True):

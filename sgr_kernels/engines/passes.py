@@ -14,7 +14,7 @@ from ..gates.declarations import refuse_unseen
 from ..gates.origins import nodes_behind
 from ..gates.randomness import Stretch, is_capturing, refuse_capture
 from ..torch_internals import is_fake
-from .common import StepInputs, coarsest_spacing, leaves_of, loss_of, output_of, refuse_gradient_hooks
+from .common import StepInputs, coarsest_spacing, leaves_of, loss_of, output_of, refuse_gradient_hooks, require_graph
 from .gradient_check import check_gradient, require_step_before
 from .per_callables import PerCallables
 from .reach import Reach
@@ -69,7 +69,8 @@ class Passes:
             gates.note_compiled_code()
             refuse_unseen(gates.calls, loss, x)
             nodes = set() if self.verified else set(nodes_behind([loss]))
-            self.tape, self.parameters = gates.tape, leaves_of(loss, x)
+            require_graph(loss)
+            self.tape, self.parameters = gates.tape, [leaf for leaf in gates.calls.leaves if leaf is not x]
             _check_precision(self.parameters)
             refuse_gradient_hooks(self.parameters, "directional")
             self.eps = coarsest_spacing(x.device.type, [*gates.dtypes, *(p.dtype for p in self.parameters)])

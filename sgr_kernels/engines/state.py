@@ -37,12 +37,12 @@ class Snapshot(NamedTuple):
             start: what was there before a pass: tensors that are no buffers are saved if it wrote them. There may be
                 many of them, and few are ever written.
         """
-        buffers = [_in_memory(buffer) for buffer in dict.fromkeys(reach.buffers)]
+        buffers = [_in_memory(buffer) for buffer in {id(each): each for each in reach.buffers}.values()]
         versions = [] if start is None else start.versions
         written = [tensor for tensor, version in versions if version_of(tensor) != version]
         return cls(
-            [(buffer, buffer.detach().clone()) for buffer in buffers],
-            [(tensor, tensor.detach().clone()) for tensor in written],
+            _with_contents(buffers),
+            _with_contents(written),
             [(place, _items(place)) for place in reach.places],
             [(cell, cell.cell_contents) for cell in reach.cells],
             [(tensor, version_of(tensor)) for tensor in reach.tensors],
@@ -69,6 +69,11 @@ class Snapshot(NamedTuple):
         if contents := [*self.buffers, *self.written]:
             with torch.no_grad():
                 foreach_copy_(*map(list, zip(*contents, strict=True)))
+
+
+def _with_contents(tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    with torch.no_grad():
+        return [(tensor, tensor.clone()) for tensor in tensors]
 
 
 def _in_memory(buffer: Tensor) -> Tensor:

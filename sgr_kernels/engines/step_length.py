@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from ..functional.direction import Direction, row_norms
 
@@ -91,9 +92,9 @@ def relative_lengths(lengths: Tensor, at_input: Norms, at_output: Norms | None) 
         return torch.where(nowhere, 0.0, ratios)
     per_value = at_input.gradient / (at_output.values * at_output.gradient)
     per_value *= (at_output.elements / at_input.elements) ** 0.5
-    gains = (per_value * at_input.values).nan_to_num(1.0, 1.0).clamp(max=1)
-    at_zero = (lengths * per_value).nan_to_num(0.0, 0.0)
-    return torch.where(nowhere, at_zero, ratios * gains**GAIN_POWER)
+    gains = (per_value * at_input.values).nan_to_num_(1.0, 1.0).clamp_(max=1)
+    at_zero = (lengths * per_value).nan_to_num_(0.0, 0.0)
+    return torch.where(nowhere, at_zero, ratios.mul_(gains.pow_(GAIN_POWER)))
 
 
 def gain_of_module(at_input: Norms, at_output: Norms | None) -> Tensor:
@@ -104,5 +105,6 @@ def gain_of_module(at_input: Norms, at_output: Norms | None) -> Tensor:
     """
     if at_output is None:
         return at_input.values.new_ones(())
-    before, after = (n.gradient.norm() * n.values.norm() / n.elements**0.5 for n in (at_input, at_output))
-    return torch.where(after == 0, 1.0, before / after).clamp(min=1)
+    before, after = (vector_norm(n.gradient) * vector_norm(n.values) for n in (at_input, at_output))
+    gain = (before / after).mul_((at_output.elements / at_input.elements) ** 0.5)
+    return gain.masked_fill_(after == 0, 1.0).clamp_(min=1)

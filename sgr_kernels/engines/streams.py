@@ -4,12 +4,18 @@ Nothing announces what is drawn from them, so a stream that moved in the first p
 """
 
 import contextlib
+import ctypes
+import functools
 import random
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 Access = tuple[Callable[[], Any], Callable[[Any], None]]  # get and set the state of a stream
+
+# By stream: the state read last, and the memory that held it then. Reading takes as long as a small layer, for both
+# libraries write the state out number by number; comparing memory does not.
+_LAST_READ: dict[str, tuple[bytes, Any]] = {}
 
 
 class _Moved(NamedTuple):
@@ -34,13 +40,13 @@ class Streams:
         if "numpy" in sys.modules:
             numpy_random = sys.modules["numpy"].random
             self.access["NumPy"] = (numpy_random.get_state, numpy_random.set_state)
-        self.start = [get() for get, _ in self.access.values()]
+        self.start = [_state(name, get) for name, (get, _) in self.access.items()]
         self.moved: list[_Moved] = []
 
     def end_first_pass(self) -> None:
         for (name, (get, put)), before in zip(self.access.items(), self.start, strict=True):
-            after = get()
-            if not _same(before, after):
+            after = _state(name, get)
+            if after is not before and not _same(before, after):
                 self.moved.append(_Moved(name, get, put, before, after))
 
     def refuse_capture(self) -> None:
@@ -74,6 +80,71 @@ class Streams:
         finally:
             for stream in self.moved:
                 stream.put(stream.after)
+
+
+def _state(name: str, get: Callable[[], Any]) -> Any:
+    """``get()``, which is not called if the memory of the stream is what it was."""
+    memory = _memory(get)
+    last, state = _LAST_READ.get(name, (None, None))
+    if memory is not None and memory == last:
+        return state
+    state = get()
+    if memory is not None and memory == _memory(get):  # no other thread drew meanwhile
+        _LAST_READ[name] = memory, state
+    return state
+
+
+def _memory(get: Callable[[], Any]) -> bytes | None:
+    """All bytes that the state is in, perhaps with others; None where that is not known."""
+    owner = getattr(get, "__self__", None)
+    if type(owner) is random.Random:
+        return _of_python(owner) if _python_shows_moves() else None
+    if type(owner).__module__ != "numpy.random.mtrand" or not _numpy_shows_moves():
+        return None
+    generator = sys.modules["numpy"].random.get_bit_generator()
+    return _of_numpy(owner, generator) if type(generator).__name__ == "MT19937" else None
+
+
+def _of_python(stream: random.Random) -> bytes:
+    return _bytes_of(stream) + repr(stream.gauss_next).encode()
+
+
+def _of_numpy(stream: Any, generator: Any) -> bytes:
+    return _bytes_of(stream) + _bytes_of(generator)
+
+
+@functools.cache
+def _python_shows_moves() -> bool:
+    stream = random.Random(0)
+    return shows_moves(lambda: _of_python(stream), stream.random, *[lambda: stream.gauss(0, 1)] * 2, stream.seed)
+
+
+@functools.cache
+def _numpy_shows_moves() -> bool:
+    numpy_random = sys.modules["numpy"].random
+    if not hasattr(numpy_random, "get_bit_generator"):
+        return False
+    generator = numpy_random.MT19937(0)
+    stream = numpy_random.RandomState(generator)
+    return shows_moves(lambda: _of_numpy(stream, generator), stream.random, *[stream.normal] * 2, stream.seed)
+
+
+def shows_moves(memory: Callable[[], bytes], *moves: Callable[[], Any]) -> bool:
+    """Whether the memory of a stream differs after each of some moves: another version may keep its state elsewhere.
+
+    Normal numbers come in pairs, the second of which is kept for the next call.
+    """
+    seen = {memory()}
+    for move in moves:
+        move()
+        seen.add(memory())
+    return len(seen) == len(moves) + 1
+
+
+def _bytes_of(thing: object) -> bytes:
+    """What the object itself has in memory, without its reference count."""
+    header = object.__basicsize__
+    return ctypes.string_at(id(thing) + header, type(thing).__basicsize__ - header)
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -41,13 +41,12 @@ class Direction:
         return from_rows(shift_operator(*rows, alpha, beta, step if is_number else 1.0), x)
 
     def norms(self) -> Tensor:
-        """|v_b| = |beta_b| |target_b| sin(delta_b, target_b), with cos^2 = alpha alpha_target / beta^2; (B,)."""
-        alpha, beta, alpha_target = self.coef
+        """|v_b| = |target_b| sqrt(beta_b^2 - alpha_b alpha_target_b), (B,)."""
         if not self.normalize:
-            return alpha * row_norms(self.delta - self.target)
-        cosine = (alpha * alpha_target).sqrt() / beta
-        sine = (1 - cosine.square()).clamp(min=0).sqrt()
-        return torch.where(beta == 0, 0.0, -beta * row_norms(self.target) * sine)  # no coefficients: a dead row
+            return self.coef[0] * row_norms(self.delta - self.target)
+        dead = self.coef[1] == 0  # rows without coefficients, whose target may be infinite
+        alpha, beta, alpha_target = self.coef * row_norms(self.target).masked_fill_(dead, 0.0)
+        return torch.addcmul(beta * beta, alpha, alpha_target, value=-1).clamp_(min=0).sqrt_()
 
 
 def sgr_direction(delta: Tensor, target: Tensor, options: Options) -> tuple[Tensor, Direction]:

@@ -9,6 +9,8 @@ def as_rows(like: Tensor, *others: Tensor) -> list[Tensor]:
         return [tensor.unsqueeze(1) for tensor in (like, *others)]
     if like.dim() == 2:  # rows already: views cost microseconds, which small problems notice
         return [with_unit_stride(tensor) for tensor in (like, *others)]
+    if like.is_contiguous():  # the common case, of which small problems notice the rest
+        return [with_unit_stride(tensor.flatten(1)) for tensor in (like, *others)]
     order = _storage_order(like)
     in_order = order == sorted(order)
     ordered = (tensor if in_order else tensor.permute([0, *order]) for tensor in (like, *others))
@@ -21,6 +23,8 @@ def from_rows(rows: Tensor, like: Tensor) -> Tensor:
         return rows.squeeze(1)
     if like.dim() == 2:
         return rows
+    if like.is_contiguous():
+        return rows.view(like.shape)
     order = [0, *_storage_order(like)]
     inverse = sorted(range(like.dim()), key=order.__getitem__)
     return rows.view([like.shape[dim] for dim in order]).permute(inverse)
@@ -33,8 +37,6 @@ def with_unit_stride(rows: Tensor) -> Tensor:
 
 def _storage_order(tensor: Tensor) -> list[int]:
     """Dimensions after the batch, slowest first, as they lie in memory."""
-    if tensor.is_contiguous():  # the common case, of which small problems notice the rest
-        return list(range(1, tensor.dim()))
     order: list[int] = []
     strides = tensor.stride()
     for dim in range(1, tensor.dim()):  # an insertion sort: torch.compile cannot trace sorted() on symbolic strides

@@ -23,6 +23,7 @@ class Calls:
 
     Attributes:
         compiled: the same of stretches between two calls in which compiled code ran, which was traced with the mode.
+        leaves: of the graph that :meth:`unseen` went through to the end.
     """
 
     def __init__(self) -> None:
@@ -30,6 +31,7 @@ class Calls:
         self.ends: list[int] = []
         self.last = next_node_number()
         self.compiled: list[tuple[int, int]] = []
+        self.leaves: list[Tensor] = []
 
     def add(self, first: int, end: int) -> None:
         self.last = end
@@ -67,6 +69,7 @@ class Calls:
                     continue
                 numbers[needed] = other = node_number(needed)
                 if other == NUMBER_OF_LEAVES:
+                    self.leaves.append(needed.variable)
                     continue
                 queue.append(needed)
                 if other > number and call is not None and self._call_of(other) != call:

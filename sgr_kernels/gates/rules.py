@@ -13,11 +13,14 @@ from torch.autograd.function import once_differentiable
 
 from ..operators.common.checks import FLOATING
 from ..operators.gate_bits import record_relu, record_relu_, replay_relu, replay_relu_
-from .packing import memory_format
+from ..torch_internals import in_function_transform
+from .packing import SMALL, memory_format
 from .tape import Gates
 
 
 def relu(gates: Gates, input: Tensor, inplace: bool = False) -> Tensor:
+    if input.numel() < SMALL and not (torch.compiler.is_compiling() or in_function_transform()):
+        return _small_relu(gates, input, inplace)
     return leaky_relu(gates, input, 0.0, inplace)
 
 
@@ -26,6 +29,28 @@ def leaky_relu(gates: Gates, input: Tensor, negative_slope: float = 0.01, inplac
         return _LeakyReLU.apply(input, gates, negative_slope, inplace)
     below = negative_slope * input if negative_slope else 0.0
     return _put(input, torch.where(gates.decide(torch.le, input, 0), below, input), inplace)
+
+
+_OTHER_SHAPE = "the network is not the same in two passes: a ReLU gets a tensor of another shape than before"
+
+
+class _Closed(NamedTuple):
+    """Gates of a small ReLU."""
+
+    elements: Tensor  # bool, shape of the input
+
+
+def _small_relu(gates: Gates, x: Tensor, inplace: bool) -> Tensor:
+    """By an operator of torch: one with a derivative in Python takes ten times as long for a small tensor."""
+    if gates.recording:
+        closed = x <= 0
+        gates.keep(_Closed(closed))
+    else:
+        recorded = gates.recall()
+        if not isinstance(recorded, _Closed) or recorded.elements.shape != x.shape:
+            raise RuntimeError(_OTHER_SHAPE)
+        closed = recorded.elements
+    return x.masked_fill_(closed, 0.0) if inplace else x.masked_fill(closed, 0.0)
 
 
 class _ReluBits(NamedTuple):
@@ -41,6 +66,8 @@ class _LeakyReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, gates, slope, inplace):
         recorded = None if gates.recording else gates.recall()
+        if not (gates.recording or isinstance(recorded, _ReluBits)):
+            raise RuntimeError(_OTHER_SHAPE)
         layout = (memory_format(x) or torch.contiguous_format) if recorded is None else recorded.format
         dense = x.contiguous(memory_format=layout)
         y, bits = _leaky_relu(dense, None if recorded is None else recorded.bits, slope, inplace and dense is x)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from ..mixed_precision import LAYERS
-from ..torch_internals import in_compiled_graph, next_node_number, tree_leaves, tree_map
+from ..torch_internals import autocast_is_on, in_compiled_graph, next_node_number, tree_leaves, tree_map
 from .arguments import carries_gradient, has_floats, written_argument
 from .lists import NOT_SMOOTH_PROPERTIES, SHAPE_ONLY, SMOOTH, functions_named
 from .origins import Calls, nodes_behind
@@ -72,7 +72,8 @@ class Gates(TorchFunctionMode):
         """The function as this pass calls it."""
         if func.__name__ == "__get__":
             return self.without_rule(func, args, kwargs)
-        if func in SHAPE_ONLY:
+        # First what most calls are: for small tensors, each question takes as long as a kernel.
+        if func in SHAPE_ONLY or (torch.is_grad_enabled() and self.has_no_gates(func)):
             return func(*args, **kwargs)
         if in_compiled_graph():  # traced with its gates, so its calls need none
             return func(*args, **kwargs)
@@ -87,7 +88,7 @@ class Gates(TorchFunctionMode):
             self.enter(func)
             return RULES[func](self, *args, **kwargs)
         if func in LAYERS:
-            result = LAYERS[func](*args, **kwargs)
+            result = (LAYERS[func] if autocast_is_on() else func)(*args, **kwargs)
             if self.recording:
                 self.dtypes.append(result.dtype)
             return result
@@ -97,6 +98,12 @@ class Gates(TorchFunctionMode):
             elif not self.rewound:
                 return self.drawing(func, args, kwargs)
         return self.without_rule(func, args, kwargs)
+
+    def has_no_gates(self, func: Callable) -> bool:
+        """Whether the function is smooth, and this pass does nothing but call it."""
+        if func in RULES or func in CONSTANT or func in HIDDEN or func in SOURCES or func not in SMOOTH:
+            return False
+        return func not in LAYERS or not (self.recording or autocast_is_on())
 
     def draw(self, choose: Callable[[], Tensor]) -> Tensor:
         """``choose()``, a tensor of bool of random numbers: as :meth:`decide`."""
