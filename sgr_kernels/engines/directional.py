@@ -31,7 +31,7 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
     sgr, direction = sgr_direction(*pair, options.comparison(delta))
     if gradients and x.numel() > 0:
         ends = (x, delta), (output, delta_out)
-        inverse = inverse_length(direction, *ends, passes.eps, options.radius, options.order)
+        inverse = inverse_length(direction, *ends, passes.spacing, options.radius, options.order)
         h = torch.where(inverse == 0, 0.0, 1 / inverse)
         source = x.to(direction.delta.dtype)
         points = [direction.shift(source, sign * h).to(x.dtype) for sign in (1, -1)[: options.order]]
