@@ -18,7 +18,7 @@ small part of the spacing counts as eps. Under autocast results are rounded as w
 
 v_b grows as delta_b shrinks, so confident samples move much further than the others. A bound on h rho_b keeps them near
 x, since far from it the difference is no derivative. In float32 spreads of 1e4 need the bound of 0.05; where eps is
-large nothing but rounding is left below some multiple of sqrt(eps), and the bound is that.
+large nothing but rounding is left below some multiple of sqrt(eps), and |v_b| / |x_b| without gains may reach that.
 """
 
 from typing import NamedTuple
@@ -32,7 +32,8 @@ from ..products import Spacing
 TYPICAL = {1: 3.0, 2: 6.0}  # weighted rms of h rho_b in units of sqrt(eps), by order; measured
 GAIN_POWER = 0.75
 PART_OF_PRODUCTS, PART_OF_HALF = 1 / 25, 1 / 12  # of the spacing, as eps; measured
-LARGEST, LARGEST_IN_ROUNDING = 0.05, 8.0  # bounds on h rho_b, the second in units of sqrt(eps); the larger one holds
+LARGEST = 0.05  # bound on h rho_b
+LARGEST_IN_ROUNDING = 8.0  # on h |v_b| / |x_b|, in units of sqrt(eps); of the two bounds the longer step is taken
 
 
 def inverse_length(
@@ -60,7 +61,9 @@ def inverse_length(
     sizes = at_input.gradient
     typical = ((sizes * ratios.square()).sum() / sizes.sum().clamp(min=torch.finfo(sizes.dtype).tiny)).sqrt()
     wanted = typical * gain_of_module(at_input, at_output) ** GAIN_POWER / (TYPICAL[order] * root)
-    return torch.maximum(ratios.amax() / max(LARGEST, LARGEST_IN_ROUNDING * root), wanted)
+    distances = torch.where(at_input.values == 0, ratios, lengths / at_input.values)
+    bound = torch.minimum(ratios.amax() / LARGEST, distances.amax() / (LARGEST_IN_ROUNDING * root))
+    return torch.maximum(bound, wanted)
 
 
 def rounding_of(spacing: Spacing) -> float:
