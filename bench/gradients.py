@@ -1,41 +1,87 @@
 """How well one more pass along v gives the gradient of Algorithm 1, at the start and at the end of training.
 
-Two-module networks of four kinds are trained on CIFAR-10 images with SGR (autograd engine) until they know more than
-90% of them, so that the norms of the gradients spread as they do in practice. Then the SGR gradient of the second
-module, all parameters together, is compared with that of the autograd engine in the same precision. What precision
-alone does is shown beside it: the autograd engine compared with itself in float64.
+Small networks of four kinds, in two modules, are trained on CIFAR-10 images with SGR (autograd engine) until they know
+more than 90% of them, so that the norms of the gradients spread as they do in practice. Deep ones, in three modules,
+are trained as plain local learning does. Then the SGR gradient of a module, all parameters together, is compared with
+that of the autograd engine in float64, or float32 for the deep ones. What precision alone does is shown beside it: the
+autograd engine in the same precision.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import sgr_kernels as sk
 
 from .checks import cosine, relative_error
 from .kinds import KINDS
-from .networks import LocalModule
+from .networks import NETWORKS, LocalModule, modules
+from .precisions import PRECISIONS, in_precision
 
-WEIGHT, EPOCHS, KNOWN, PROBE = 0.1, 150, 0.93, 64
-# Of the SGR loss in the comparison: the autograd engine rounds its gradient together with that of the local loss.
-LARGE_WEIGHT = 100.0
-DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}  # of autocast
+WEIGHT, EPOCHS, KNOWN = 0.1, 150, 0.93
+# Of the SGR loss in the comparison: the autograd engine rounds its gradient together with that of the local loss, and
+# its double backward overflows in float16.
+LARGE_WEIGHT, WEIGHT_IN_FLOAT16 = 100.0, 1.0
 LOSS_SCALE = 2.0**8  # with float16
 
 Row = dict[str, Any]
 
 
+class _Case(NamedTuple):
+    """A network and how it is trained; a batch is also what engines are compared on.
+
+    Attributes:
+        make: its modules, from two images.
+        compared: numbers of the modules, from 1, of which gradients are compared.
+        truth: the dtype that is exact enough.
+        images: how many are trained on; None: those of the option.
+        weight: of SGR in training.
+    """
+
+    make: Callable[[Tensor], list[LocalModule]]
+    image_size: int
+    batch: int
+    compared: tuple[int, ...]
+    truth: torch.dtype
+    images: int | None
+    epochs: int
+    rate: float
+    weight: float
+
+
+def _small(kind: str) -> _Case:
+    return _Case(lambda _: KINDS[kind](), 32, 64, (2,), torch.float64, None, EPOCHS, 2e-3, WEIGHT)
+
+
+def _deep(name: str, image_size: int, batch: int) -> _Case:
+    def make(images: Tensor) -> list[LocalModule]:
+        return modules(NETWORKS[name], 3, images)
+
+    return _Case(make, image_size, batch, (2, 3), torch.float32, 4 * batch, 10, 3e-4, 0.0)
+
+
+CASES = {kind: _small(kind) for kind in KINDS} | {
+    "resnet32": _deep("resnet32", 32, 64),
+    "resnet50": _deep("resnet50", 64, 16),
+    "vit_small": _deep("vit_small", 64, 16),
+    "swin_tiny": _deep("swin_tiny", 64, 16),
+}
+
+
 class _Probe(NamedTuple):
-    """The second module in the middle of a step."""
+    """A module in the middle of a step."""
 
     module: LocalModule
     x: Tensor
@@ -46,45 +92,50 @@ class _Probe(NamedTuple):
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=pathlib.Path, required=True, help="npz of CIFAR-10 (train_images, train_labels)")
-    parser.add_argument("--images", type=int, default=512, help="training images (default 512)")
+    parser.add_argument("--images", type=int, default=512, help="training images of small networks (default 512)")
     parser.add_argument("--floor", type=float, default=0.3, help="relative floor of both engines (default 0.3)")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--networks", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
 
 
 def rows(args: argparse.Namespace) -> Iterator[tuple[str, Row]]:
-    images, epochs = (128, 1) if args.quick else (args.images, EPOCHS)
-    for kind in args.kinds:
+    for name in args.networks:
+        case = CASES[name]
+        images, epochs = (128, 1) if args.quick else (case.images or args.images, case.epochs)
         torch.manual_seed(0)
-        x, y = (tensor.to(args.device) for tensor in _cifar10(args.data, images))
-        network = [LocalModule(*(part.to(args.device) for part in module)) for module in KINDS[kind]()]
-        common = {"network": kind, "images": images, "relative_floor": args.floor}
-        selection = f"--data {args.data} --images {images} --floor {args.floor} --kinds {kind}"
+        x, y = (tensor.to(args.device) for tensor in _cifar10(args.data, images, case.image_size))
+        network = [LocalModule(*(part.to(args.device) for part in module)) for module in case.make(x[:2])]
+        common = {"network": name, "images": images, "relative_floor": args.floor}
+        precisions = " ".join(args.precisions)
+        selection = f"--data {args.data} --images {args.images} --floor {args.floor} --networks {name}"
         for when in ("at init", "trained"):
-            known = _train(network, x, y, args.floor, epochs) if when == "trained" else None
-            for precision in DTYPES:
-                for row in _agreements(network, x[:PROBE], y[:PROBE], args.floor, precision):
-                    yield selection, {**common, "when": when, "train_accuracy": known, "precision": precision, **row}
+            known = _train(network, x, y, case, args.floor, epochs) if when == "trained" else None
+            for precision in args.precisions:
+                for row in _agreements(network, x[: case.batch], y[: case.batch], case, args.floor, precision):
+                    found = {**common, "when": when, "train_accuracy": known, "precision": precision, **row}
+                    yield f"{selection} --precisions {precisions}", found
 
 
-def _cifar10(path: pathlib.Path, count: int) -> tuple[Tensor, Tensor]:
+def _cifar10(path: pathlib.Path, count: int, size: int) -> tuple[Tensor, Tensor]:
     with np.load(path) as file:
         images, labels = (torch.as_tensor(file[f"train_{name}"][:count]) for name in ("images", "labels"))
     x = images.permute(0, 3, 1, 2).float() / 255
-    return (x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True), labels.long().flatten()
+    x = (x - x.mean((0, 2, 3), keepdim=True)) / x.std((0, 2, 3), keepdim=True)
+    return x if size == x.shape[-1] else F.interpolate(x, size=size, mode="bilinear"), labels.long().flatten()
 
 
-def _train(network: list[LocalModule], x: Tensor, y: Tensor, floor: float, epochs: int) -> float:
+def _train(network: list[LocalModule], x: Tensor, y: Tensor, case: _Case, floor: float, epochs: int) -> float:
     """Until more than 90% of the images are known; their share."""
     parameters = [p for module in network for part in module for p in part.parameters()]
-    optimizer = torch.optim.Adam(parameters, 2e-3)
+    optimizer = torch.optim.Adam(parameters, case.rate)
     known = 0.0
     for _ in range(epochs):
-        for batch in torch.randperm(len(x)).split(PROBE):
+        for batch in torch.randperm(len(x), device=x.device).split(case.batch):
             optimizer.zero_grad()
             features, delta = x[batch], None
             for module in network:
-                step = _step(module, features, y[batch], delta, floor, WEIGHT, engine="autograd")
-                features, delta = step.output, step.delta_out
+                step = _step(module, features, y[batch], delta, floor, case.weight, engine="autograd")
+                features, delta = step.output, step.delta_out if case.weight else None
             optimizer.step()
         known = _accuracy(network, x, y)
         if known > KNOWN:
@@ -102,50 +153,67 @@ def _accuracy(network: list[LocalModule], x: Tensor, y: Tensor) -> float:
 
 def _step(module, x, y, delta: Tensor | None, floor: float, weight: float, **options) -> sk.LocalStep:
     settings = {"weight": weight, "reduction": "batchmean", "relative_floor": floor}
-    return sk.local_step(*module, x, y, delta, **settings, **options)
+    # The double backward of Algorithm 1 has no flash attention to go through.
+    twice = delta is not None and options["engine"] == "autograd"
+    with sdpa_kernel(SDPBackend.MATH) if twice else contextlib.nullcontext():
+        return sk.local_step(*module, x, y, delta, **settings, **options)
 
 
-def _agreements(network: list[LocalModule], x: Tensor, y: Tensor, floor: float, precision: str) -> Iterator[Row]:
-    with torch.autocast(x.device.type, DTYPES[precision], enabled=precision != "float32"):
-        torch.manual_seed(0)
-        first = _step(_copy(network[0]), x, y, None, floor, WEIGHT, engine="autograd")
-        probe = _Probe(network[1], first.output, y, first.delta_out, floor)
-        published = _sgr_gradient(probe, engine="autograd")
-        found = {order: _sgr_gradient(probe, engine="directional", order=order) for order in (1, 2)}
-        spread = _spread(probe)
-    exact = _sgr_gradient(_in_float64(probe), engine="autograd")
-    yield {"engine": "autograd", "against": "float64", "spread": spread, **_agreement(published, exact)}
-    for order, gradient in found.items():
-        for against, truth in (("autograd", published), ("float64", exact)):
-            what = {"engine": "directional", "order": order, "against": against, "spread": spread}
-            yield {**what, **_agreement(gradient, truth)}
+def _agreements(
+    network: list[LocalModule], x: Tensor, y: Tensor, case: _Case, floor: float, precision: str
+) -> Iterator[Row]:
+    for number, probe in enumerate(_probes(network, x, y, floor, precision), start=2):
+        if number not in case.compared:
+            continue
+        with in_precision("float32", x.device.type):
+            wide = _in(case.truth, probe)
+            exact = _sgr_gradient(wide, "float32", engine="autograd")
+            spread = _spread(wide)
+        with in_precision(precision, x.device.type):
+            found = {None: _sgr_gradient(probe, precision, engine="autograd")}
+            found |= {order: _sgr_gradient(probe, precision, engine="directional", order=order) for order in (1, 2)}
+        for order, gradient in found.items():
+            what = {"engine": "directional", "order": order} if order else {"engine": "autograd"}
+            against = str(case.truth).removeprefix("torch.")
+            yield {"module": number, **what, "against": against, "spread": spread, **_agreement(gradient, exact)}
 
 
-def _sgr_gradient(probe: _Probe, engine: str, order: int = 1) -> Tensor:
-    """Of all parameters, without that of the local loss."""
+def _probes(network: list[LocalModule], x: Tensor, y: Tensor, floor: float, precision: str) -> Iterator[_Probe]:
+    """Of the second module and those after it, as they come up in a step of this precision."""
+    delta = None
+    for module, following in zip(network, network[1:], strict=False):
+        with in_precision(precision, x.device.type):
+            torch.manual_seed(0)
+            step = _step(_copy(module), x, y, None, floor, WEIGHT, engine="autograd", grad_scale=_scale(precision))
+        x, delta = step.output, step.delta_out
+        yield _Probe(following, x, y, delta, floor)
+
+
+def _sgr_gradient(probe: _Probe, precision: str, engine: str, order: int = 1) -> Tensor:
+    """Of all parameters, for a weight of 1, without that of the local loss."""
     results = []
+    weight, scale = WEIGHT_IN_FLOAT16 if precision == "float16" else LARGE_WEIGHT, _scale(precision)
     for target, name in ((probe.delta_pre, engine), (None, "autograd")):
         parts = _copy(probe.module)
         torch.manual_seed(0)  # the same dropout
-        scale = LOSS_SCALE if _autocast_dtype(probe.x.device.type) == torch.float16 else 1.0
         options = {"engine": name, "grad_scale": scale, "order": order if name == "directional" else 1}
-        _step(parts, probe.x, probe.y, target, probe.floor, LARGE_WEIGHT, **options)
+        _step(parts, probe.x, probe.y, target, probe.floor, weight, **options)
         gradients = [p.grad for part in parts for p in part.parameters() if p.grad is not None]
         results.append(torch.cat([gradient.double().flatten() / scale for gradient in gradients]))
-    return results[0] - results[1]
+    return (results[0] - results[1]) / weight
 
 
-def _autocast_dtype(device: str) -> torch.dtype | None:
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+def _scale(precision: str) -> float:
+    return LOSS_SCALE if precision == "float16" else 1.0
 
 
 def _copy(module: LocalModule) -> LocalModule:
     return LocalModule(*copy.deepcopy(tuple(module)))
 
 
-def _in_float64(probe: _Probe) -> _Probe:
-    wide = LocalModule(*(part.double() for part in _copy(probe.module)))
-    return _Probe(wide, probe.x.double(), probe.y, probe.delta_pre.double(), probe.floor)
+def _in(dtype: torch.dtype, probe: _Probe) -> _Probe:
+    wide = LocalModule(*(part.to(dtype) for part in _copy(probe.module)))
+    return _Probe(wide, probe.x.to(dtype), probe.y, probe.delta_pre.to(dtype), probe.floor)
 
 
 def _spread(probe: _Probe) -> float:
@@ -157,7 +225,7 @@ def _spread(probe: _Probe) -> float:
 
 
 def _agreement(gradient: Tensor, truth: Tensor) -> dict[str, float | None]:
-    """None: not finite, as the double backward of Algorithm 1 often is in float16."""
+    """None: not finite, as the double backward of Algorithm 1 may be in float16."""
     found = {"cosine": cosine(gradient, truth), "relative_error": relative_error(gradient, truth)}
     return {name: value if math.isfinite(value) else None for name, value in found.items()}
 
@@ -165,7 +233,8 @@ def _agreement(gradient: Tensor, truth: Tensor) -> dict[str, float | None]:
 def line(row: Row) -> str:
     options = f", order {row['order']}" if "order" in row else ""
     against = f"{row['engine']}{options} against {row['against']}"
-    name = f"{row['network']} {row['when']}, {row['precision']}, spread {row['spread']:.0f}"
+    place = f"{row['network']} module {row['module']} {row['when']}"
+    name = f"{place}, {row['precision']}, spread {row['spread']:.0f}"
     if row["cosine"] is None:
         return f"{name}, {against}: not finite"
     return f"{name}, {against}: cosine {row['cosine']:.5f}, error {row['relative_error']:.4f}"

@@ -16,7 +16,7 @@ Parts = dict[str, dict[str, Any]]  # part -> result, of one device
 # What a row is about: no two rows of a part agree in all of these.
 SETTING = ("network", "batch", "image_size")
 _MODULE = (*SETTING, "count", "cuts", "module", "method")
-_AGREEMENT = ("network", "when", "precision", "relative_floor", "images", "engine", "against")
+_AGREEMENT = ("network", "module", "when", "precision", "relative_floor", "images", "engine", "against")
 IDENTITY = {
     "roofline": ("limit", "dtype", "size"),
     "micro": ("op", "mode", "provider", "shape", "dtype", "timed"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -133,21 +134,19 @@ def cuts(result: dict[str, Any]) -> str:
 
 
 def gradients(result: dict[str, Any]) -> str:
-    """With float64: of the directional engine, and of the autograd engine in the same precision."""
-    columns = ["order 1", "order 2", "autograd engine"]
-    header = ["", "", "spread", *(word for column in columns for word in (f"{column}: cosine", "error"))]
+    """Errors by precision: of the directional engine in both orders, and of the autograd engine."""
+    precisions = list(dict.fromkeys(row["precision"] for row in result["rows"]))
+    columns = [("order 1", {"order": 1}), ("order 2", {"order": 2}), ("autograd", {"order": None})]
+    header = ["", "", "spread", *(f"{precision}: {name}" for precision in precisions for name, _ in columns)]
     rows = []
-    for case in grouped(result["rows"], ("network", "when", "precision", "relative_floor", "images")).values():
-        published = one(case, engine="autograd", against="float64")
-        mine = [row for row in case if row["engine"] == "directional" and row["against"] == "float64"]
-        compared = [one(mine, order=1), one(mine, order=2), published]
-        numbers = [_finite(row, name, form) for row in compared for name, form in _AGREEMENT.items()]
-        words = f"{case[0]['when']}, {case[0]['precision']}"
-        rows.append([case[0]["network"], words, f"{case[0]['spread']:.0f}", *numbers])
+    for case in grouped(result["rows"], ("network", "module", "when", "relative_floor", "images")).values():
+        errors = []
+        for precision, (_, wanted) in itertools.product(precisions, columns):
+            found = one(({"order": None, **row} for row in case), precision=precision, **wanted)
+            errors.append(_finite(found, "relative_error", ".4f"))
+        name = f"{case[0]['network']}, module {case[0]['module']}"
+        rows.append([name, case[0]["when"], f"{case[0]['spread']:.0f}", *errors])
     return markdown([header, *rows])
-
-
-_AGREEMENT = {"cosine": ".5f", "relative_error": ".4f"}
 
 
 def compiled(result: dict[str, Any]) -> str:

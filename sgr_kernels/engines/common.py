@@ -220,14 +220,6 @@ def memory_of_its_own(gradient: Tensor, taken: set[int]) -> Tensor:
     return gradient
 
 
-def coarsest_spacing(device: str, dtypes: Iterable[torch.dtype]) -> float:
-    """Relative spacing of numbers in the lowest of these precisions and that of autocast."""
-    found = {dtype for dtype in dtypes if dtype.is_floating_point}
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        found.add(torch.get_autocast_dtype(device))
-    return max(torch.finfo(dtype).eps for dtype in found)
-
-
 def refuse_gradient_hooks(parameters: Iterable[Tensor], engine: str) -> None:
     """Raises ValueError where ``Tensor.register_hook`` was called for one of them."""
     for parameter in parameters:

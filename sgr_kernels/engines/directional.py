@@ -30,7 +30,7 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
     sgr, direction = sgr_direction(*pair, options.comparison(delta))
     if gradients and x.numel() > 0:
         ends = (x, delta), (output, delta_out)
-        inverse = inverse_length(direction, *ends, passes.eps, options.radius, options.order)
+        inverse = inverse_length(direction, *ends, passes.spacing, options.radius, options.order)
         h = inverse.reciprocal().masked_fill_(inverse == 0, 0.0)
         source = x.to(direction.delta.dtype)
         points = [direction.shift(source, step).to(x.dtype) for step in (h, -h)[: options.order]]

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from ..gates.constants import RecordConstants, ReplayConstants
 from ..gates.randomness import is_capturing
+from ..products import spacing_of
 from ..torch_internals import is_fake
-from .common import coarsest_spacing
 from .gradient_check import check_gradient, require_step_before
 from .per_callables import PerCallables
 from .reach import Reach
@@ -70,6 +70,7 @@ class FirstRun:
 
         features, gradient, loss = self.features.detach(), gradient.detach(), loss.detach()
         if all(tensor.isfinite().all() for tensor in (features, gradient, loss)):
-            eps = coarsest_spacing(features.device.type, [features.dtype, loss.dtype])
-            check_gradient(loss_at, features, gradient, loss, self.gates.sums, eps)
+            dtypes = [features.dtype, loss.dtype]
+            spacing = spacing_of(features.device.type, dtypes, self.gates.products)
+            check_gradient(loss_at, features, gradient, loss, self.gates.sums, spacing.coarsest)
             _CHECKED.put(True, self.head)

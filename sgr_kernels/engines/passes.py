@@ -13,8 +13,9 @@ from ..gates.checkpointing import recomputing_along
 from ..gates.declarations import refuse_unseen
 from ..gates.origins import nodes_behind
 from ..gates.randomness import Stretch, is_capturing, refuse_capture
+from ..products import Spacing, spacing_of
 from ..torch_internals import is_fake
-from .common import StepInputs, coarsest_spacing, leaves_of, loss_of, output_of, refuse_gradient_hooks, require_graph
+from .common import StepInputs, leaves_of, loss_of, output_of, refuse_gradient_hooks, require_graph
 from .gradient_check import check_gradient, require_step_before
 from .per_callables import PerCallables
 from .reach import Reach
@@ -40,8 +41,8 @@ class Passes:
     """Passes over the module of a step, from the same state. The first records decisions, the others replay them.
 
     Attributes:
-        parameters: those that the step trains; known after :meth:`record`, as is ``eps``.
-        eps: relative spacing of numbers in the lowest precision that takes part.
+        parameters: those that the step trains; known after :meth:`record`, as is ``spacing``.
+        spacing: of the numbers of the recorded pass.
     """
 
     def __init__(self, inputs: StepInputs, grad_scale: float) -> None:
@@ -56,7 +57,7 @@ class Passes:
         self.stretches = [Stretch(device) for device in devices]
         self.tape: list = []
         self.parameters: list[Tensor] = []
-        self.eps = 0.0
+        self.spacing = Spacing(0.0, 0.0)
 
     def record(self) -> _Recorded:
         """The pass at the x of the step."""
@@ -73,7 +74,8 @@ class Passes:
             self.tape, self.parameters = gates.tape, [leaf for leaf in gates.calls.leaves if leaf is not x]
             _check_precision(self.parameters)
             refuse_gradient_hooks(self.parameters, "directional")
-            self.eps = coarsest_spacing(x.device.type, [*gates.dtypes, *(p.dtype for p in self.parameters)])
+            dtypes = [*gates.dtypes, *(p.dtype for p in self.parameters)]
+            self.spacing = spacing_of(x.device.type, dtypes, gates.products)
             wanted = [*self.parameters, x, *([output] if output.requires_grad else [])]
             gradients = list(torch.autograd.grad(self.grad_scale * loss, wanted, allow_unused=True))
         delta_out = gradients.pop() if output.requires_grad else None
@@ -129,13 +131,14 @@ class Passes:
                 )
             for name, before, now in zip(("output", "loss"), (recorded.output, recorded.loss), repeated, strict=True):
                 change, size = (t.abs().double().norm() for t in (now.detach() - before, before))
-                if not change <= size * self.eps**0.5:
+                if not change <= size * self.spacing.coarsest**0.5:
                     raise RuntimeError(
                         f"two passes over the same input differ by {float(change / size):.0e} in their {name}: the "
                         "module is not deterministic, or keeps state outside of its buffers; use engine='autograd'"
                     )
             self._check_graph(nodes, repeated[1], x)
-        check_gradient(self._loss_at, x.detach(), recorded.delta / self.grad_scale, recorded.loss, sums, self.eps)
+        delta, eps = recorded.delta / self.grad_scale, self.spacing.coarsest
+        check_gradient(self._loss_at, x.detach(), delta, recorded.loss, sums, eps)
         drawing = (func for func, entry in itertools.pairwise(self.tape) if isinstance(entry, Stretch))
         rewinding = [func.__name__ for func in drawing] + [_COMPILED] * bool(self.stretches)
         _VERIFIED.put(rewinding, self.inputs.body, self.inputs.head)

@@ -12,10 +12,13 @@ the layers with the gain for one shorter by its square root only; the power 0.75
 A gain below 1, as of a small x beside biases, asks for a longer h likewise: otherwise nothing but rounding is left. It
 is that of a sample, and counts in its rho_b.
 
+eps is the spacing of float32 or float64 where that is all there is. Where products round their operands but sum in
+float32, as in TF32, errors that are independent average out, and those of the weights are the same in both passes: a
+small part of the spacing counts as eps. Under autocast results are rounded as well, and a larger part counts.
+
 v_b grows as delta_b shrinks, so confident samples move much further than the others. A bound on h rho_b keeps them near
-x, since far from it the difference is no derivative. In half precision h is always that bound, for rounding errors
-are too large for any smaller one. In float16, which cannot hold gradient norms of very different sizes, a smaller bound
-was better in measurements; in float32 spreads of 1e4 need the larger one.
+x, since far from it the difference is no derivative. In float32 spreads of 1e4 need the bound of 0.05; where eps is
+large nothing but rounding is left below some multiple of sqrt(eps), and |v_b| / |x_b| without gains may reach that.
 """
 
 from typing import NamedTuple
@@ -25,17 +28,20 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from ..functional.direction import Direction, row_norms
+from ..products import Spacing
 
 TYPICAL = {1: 3.0, 2: 6.0}  # weighted rms of h rho_b in units of sqrt(eps), by order; measured
 GAIN_POWER = 0.75
-LARGEST, LARGEST_IN_FLOAT16 = 0.05, 0.02  # bounds on h rho_b
+PART_OF_PRODUCTS, PART_OF_HALF = 1 / 25, 1 / 12  # of the spacing, as eps; measured
+LARGEST = 0.05  # bound on h rho_b
+LARGEST_IN_ROUNDING = 8.0  # on h |v_b| / |x_b|, in units of sqrt(eps); of the two bounds the longer step is taken
 
 
 def inverse_length(
     direction: Direction,
     start: tuple[Tensor, Tensor],
     end: tuple[Tensor, Tensor | None],
-    eps: float,
+    spacing: Spacing,
     radius: float | None,
     order: int,
 ) -> Tensor:
@@ -44,7 +50,7 @@ def inverse_length(
     Args:
         start: x and dL/dx, both (B, ...).
         end: output of the module and dL/d output, both of the shape of the output; a gradient of None: gain 1.
-        eps: relative spacing of numbers in the lowest precision that takes part.
+        spacing: of the numbers of the passes.
         radius: bound on h rho_b. None: from precision, spread and gain.
         order: 1 or 2.
     """
@@ -52,14 +58,19 @@ def inverse_length(
     if radius is not None:
         return torch.where(at_input.values == 0, 0.0, lengths / at_input.values).amax() / radius
     ratios = relative_lengths(lengths, at_input, at_output)  # rho
-    half = torch.finfo(torch.float16).eps
-    inverse = ratios.amax() / (LARGEST_IN_FLOAT16 if eps == half else LARGEST)
-    if eps < half:
-        sizes = at_input.gradient
-        typical = ((sizes * ratios.square()).sum() / sizes.sum().clamp(min=torch.finfo(sizes.dtype).tiny)).sqrt()
-        wanted = typical * gain_of_module(at_input, at_output) ** GAIN_POWER / (TYPICAL[order] * eps**0.5)
-        inverse = torch.maximum(inverse, wanted)
-    return inverse
+    root = rounding_of(spacing) ** 0.5
+    sizes = at_input.gradient
+    typical = ((sizes * ratios.square()).sum() / sizes.sum().clamp(min=torch.finfo(sizes.dtype).tiny)).sqrt()
+    wanted = typical * gain_of_module(at_input, at_output) ** GAIN_POWER / (TYPICAL[order] * root)
+    distances = torch.where(at_input.values == 0, ratios, lengths / at_input.values)
+    bound = torch.minimum(ratios.amax() / LARGEST, distances.amax() / (LARGEST_IN_ROUNDING * root))
+    return torch.maximum(bound, wanted)
+
+
+def rounding_of(spacing: Spacing) -> float:
+    """eps: how much of the spacing is left in a gradient as a rounding error."""
+    in_half = spacing.tensors > torch.finfo(torch.float32).eps
+    return max(spacing.tensors * (PART_OF_HALF if in_half else 1.0), spacing.products * PART_OF_PRODUCTS)
 
 
 class Norms(NamedTuple):

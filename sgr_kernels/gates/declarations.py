@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..products import KINDS
 from ..torch_internals import OWN_AUTOGRAD_FUNCTIONS, announce_when_compiled, autograd_function_of, overridable
-from .lists import SHAPE_ONLY, SMOOTH, functions_called
+from .lists import PRODUCTS, SHAPE_ONLY, SMOOTH, functions_called
 from .origins import Calls, is_view, nodes_from
 from .randomness import HIDDEN
 from .tape import CONSTANT, DECLARED, RULES
@@ -26,8 +27,9 @@ _SMOOTH_FUNCTIONS: set[type[torch.autograd.Function]] = set()
 def smooth(function: Callable) -> Callable:
     """Declare that an operation is smooth in its tensors, with a backward pass that is its exact derivative.
 
-    ``engine="directional"`` does not look inside. Random numbers that the operation draws from torch's global stream
-    are drawn again in other passes. Usable as a decorator.
+    ``engine="directional"`` does not look inside: its step allows for convolutions, matrix products and recurrent
+    layers there, in the precision that torch permits. Random numbers that the operation draws from torch's global
+    stream are drawn again in other passes. Usable as a decorator.
 
     Args:
         function: of torch, an operator (``torch.ops.name.op``), another function, or a subclass of
@@ -125,6 +127,13 @@ def _leads_to(node: Any, source: Tensor) -> bool:
 
 def _announced(function: Callable, declaration: str) -> Callable:
     """The function itself if function modes see its calls, else one that does the same and announces its calls."""
+    announced = _seen(function, declaration)
+    if announced is not function or isinstance(function, _OPERATORS):
+        PRODUCTS.setdefault(announced, KINDS)  # nobody looks inside
+    return announced
+
+
+def _seen(function: Callable, declaration: str) -> Callable:
     if _is_autograd_function(function):
         apply = function.apply
         return overridable(functools.wraps(function, updated=())(lambda *args: apply(*args)))

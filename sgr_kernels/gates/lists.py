@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..products import CONVOLUTION, KINDS, MATRIX
 from ..torch_internals import LAYER_FUNCTIONS, SET_GRAD_ENABLED
 
 _NAMESPACES = (torch, Tensor, torch.nn.functional, LAYER_FUNCTIONS, torch.special, torch.linalg, torch.fft)
@@ -18,18 +19,21 @@ _ARITHMETIC = """
     rsqrt reciprocal exp exp2 expm1 log log2 log10 log1p logaddexp logaddexp2 logsumexp logcumsumexp sin cos tan sinc
     asin acos atan arcsin arccos arctan atan2 arctan2 sinh cosh tanh asinh acosh atanh arcsinh arccosh arctanh sigmoid
     expit logit erf erfc erfinv lgamma digamma gammaln hypot lerp addcmul addcdiv sum mean prod cumsum cumprod var std
-    var_mean std_mean trace cov corrcoef diff cross
+    var_mean std_mean trace diff cross xlogy
 """
 _COMPLEX = """
     fft ifft rfft irfft fft2 ifft2 rfft2 irfft2 fftn ifftn rfftn irfftn fftshift ifftshift view_as_real view_as_complex
     real imag conj complex
 """
-_PRODUCTS = """
+_MATRIX_PRODUCTS = """
     matmul mm bmm mv dot inner outer ger vdot addmm addmv addbmm baddbmm addr einsum tensordot kron chain_matmul
-    multi_dot linear bilinear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution
-    conv_tbc scaled_dot_product_attention multi_head_attention_forward lstm gru rnn_tanh lstm_cell gru_cell
-    rnn_tanh_cell inv inverse solve solve_triangular cholesky det logdet slogdet matrix_exp matrix_power xlogy
+    multi_dot linear bilinear scaled_dot_product_attention multi_head_attention_forward lstm_cell gru_cell rnn_tanh_cell
+    inv inverse solve solve_triangular cholesky det logdet slogdet matrix_exp matrix_power cov corrcoef
 """
+_CONVOLUTIONS = """
+    conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution conv_tbc
+"""
+_RECURRENT = "lstm gru rnn_tanh"
 _LAYERS = """
     gelu silu mish softplus logsigmoid softsign tanhshrink softmax log_softmax softmin glu batch_norm instance_norm
     layer_norm group_norm rms_norm local_response_norm cosine_similarity embedding embedding_bag avg_pool1d
@@ -69,6 +73,12 @@ def functions_called(name: str, spaces: Iterable[Any] = _NAMESPACES) -> set[Call
 
 
 SHAPE_ONLY = functions_named(_SHAPE_ONLY) | {SET_GRAD_ENABLED}
-SMOOTH = functions_named(_ARITHMETIC + _COMPLEX + _PRODUCTS + _LAYERS + _SHAPES) | SHAPE_ONLY
+# Functions that multiply, and the kinds of products in them
+PRODUCTS: dict[Callable, tuple[str, ...]] = {
+    **dict.fromkeys(functions_named(_MATRIX_PRODUCTS), (MATRIX,)),
+    **dict.fromkeys(functions_named(_CONVOLUTIONS), (CONVOLUTION,)),
+    **dict.fromkeys(functions_named(_RECURRENT), KINDS[1:]),  # matrix products without cuDNN
+}
+SMOOTH = functions_named(_ARITHMETIC + _COMPLEX + _LAYERS + _SHAPES) | SHAPE_ONLY | {*PRODUCTS}
 # Properties of tensors, as function modes see them, that are neither smooth nor about shape, dtype, device or graph
 NOT_SMOOTH_PROPERTIES = {Tensor.data.__get__, Tensor.grad.__get__}

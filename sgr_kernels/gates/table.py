@@ -12,10 +12,11 @@ from ..functional import conv2d_relu, cross_entropy, linear_relu
 from ..operators import conv2d_relu as conv2d_relu_operators
 from ..operators import cross_entropy as cross_entropy_operators
 from ..operators import linear_relu as linear_relu_operators
+from ..products import CONVOLUTION, MATRIX
 from . import pooling, rules
 from .declarations import gate
 from .dropout import dropout
-from .lists import SMOOTH, functions_called
+from .lists import PRODUCTS, SMOOTH, functions_called
 from .randomness import DROPOUTS
 from .tape import Gates
 
@@ -77,8 +78,10 @@ def _register() -> None:
             gate(function)(_norm(function))
     for function in (linear_relu, *linear_relu_operators.linear_relu.overloads()):
         gate(function)(_linear_relu)
+        PRODUCTS[function] = (MATRIX,)
     for function in (conv2d_relu, *conv2d_relu_operators.conv2d_relu.overloads()):
         gate(function)(_conv2d_relu)
+        PRODUCTS[function] = (CONVOLUTION,)
     SMOOTH.update((cross_entropy, *cross_entropy_operators.cross_entropy.overloads()))
 
 

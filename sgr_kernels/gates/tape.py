@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode, resolve_name
 from ..mixed_precision import LAYERS
 from ..torch_internals import autocast_is_on, in_compiled_graph, next_node_number, tree_leaves, tree_map
 from .arguments import carries_gradient, has_floats, written_argument
-from .lists import NOT_SMOOTH_PROPERTIES, SHAPE_ONLY, SMOOTH, functions_named
+from .lists import NOT_SMOOTH_PROPERTIES, PRODUCTS, SHAPE_ONLY, SMOOTH, functions_named
 from .origins import Calls, nodes_behind
 from .packing import PackedBools, bits_of, copied, packed, unpacked
 from .randomness import BITS, DROPOUTS, HIDDEN, SOURCES, Stretch, may_draw
@@ -56,12 +56,14 @@ class Gates(TorchFunctionMode):
     Attributes:
         recording: whether this is the first pass.
         dtypes: of the input and of every layer of the first pass: the precisions of the network.
+        products: the kinds of products in the first pass (:mod:`sgr_kernels.products`), in each that was called.
         rewound: whether random streams were set back for this pass, so that all numbers are drawn again.
         draws_compiled: whether compiled code drew numbers that it cannot share.
     """
 
     recording: bool
     dtypes: list[torch.dtype]
+    products: list[str]
     rewound = False
     draws_compiled = False
 
@@ -151,12 +153,15 @@ class Record(Gates):
         self.source = source
         self.tape: list[Any] = []
         self.dtypes = [source.dtype]
+        self.products: list[str] = []
         self.calls = Calls()
         self.sums: list[Tensor] | None = [] if keep_sums else None
         self.ran_compiled = False  # whether compiled code has run since the last call seen here
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = {} if kwargs is None else kwargs
+        if func in PRODUCTS:
+            self.products.extend(PRODUCTS[func])
         if torch.compiler.is_compiling():
             self.ran_compiled = True
             return self.call(func, args, kwargs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import json
 import math
 import pathlib
@@ -211,12 +210,12 @@ def _gradients() -> list[Row]:
     for network in ("residual", "vit"):
         for when in ("at init", "trained"):
             for precision in ("float32", "bfloat16"):
-                setting = {"network": network, "when": when, "precision": precision, "spread": 27.3}
+                setting = {"network": network, "module": 2, "when": when, "precision": precision, "spread": 27.3}
                 setting |= {"relative_floor": 0.3, "images": 512, "train_accuracy": 0.94}
                 found = {"cosine": 0.9987, "relative_error": 0.0321}
                 rows.append({**setting, "engine": "autograd", "against": "float64", **found})
-                for order, against in itertools.product((1, 2), ("autograd", "float64")):
-                    how = {"engine": "directional", "order": order, "against": against}
+                for order in (1, 2):
+                    how = {"engine": "directional", "order": order, "against": "float64"}
                     found = {"cosine": 0.99951 + order / 1e4, "relative_error": 0.0231 / order}
                     rows.append({**setting, **how, **found})
     return rows

@@ -6,14 +6,15 @@ import json
 
 import numpy as np
 import pytest
-from sgr_bench import cli, gradients
+import torch
+from sgr_bench import cli
+from sgr_bench.precisions import in_precision
 
 import sgr_kernels.engines.directional
 
 
 @pytest.fixture
-def images(tmp_path, monkeypatch):
-    monkeypatch.delitem(gradients.DTYPES, "float16")  # convolutions in it take a CPU minutes
+def images(tmp_path):
     numbers = np.random.default_rng(0)
     path = tmp_path / "images.npz"
     pixels = numbers.integers(256, size=(80, 32, 32, 3), dtype=np.uint8)
@@ -21,28 +22,34 @@ def images(tmp_path, monkeypatch):
     return path
 
 
-def measured(images, tmp_path) -> dict:
-    arguments = ["gradients", "--data", str(images), "--quick", "--kinds", "vgg", "--out", str(tmp_path)]
-    assert cli.main(arguments) == 0
+def measured(images, tmp_path, *precisions: str) -> dict:
+    options = ["--quick", "--networks", "vgg", "--precisions", *precisions, "--out", str(tmp_path)]
+    assert cli.main(["gradients", "--data", str(images), *options]) == 0
     rows = json.loads((tmp_path / "gradients-cpu.json").read_text())["rows"]
-    keys = ("when", "precision", "engine", "order", "against")
-    return {tuple(row.get(key) for key in keys): row for row in rows}
+    assert {(row["module"], row["against"]) for row in rows} == {(2, "float64")}
+    return {tuple(row.get(key) for key in ("when", "precision", "engine", "order")): row for row in rows}
 
 
-def test_every_precision_is_compared_with_the_engine_and_with_float64(images, tmp_path):
-    rows = measured(images, tmp_path)
-    for when in ("at init", "trained"):
-        for precision in gradients.DTYPES:
-            assert (when, precision, "autograd", None, "float64") in rows
-            for order in (1, 2):
-                for against in ("autograd", "float64"):
-                    assert rows[when, precision, "directional", order, against]["spread"] >= 1
-    exact = rows["at init", "float32", "autograd", None, "float64"]
-    first, second = (rows["at init", "float32", "directional", order, "autograd"] for order in (1, 2))
-    assert exact["relative_error"] < 0.01 and second["relative_error"] < first["relative_error"] < 0.05
-    assert second["cosine"] > first["cosine"] > 0.999
-    coarse = rows["at init", "bfloat16", "directional", 1, "autograd"]
-    assert coarse["relative_error"] > first["relative_error"]
+def test_every_precision_is_compared_with_float64(images, tmp_path):
+    rows = measured(images, tmp_path, "float32", "TF32", "bfloat16")
+    errors = {key: row["relative_error"] for key, row in rows.items()}
+    assert len(errors) == 2 * 3 * 3 and all(row["spread"] >= 1 for row in rows.values())
+    for engine, order in (("autograd", None), ("directional", 1), ("directional", 2)):
+        exact, tf32, half = (errors["at init", name, engine, order] for name in ("float32", "TF32", "bfloat16"))
+        assert exact < tf32 < half
+    assert errors["at init", "float32", "directional", 1] < 0.05
+    assert rows["at init", "float32", "directional", 2]["cosine"] > 0.999
+
+
+def test_precisions_end_with_their_context():
+    a, b = torch.randn(2, 8, 8).unbind(0)
+    exact, before = a @ b, torch.backends.mkldnn.matmul.fp32_precision
+    with in_precision("TF32", "cpu"):
+        assert torch.backends.mkldnn.matmul.fp32_precision == torch.backends.mkldnn.conv.fp32_precision == "tf32"
+        assert 1e-5 < float((a @ b - exact).norm() / exact.norm()) < 1e-3
+    with in_precision("float16", "cpu"):
+        assert (a @ b).dtype == torch.float16
+    assert torch.equal(a @ b, exact) and torch.backends.mkldnn.matmul.fp32_precision == before
 
 
 def test_a_wrong_engine_shows(images, tmp_path, monkeypatch):
@@ -52,4 +59,4 @@ def test_a_wrong_engine_shows(images, tmp_path, monkeypatch):
         return right(passes, first, points, -factor)
 
     monkeypatch.setattr(sgr_kernels.engines.directional, "reconciled", wrong)
-    assert measured(images, tmp_path)["at init", "float32", "directional", 1, "autograd"]["cosine"] < -0.99
+    assert measured(images, tmp_path, "float32")["at init", "float32", "directional", 1]["cosine"] < -0.99

@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...products import MATRIX, rounding_of_products
+
 REGISTERS = 255  # all there are: left to itself, the assembler spills some to fit in one more program
 _MANY_TILES = 128  # with fewer large tiles than this, small ones leave less of the GPU idle
 _INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
@@ -95,7 +97,8 @@ def far_apart(*operands: Tensor) -> bool:
 
 def precision_of(dtype: torch.dtype) -> str:
     """What float32 products may round their operands to; the tensor cores multiply other dtypes as they are."""
-    return "ieee" if dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32 else "tf32"
+    rounds = dtype != torch.float32 or rounding_of_products("cuda", MATRIX) == "tf32"
+    return "tf32" if rounds else "ieee"
 
 
 def refuse_float64(grad: Tensor) -> None:
