@@ -1,11 +1,16 @@
 """The rule of dropout: a recorded mask is taken again."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from ..operators.common.checks import FLOATING
+from ..operators.gate_bits import replay_relu
+from .packing import PackedBools, bits_of
 from .tape import Gates
 
 _ALPHA = 1.7580993408473766  # of alpha dropout: dropped elements of a SELU network are set to -_ALPHA
@@ -32,11 +37,56 @@ def dropout(function: Callable) -> Callable:
         shift = _ALPHA * scale * p if is_alpha else 0.0
         dropped = shift - _ALPHA * scale if is_alpha else 0.0
         # Drawn by the function itself: then the stream moves as in an ordinary pass on every device.
-        kept = gates.draw(lambda: function(torch.ones_like(input), p, True) > (scale + shift + dropped) / 2)
-        kept = kept.to(input.dtype)
+        def choose() -> Tensor:
+            return function(torch.ones_like(input), p, True) > (scale + shift + dropped) / 2
+
+        if not is_alpha and input.dtype in FLOATING and not torch.compiler.is_compiling():
+            y = _Dropout.apply(input, _bits(gates, choose), scale)
+            return input.copy_(y) if inplace else y
+        kept = gates.draw(choose).to(input.dtype)
         y = input * (kept * scale)
         if is_alpha:
             y = y + (kept * (shift - dropped) + dropped)
         return input.copy_(y) if inplace else y
 
     return rule
+
+
+def _bits(gates: Gates, choose: Callable[[], Tensor]) -> PackedBools:
+    """As ``gates.draw(choose)``, one bit an element."""
+    recorded = None if gates.recording else gates.recall()
+    if recorded is not None and not gates.rewound:
+        return recorded.bits
+    with torch.no_grad():
+        bits = bits_of(choose())
+    if gates.recording:
+        gates.keep(_Mask(bits))
+    return bits
+
+
+class _Mask(NamedTuple):
+    """On the tape: bits that stay bits when they are read."""
+
+    bits: PackedBools
+
+
+class _Dropout(torch.autograd.Function):
+    """One bit an element is all that a pass keeps for its backward."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, kept: PackedBools, scale: float) -> Tensor:
+        ctx.save_for_backward(kept.bits)
+        ctx.format, ctx.scale = kept.format, scale
+        return _masked(input, kept.bits, kept.format).mul_(scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor):
+        (bits,) = ctx.saved_tensors
+        return _masked(grad, bits, ctx.format).mul_(ctx.scale), None, None
+
+
+def _masked(values: Tensor, bits: Tensor, layout: torch.memory_format) -> Tensor:
+    """A copy with zeros where a bit is 0, by the kernels for ReLU."""
+    dense = values.contiguous(memory_format=layout)
+    return replay_relu(dense.as_strided((dense.numel(),), (1,)), bits, 0.0).as_strided(dense.shape, dense.stride())
