@@ -13,8 +13,7 @@ autocast. Gradients of parameters are the hardware's float32 sums, as they are, 
 On a CPU convolutions are computed in float32, from copies of a few images at a time.
 """
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,30 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .torch_internals import in_function_transform
+from .gpu_path import as_on_gpu
+from .normalized import batch_norm, how_computed
+from .torch_internals import in_function_transform, release_saved
 
 LARGEST_COPIES = 2**24  # elements of input and output that a convolution on a CPU copies to float32 at a time
 _backward = torch.ops.aten.convolution_backward
-_cpu_as_gpu = False
-
-
-@contextlib.contextmanager
-def cpu_as_gpu() -> Iterator[None]:
-    """Tensors on the CPU take the path of those on a GPU: to tell what it needs with fake tensors, which run anywhere.
-
-    The products with a float32 result exist on a GPU alone; on the CPU they take fake tensors, or an implementation
-    that the caller gives torch.
-    """
-    global _cpu_as_gpu
-    before, _cpu_as_gpu = _cpu_as_gpu, True
-    try:
-        yield
-    finally:
-        _cpu_as_gpu = before
-
-
-def _as_on_gpu(tensor: Tensor) -> bool:
-    return tensor.is_cuda or _cpu_as_gpu
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -78,6 +59,7 @@ LAYERS = {
     F.conv1d: _convolution(F.conv1d, 1),
     F.conv2d: conv2d,
     F.conv3d: _convolution(F.conv3d, 3),
+    F.batch_norm: batch_norm,
 }
 
 
@@ -124,7 +106,7 @@ class _Linear(torch.autograd.Function):
 
 def _float32_product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b of half precision matrices, in float32."""
-    if _as_on_gpu(a):
+    if as_on_gpu(a):
         return torch.mm(a, b, out_dtype=torch.float32)
     return a.float() @ b.float()
 
@@ -134,52 +116,67 @@ class _Convolution(torch.autograd.Function):
     def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *options: Any) -> Tensor:
         stride, padding, dilation, groups = options
         narrow = weight.to(input.dtype)
-        ctx.save_for_backward(input, narrow)
+        how = None if torch.compiler.is_compiling() else how_computed(input)
+        ctx.save_for_backward(narrow, *((input,) if how is None else how.tensors))
+        ctx.again = None if how is None else how.again
         ctx.options = (stride, padding, dilation, False, [0] * len(stride), groups)
         return torch.convolution(input, narrow, None if bias is None else bias.to(input.dtype), *ctx.options)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor):
-        input, weight = ctx.saved_tensors
-        of_input, of_weight, of_bias = ctx.needs_input_grad[:3]
-        rounded = of_weight and _as_on_gpu(input) and not _is_product(input, weight, ctx.options)
-        grad_input = grad_weight = grad_bias = None
-        if of_input or rounded:
-            mask = [of_input, rounded, False]
-            grad_input, grad_weight, _ = _backward(grad_output, input, weight, None, *ctx.options, mask)
-        if rounded:
-            grad_weight = grad_weight.float()
-        elif of_weight:
-            sums = _product if _as_on_gpu(input) else _sum_of_parts
-            grad_weight = sums(grad_output, input, weight, ctx.options)
-        if of_bias:
-            grad_bias = grad_output.sum((0, *range(2, grad_output.dim())), dtype=torch.float32)
+        weight, *kept = ctx.saved_tensors
+        inputs = kept if ctx.again is None else [ctx.again(kept)]
+        wanted = ctx.needs_input_grad[:3]
+        grad_bias = grad_output.sum((0, *range(2, grad_output.dim())), dtype=torch.float32) if wanted[2] else None
+        with torch.autocast(weight.device.type, enabled=False):
+            if not as_on_gpu(weight):
+                grad_input, grad_weight = _in_float32(grad_output, *inputs, weight, ctx.options, wanted)
+            elif _is_product(*inputs, weight, ctx.options):
+                del kept
+                release_saved(ctx)
+                grad_input, grad_weight = _of_pixels(grad_output, inputs, weight, wanted)
+            else:
+                mask = [*wanted[:2], False]
+                grad_input, grad_weight, _ = _backward(grad_output, *inputs, weight, None, *ctx.options, mask)
+                grad_weight = grad_weight.float() if wanted[1] else None
         return grad_input, grad_weight, grad_bias, None, None, None, None
 
 
 def _is_product(input: Tensor, weight: Tensor, options: tuple) -> bool:
-    """Whether the weight gradient is a product of matrices of pixels and channels, with ``input`` one as it is."""
+    """Whether the convolution is a product of matrices of pixels and channels, with ``input`` one as it is."""
     stride, padding, _, _, _, groups = options
     is_pointwise = weight[0, 0].numel() == 1 and {*stride} == {1} and {*padding} == {0} and groups == 1
     return is_pointwise and input.movedim(1, -1).is_contiguous()
 
 
-def _product(grad_output: Tensor, input: Tensor, weight: Tensor, _options: tuple) -> Tensor:
-    """dL/dW in float32 where _is_product."""
-    of_outputs, of_inputs = (tensor.movedim(1, -1).flatten(0, -2) for tensor in (grad_output, input))
-    with torch.autocast(input.device.type, enabled=False):
-        return _float32_product(of_outputs.t(), of_inputs).view(weight.shape)
+def _of_pixels(
+    grad_output: Tensor, inputs: list[Tensor], weight: Tensor, wanted: tuple
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of input and weight where _is_product; ``inputs``, one, is emptied to free it before its gradient."""
+    pixels = grad_output.movedim(1, -1)
+    rows = pixels.flatten(0, -2)
+    grad_input = grad_weight = None
+    if wanted[1]:
+        grad_weight = _float32_product(rows.t(), inputs[0].movedim(1, -1).flatten(0, -2)).view(weight.shape)
+    inputs.clear()
+    if wanted[0]:
+        grad_input = (rows @ weight.flatten(1)).view(*pixels.shape[:-1], weight.shape[1]).movedim(-1, 1)
+    return grad_input, grad_weight
 
 
-def _sum_of_parts(grad_output: Tensor, input: Tensor, weight: Tensor, options: tuple) -> Tensor:
-    """dL/dW in float32, summed over parts of the batch: float32 copies of all of it would be the peak of a step."""
-    weight = weight.float()
+def _in_float32(
+    grad_output: Tensor, input: Tensor, weight: Tensor, options: tuple, wanted: tuple
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of input and weight; that of the weight from float32 copies of a few images at a time, summed."""
+    grad_input = _backward(grad_output, input, weight, None, *options, [True, False, False])[0] if wanted[0] else None
+    if not wanted[1]:
+        return grad_input, None
     images = max(1, LARGEST_COPIES // max(1, input[:1].numel() + grad_output[:1].numel()))
     parts = zip(grad_output.split(images), input.split(images), strict=True)
-    only_weight = [False, True, False]
-    gradients = (_backward(g.float(), x.float(), weight, None, *options, only_weight)[1] for g, x in parts)
+    wide, only_weight = weight.float(), [False, True, False]
+    gradients = (_backward(g.float(), x.float(), wide, None, *options, only_weight)[1] for g, x in parts)
     total = next(gradients)
     for gradient in gradients:
         total += gradient
-    return total
+    return grad_input, total

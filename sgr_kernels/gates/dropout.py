@@ -36,6 +36,7 @@ def dropout(function: Callable) -> Callable:
         scale = ((_ALPHA**2 * p + 1) * (1 - p)) ** -0.5 if is_alpha else 1 / (1 - p)
         shift = _ALPHA * scale * p if is_alpha else 0.0
         dropped = shift - _ALPHA * scale if is_alpha else 0.0
+
         # Drawn by the function itself: then the stream moves as in an ordinary pass on every device.
         def choose() -> Tensor:
             return function(torch.ones_like(input), p, True) > (scale + shift + dropped) / 2
