@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..operators.common.checks import FLOATING
-from ..operators.gate_bits import replay_relu
-from .packing import PackedBools, bits_of
+from ..operators.gate_bits import record_relu_, replay_relu
+from .packing import memory_format
 from .tape import Gates
 
 _ALPHA = 1.7580993408473766  # of alpha dropout: dropped elements of a SELU network are set to -_ALPHA
@@ -42,7 +42,7 @@ def dropout(function: Callable) -> Callable:
             return function(torch.ones_like(input), p, True) > (scale + shift + dropped) / 2
 
         if not is_alpha and input.dtype in FLOATING and not torch.compiler.is_compiling():
-            y = _Dropout.apply(input, _bits(gates, choose), scale)
+            y = _Dropout.apply(input, _mask(gates, choose), scale)
             return input.copy_(y) if inplace else y
         kept = gates.draw(choose).to(input.dtype)
         y = input * (kept * scale)
@@ -53,32 +53,37 @@ def dropout(function: Callable) -> Callable:
     return rule
 
 
-def _bits(gates: Gates, choose: Callable[[], Tensor]) -> PackedBools:
-    """As ``gates.draw(choose)``, one bit an element."""
+class _Mask(NamedTuple):
+    """Of a dropout, one bit an element."""
+
+    bits: Tensor  # (ceil(n / 8),) uint8
+    format: torch.memory_format  # in whose order of elements
+
+
+def _mask(gates: Gates, choose: Callable[[], Tensor]) -> _Mask:
+    """As ``gates.draw(choose)``, without unpacking it."""
     recorded = None if gates.recording else gates.recall()
     if recorded is not None and not gates.rewound:
-        return recorded.bits
+        return recorded
     with torch.no_grad():
-        bits = bits_of(choose())
+        kept = choose()
+        layout = memory_format(kept) or torch.contiguous_format
+        # By the kernels for ReLU: 1 is above 0.
+        ones = kept.to(torch.bfloat16, copy=True).contiguous(memory_format=layout)
+        mask = _Mask(record_relu_(_memory(ones), 0.0), layout)
     if gates.recording:
-        gates.keep(_Mask(bits))
-    return bits
-
-
-class _Mask(NamedTuple):
-    """On the tape: bits that stay bits when they are read."""
-
-    bits: PackedBools
+        gates.keep(mask)
+    return mask
 
 
 class _Dropout(torch.autograd.Function):
     """One bit an element is all that a pass keeps for its backward."""
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, kept: PackedBools, scale: float) -> Tensor:
-        ctx.save_for_backward(kept.bits)
-        ctx.format, ctx.scale = kept.format, scale
-        return _masked(input, kept.bits, kept.format).mul_(scale)
+    def forward(ctx: Any, input: Tensor, mask: _Mask, scale: float) -> Tensor:
+        ctx.save_for_backward(mask.bits)
+        ctx.format, ctx.scale = mask.format, scale
+        return _masked(input, mask.bits, mask.format).mul_(scale)
 
     @staticmethod
     @once_differentiable
@@ -88,6 +93,11 @@ class _Dropout(torch.autograd.Function):
 
 
 def _masked(values: Tensor, bits: Tensor, layout: torch.memory_format) -> Tensor:
-    """A copy with zeros where a bit is 0, by the kernels for ReLU."""
+    """A copy with zeros where a bit is 0; no view, so that a network may write into it."""
     dense = values.contiguous(memory_format=layout)
-    return replay_relu(dense.as_strided((dense.numel(),), (1,)), bits, 0.0).as_strided(dense.shape, dense.stride())
+    return replay_relu(_memory(dense), bits, 0.0).as_strided(dense.shape, dense.stride()).detach()
+
+
+def _memory(dense: Tensor) -> Tensor:
+    """The elements in the order in which they lie in memory."""
+    return dense.as_strided((dense.numel(),), (1,))

@@ -83,7 +83,7 @@ def _leaky_relu(x: Tensor, bits: Tensor | None, slope: float, inplace: bool) -> 
         y, bits = record_relu(memory, slope)
     else:
         y = replay_relu(memory, bits, slope)
-    return y.as_strided(x.shape, x.stride()), bits
+    return y.as_strided(x.shape, x.stride()).detach(), bits  # no view, so that a network may write into it
 
 
 def relu6(gates: Gates, input: Tensor, inplace: bool = False) -> Tensor:
