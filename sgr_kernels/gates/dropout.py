@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..operators.common.checks import FLOATING
 from ..operators.gate_bits import record_relu_, replay_relu
@@ -86,10 +85,9 @@ class _Dropout(torch.autograd.Function):
         return _masked(input, mask.bits, mask.format).mul_(scale)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor):
         (bits,) = ctx.saved_tensors
-        return _masked(grad, bits, ctx.format).mul_(ctx.scale), None, None
+        return _Dropout.apply(grad, _Mask(bits, ctx.format), ctx.scale), None, None  # to be differentiated again
 
 
 def _masked(values: Tensor, bits: Tensor, layout: torch.memory_format) -> Tensor:
