@@ -36,12 +36,21 @@ def test_fake_tensors_need_what_real_ones_do(method):
     assert abs(fake / real - 1) < 0.005
 
 
-def test_peak_of_a_step_is_that_of_its_worst_module():
-    stretches, edges = Stretches(NETWORK, 64), [0, 6, 11, 16]
+@pytest.mark.parametrize("as_gpu", [False, True])
+def test_peak_of_a_step_is_that_of_its_worst_module(as_gpu):
+    stretches, edges = Stretches(NETWORK, 64, as_gpu), [0, 6, 11, 16]
     for method in ("directional", "Algorithm 1"):
         worst = max(stretches.peak(*pair, method) for pair in itertools.pairwise(edges))
         whole = memory._step(stretches, (6, 11), method, "cpu")
         assert worst <= whole < 1.05 * worst  # and the gradients of the modules before it
+
+
+def test_as_on_a_gpu_activations_are_in_half_precision_and_fewer():
+    def peak(method, **options):
+        return Stretches(NETWORK, 16, **options).peak(6, 11, method)
+
+    for method, share in ("plain local", 0.51), ("directional", 0.45):
+        assert peak(method, as_gpu=True) < share * peak(method)
 
 
 class _Table:
