@@ -18,6 +18,8 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import torch
+
 from .cuts import IMAGENET, SGR_METHODS, Stretches, search
 from .live_memory import peak_bytes
 from .methods import METHODS, require_agreement
@@ -97,6 +99,7 @@ def _step(stretches: Stretches, cuts: tuple[int, ...], method: str, device: str)
         parts = modules(stretches.network, cuts, x)
         if device == "cuda":
             METHODS[method](parts, x, y)  # what a first step sets up once
+        torch.clear_autocast_cache()  # of weights, cast while the heads were made
         return peak_bytes(lambda: METHODS[method](parts, x, y), device)
 
 

@@ -45,12 +45,14 @@ def test_peak_of_a_step_is_that_of_its_worst_module(as_gpu):
         assert worst <= whole < 1.05 * worst  # and the gradients of the modules before it
 
 
-def test_as_on_a_gpu_activations_are_in_half_precision_and_fewer():
-    def peak(method, **options):
-        return Stretches(NETWORK, 16, **options).peak(6, 11, method)
-
-    for method, share in ("plain local", 0.51), ("directional", 0.45):
-        assert peak(method, as_gpu=True) < share * peak(method)
+def test_as_on_a_gpu_a_step_needs_little_more_than_plain_local_learning():
+    peaks = {}
+    for as_gpu in (False, True):
+        stretches = Stretches(NETWORK, 16, as_gpu)
+        peaks[as_gpu] = [stretches.peak(6, 11, method) for method in ("directional", "plain local")]
+    assert all(0.4 < mine / wide < 0.6 for mine, wide in zip(peaks[True], peaks[False], strict=True))
+    ratios = {as_gpu: directional / plain for as_gpu, (directional, plain) in peaks.items()}
+    assert ratios[True] < 0.95 * ratios[False]
 
 
 class _Table:
