@@ -8,6 +8,7 @@ is needed. No shape of the peak is assumed.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import math
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+
+from sgr_kernels.gpu_path import cpu_as_gpu
 
 from .live_memory import peak_live_bytes_below
 from .methods import Inputs, module_step, zero_grad
@@ -26,16 +29,33 @@ IMAGENET = [name for name, network in NETWORKS.items() if network.classes == 100
 
 
 class Stretches:
-    """Peaks of the local steps of all stretches of blocks of one network."""
+    """Peaks of the local steps of all stretches of blocks of one network.
 
-    def __init__(self, network: Network, batch: int) -> None:
-        self.network, self.batch, self.fake = network, batch, FakeTensorMode()
+    Args:
+        as_gpu: take the path of tensors on a GPU, under bfloat16 autocast, with images in channels-last format.
+    """
+
+    def __init__(self, network: Network, batch: int, as_gpu: bool = False) -> None:
+        self.network, self.batch, self.as_gpu, self.fake = network, batch, as_gpu, FakeTensorMode()
         self._known: dict[tuple[int, int, str], float] = {}
         self._at_least: dict[tuple[int, int, str], float] = {}
-        with self.fake:
-            images, self.labels = network.inputs(batch)
+        with self.measuring():
+            images, self.labels = self.inputs()
             self.blocks = network.make_blocks(images)
             self.features = _features(self.blocks, images)
+
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self.fake)
+            if self.as_gpu:
+                stack.enter_context(cpu_as_gpu())
+                stack.enter_context(torch.autocast("cpu", torch.bfloat16))
+            yield
+
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        images, labels = self.network.inputs(self.batch)
+        return images.contiguous(memory_format=torch.channels_last) if self.as_gpu else images, labels
 
     def peak(self, first: int, last: int, method: str, bound: float = math.inf) -> float:
         """Bytes at the peak of the step of the module of blocks ``first`` to ``last - 1``, infinity from ``bound`` on.
@@ -53,7 +73,7 @@ class Stretches:
         return known if known is not None and known < bound else math.inf
 
     def _measure(self, first: int, last: int, method: str, bound: float) -> float:
-        with self.fake:
+        with self.measuring():
             body = nn.Sequential(*self.blocks[first:last])
             module = LocalModule(body, self.network.make_head(self.features[last]))
             images = self.features[0]

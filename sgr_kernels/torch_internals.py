@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import torch
+import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
@@ -59,6 +60,21 @@ outside_of_all_modes = torch._C.DisableTorchFunction
 # () -> int: the number that the next node of an autograd graph made in this thread gets; nothing public counts them.
 next_node_number = torch.autograd._get_sequence_nr
 NUMBER_OF_LEAVES = 2**64 - 1  # of the nodes of all leaves
+
+
+def batch_norm_of_batch(
+    input: Tensor, weight: Tensor, bias: Tensor, mean: Tensor | None, var: Tensor | None, momentum: float, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """F.batch_norm in training, with the mean and 1 / standard deviation (C,) that public functions do not give."""
+    F._verify_batch_size(list(input.size()))
+    of_cudnn = torch.backends.cudnn.enabled
+    return torch._batch_norm_impl_index(input, weight, bias, mean, var, True, momentum, eps, of_cudnn)[:3]
+
+
+def release_saved(ctx: Any) -> None:
+    """Free, before the end of a backward pass, what its forward pass saved; publicly that is done at its end."""
+    if not torch.compiler.is_compiling():  # a compiler keeps account itself
+        ctx.maybe_clear_saved_tensors()
 
 
 def node_number(node: Any) -> int:

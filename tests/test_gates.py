@@ -20,6 +20,7 @@ FUNCTIONS = {
     "F.relu": F.relu,
     "torch.relu": torch.relu,
     "Tensor.relu": Tensor.relu,
+    "leaky_relu, written": lambda x: F.leaky_relu(x, 0.2).mul_(2),
     "F.relu inplace": lambda x: F.relu(x * 1, inplace=True),
     "relu_": lambda x: (x * 1).relu_(),
     "nn.ReLU": nn.ReLU(),

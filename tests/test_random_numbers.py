@@ -103,6 +103,9 @@ def declared(x: Tensor) -> Tensor:
 FUNCTIONS = {
     "dropout": nn.Dropout(0.3),
     "dropout in place": lambda x: F.dropout(x * 1, 0.3, inplace=True),
+    "dropout, written": lambda x: F.dropout(x, 0.3).mul_(2),
+    "dropout channels-last": lambda x: F.dropout(x.contiguous(memory_format=torch.channels_last), 0.3),
+    "dropout of a slice": lambda x: F.dropout(x[..., ::2], 0.3).sum(-1, keepdim=True) + x,
     "torch.dropout": lambda x: torch.dropout(x, p=0.3, train=True),
     "torch.dropout_": lambda x: torch.dropout_(x * 1, 0.3, True),
     "dropout1d": lambda x: F.dropout1d(x.flatten(2), 0.3).view_as(x),

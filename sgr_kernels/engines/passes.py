@@ -95,7 +95,8 @@ class Passes:
 
     def gradients(self, x: Tensor) -> list[Tensor | None]:
         """Those of the scaled loss for the parameters, at another x with the recorded decisions."""
-        with self._replayed(x.requires_grad_()) as (_, loss):
+        with self._replayed(x.requires_grad_()) as (output, loss):
+            del output  # the backward pass needs the memory
             return list(torch.autograd.grad(self.grad_scale * loss, self.parameters, allow_unused=True))
 
     @contextlib.contextmanager
@@ -105,15 +106,18 @@ class Passes:
         gates = Replay(self.tape, rewound=bool(self.stretches))
         try:
             with torch.enable_grad(), recomputing_along(gates):
-                with contextlib.ExitStack() as streams, gates:
-                    for stream in (self.streams, *self.stretches):
-                        streams.enter_context(stream.again())
-                    output = self.inputs.body(x)
-                    loss = self.inputs.head(output, self.inputs.y)
-                gates.check_finished()
-                yield output, loss
+                yield self._forward(x, gates)
         finally:
             self.end.restore()
+
+    def _forward(self, x: Tensor, gates: Replay) -> tuple[Tensor, Tensor]:
+        with contextlib.ExitStack() as streams, gates:
+            for stream in (self.streams, *self.stretches):
+                streams.enter_context(stream.again())
+            output = self.inputs.body(x)
+            loss = self.inputs.head(output, self.inputs.y)
+        gates.check_finished()
+        return output, loss
 
     def _verify(self, nodes: set, x: Tensor, recorded: _Recorded, sums: list[Tensor]) -> None:
         """Check, once for each body and head, what the difference of two passes relies on.

@@ -1,11 +1,15 @@
 """The rule of dropout: a recorded mask is taken again."""
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..operators.common.checks import FLOATING
+from ..operators.gate_bits import record_relu_, replay_relu
+from .packing import memory_format
 from .tape import Gates
 
 _ALPHA = 1.7580993408473766  # of alpha dropout: dropped elements of a SELU network are set to -_ALPHA
@@ -31,12 +35,67 @@ def dropout(function: Callable) -> Callable:
         scale = ((_ALPHA**2 * p + 1) * (1 - p)) ** -0.5 if is_alpha else 1 / (1 - p)
         shift = _ALPHA * scale * p if is_alpha else 0.0
         dropped = shift - _ALPHA * scale if is_alpha else 0.0
+
         # Drawn by the function itself: then the stream moves as in an ordinary pass on every device.
-        kept = gates.draw(lambda: function(torch.ones_like(input), p, True) > (scale + shift + dropped) / 2)
-        kept = kept.to(input.dtype)
+        def choose() -> Tensor:
+            return function(torch.ones_like(input), p, True) > (scale + shift + dropped) / 2
+
+        if not is_alpha and input.dtype in FLOATING and not torch.compiler.is_compiling():
+            y = _Dropout.apply(input, _mask(gates, choose), scale)
+            return input.copy_(y) if inplace else y
+        kept = gates.draw(choose).to(input.dtype)
         y = input * (kept * scale)
         if is_alpha:
             y = y + (kept * (shift - dropped) + dropped)
         return input.copy_(y) if inplace else y
 
     return rule
+
+
+class _Mask(NamedTuple):
+    """Of a dropout, one bit an element."""
+
+    bits: Tensor  # (ceil(n / 8),) uint8
+    format: torch.memory_format  # in whose order of elements
+
+
+def _mask(gates: Gates, choose: Callable[[], Tensor]) -> _Mask:
+    """As ``gates.draw(choose)``, without unpacking it."""
+    recorded = None if gates.recording else gates.recall()
+    if recorded is not None and not gates.rewound:
+        return recorded
+    with torch.no_grad():
+        kept = choose()
+        layout = memory_format(kept) or torch.contiguous_format
+        # By the kernels for ReLU: 1 is above 0.
+        ones = kept.to(torch.bfloat16, copy=True).contiguous(memory_format=layout)
+        mask = _Mask(record_relu_(_memory(ones), 0.0), layout)
+    if gates.recording:
+        gates.keep(mask)
+    return mask
+
+
+class _Dropout(torch.autograd.Function):
+    """One bit an element is all that a pass keeps for its backward."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, mask: _Mask, scale: float) -> Tensor:
+        ctx.save_for_backward(mask.bits)
+        ctx.format, ctx.scale = mask.format, scale
+        return _masked(input, mask.bits, mask.format).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor):
+        (bits,) = ctx.saved_tensors
+        return _Dropout.apply(grad, _Mask(bits, ctx.format), ctx.scale), None, None  # to be differentiated again
+
+
+def _masked(values: Tensor, bits: Tensor, layout: torch.memory_format) -> Tensor:
+    """A copy with zeros where a bit is 0; no view, so that a network may write into it."""
+    dense = values.contiguous(memory_format=layout)
+    return replay_relu(_memory(dense), bits, 0.0).as_strided(dense.shape, dense.stride()).detach()
+
+
+def _memory(dense: Tensor) -> Tensor:
+    """The elements in the order in which they lie in memory."""
+    return dense.as_strided((dense.numel(),), (1,))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..normalized import how_computed, note_relu
 from ..operators.common.checks import FLOATING
 from ..operators.gate_bits import record_relu, record_relu_, replay_relu, replay_relu_
 from ..torch_internals import in_function_transform
@@ -26,7 +27,13 @@ def relu(gates: Gates, input: Tensor, inplace: bool = False) -> Tensor:
 
 def leaky_relu(gates: Gates, input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
     if not torch.compiler.is_compiling() and input.dtype in FLOATING:
-        return _LeakyReLU.apply(input, gates, negative_slope, inplace)
+        how = how_computed(input)
+        if how is None:
+            return _LeakyReLU.apply(input, gates, negative_slope, inplace)
+        y = _LeakyReLU.apply(input, gates, negative_slope, inplace, found := [])
+        if found[0].format == memory_format(y):
+            note_relu(y, how, found[0].bits, negative_slope)
+        return y
     below = negative_slope * input if negative_slope else 0.0
     return _put(input, torch.where(gates.decide(torch.le, input, 0), below, input), inplace)
 
@@ -64,7 +71,7 @@ class _LeakyReLU(torch.autograd.Function):
     """One bit an element is all that the first pass, its backward and every later pass keep."""
 
     @staticmethod
-    def forward(ctx, x, gates, slope, inplace):
+    def forward(ctx, x, gates, slope, inplace, found=None):
         recorded = None if gates.recording else gates.recall()
         if not (gates.recording or isinstance(recorded, _ReluBits)):
             raise RuntimeError(_OTHER_SHAPE)
@@ -73,6 +80,8 @@ class _LeakyReLU(torch.autograd.Function):
         y, bits = _leaky_relu(dense, None if recorded is None else recorded.bits, slope, inplace and dense is x)
         if recorded is None:
             gates.keep(_ReluBits(bits, layout))
+        if found is not None:
+            found.append(_ReluBits(bits, layout))
         if inplace:
             ctx.mark_dirty(x)
             y = x if dense is x else x.copy_(y)
@@ -84,7 +93,8 @@ class _LeakyReLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         (bits,) = ctx.saved_tensors
-        return _leaky_relu(grad.contiguous(memory_format=ctx.layout), bits, ctx.slope, False)[0], None, None, None
+        dense = grad.contiguous(memory_format=ctx.layout)
+        return _leaky_relu(dense, bits, ctx.slope, dense is not grad)[0], None, None, None, None
 
 
 def _leaky_relu(x: Tensor, bits: Tensor | None, slope: float, inplace: bool) -> tuple[Tensor, Tensor]:
@@ -100,7 +110,7 @@ def _leaky_relu(x: Tensor, bits: Tensor | None, slope: float, inplace: bool) -> 
         y, bits = record_relu(memory, slope)
     else:
         y = replay_relu(memory, bits, slope)
-    return y.as_strided(x.shape, x.stride()), bits
+    return y.as_strided(x.shape, x.stride()).detach(), bits  # no view, so that a network may write into it
 
 
 def relu6(gates: Gates, input: Tensor, inplace: bool = False) -> Tensor:

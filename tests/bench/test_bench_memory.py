@@ -36,12 +36,23 @@ def test_fake_tensors_need_what_real_ones_do(method):
     assert abs(fake / real - 1) < 0.005
 
 
-def test_peak_of_a_step_is_that_of_its_worst_module():
-    stretches, edges = Stretches(NETWORK, 64), [0, 6, 11, 16]
+@pytest.mark.parametrize("as_gpu", [False, True])
+def test_peak_of_a_step_is_that_of_its_worst_module(as_gpu):
+    stretches, edges = Stretches(NETWORK, 64, as_gpu), [0, 6, 11, 16]
     for method in ("directional", "Algorithm 1"):
         worst = max(stretches.peak(*pair, method) for pair in itertools.pairwise(edges))
         whole = memory._step(stretches, (6, 11), method, "cpu")
         assert worst <= whole < 1.05 * worst  # and the gradients of the modules before it
+
+
+def test_as_on_a_gpu_a_step_needs_little_more_than_plain_local_learning():
+    peaks = {}
+    for as_gpu in (False, True):
+        stretches = Stretches(NETWORK, 16, as_gpu)
+        peaks[as_gpu] = [stretches.peak(6, 11, method) for method in ("directional", "plain local")]
+    assert all(0.4 < mine / wide < 0.6 for mine, wide in zip(peaks[True], peaks[False], strict=True))
+    ratios = {as_gpu: directional / plain for as_gpu, (directional, plain) in peaks.items()}
+    assert ratios[True] < 0.95 * ratios[False]
 
 
 class _Table:
