@@ -11,7 +11,6 @@ from torch.utils.flop_counter import register_flop_formula
 from sgr_kernels.operators.common.operator import Operator
 from sgr_kernels.operators.conv2d_relu import conv2d_relu, conv2d_relu_backward, conv2d_relu_double_backward
 from sgr_kernels.operators.linear_relu import linear_relu, linear_relu_backward, linear_relu_double_backward
-from sgr_kernels.operators.linear_relu_sgr import linear_relu_delta, linear_relu_weight_grad
 
 Shape = torch.Size
 
@@ -41,13 +40,3 @@ def _double_backward(v_x, v_weight, v_bias, grad, output, x, weight, wanted, *ge
     need_grad, need_x, need_weight = wanted
     products = (need_grad + need_weight) * (v_x is not None) + (need_grad + need_x) * (v_weight is not None)
     return products * _flops(weight, output)
-
-
-@_formula(linear_relu_delta)
-def _linear_relu_delta(grad, output, weight, *options, **_) -> int:
-    return _flops(weight, output)
-
-
-@_formula(linear_relu_weight_grad)
-def _linear_relu_weight_grad(grad, output, x, *rest, **_) -> int:
-    return _flops((output[1], x[1]), output)

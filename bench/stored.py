@@ -40,7 +40,7 @@ FINDINGS = {
 # What some of them may be: each has a column, a colour or a line of its own.
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 FAMILIES = ("BP", "plain local", "directional", "fused", "Algorithm 1")
-OURS = ("default", "cpu", "triton", "cuda", "triton products")
+OURS = ("default", "cpu", "triton", "cuda")
 BASELINES = ("reference", "eager", "torch.relu", "torch.compile")
 PRODUCTS, PUBLISHED = ("library GEMM", "library conv"), "Algorithm 1"
 VALUES = {

@@ -24,7 +24,6 @@ PROVIDERS = {
     "cpu": (BLUE, "o"),
     "triton": (GREEN, "D"),
     "cuda": (VERMILLION, "s"),
-    "triton products": (GREEN, "d"),
     "reference": (GREY, "x"),
     "eager": (BLACK, "^"),
     "torch.relu": (SKY, "<"),

@@ -347,7 +347,6 @@ def test_fake_gpu_tensors_take_the_kernels_that_a_gpu_would(monkeypatch, name):
     with FakeTensorMode():
         rows = torch.empty(2, 3, device="cuda")
         assert choosing.choose("row_norms", rows) == name
-        assert choosing.choose("linear_relu_delta", rows) == ("triton" if name == "triton" else "reference")
 
 
 NO_RESULTS = [b"", b"{", b"[]", b"7", b"\xff\xfe\x00", b'{"of": 1}', b'{"right": ["row_norms"]}']

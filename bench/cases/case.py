@@ -56,14 +56,12 @@ class Compared(NamedTuple):
         value: as the operator computes it.
         truth: float64, from float64 copies of the arguments.
         rounded: dtype to which the operator may round on the way; None: that of ``value``.
-        is_product: whether it is a matrix product, whose operands are rounded to the dtype of the arguments.
     """
 
     what: str
     value: Tensor
     truth: Tensor
     rounded: torch.dtype | None = None
-    is_product: bool = False
 
 
 class Inputs:
@@ -142,14 +140,8 @@ class Cases:
                 results = () if results is None else results if isinstance(results, tuple) else (results,)
                 results = (arguments[0], *results) if self.in_place else results
                 for compared in self.compare(results, *before):
-                    rounded = _product_dtype(dtype) if compared.is_product else compared.rounded or compared.value.dtype
+                    rounded = compared.rounded or compared.value.dtype
                     yield compared._replace(what=f"{compared.what} {size}", rounded=rounded)
-
-
-def _product_dtype(dtype: torch.dtype) -> torch.dtype:
-    """To what products round operands of a dtype now. TF32 has 11 bits, as many as float16."""
-    tf32 = dtype == torch.float32 and torch.backends.cuda.matmul.allow_tf32
-    return torch.float16 if tf32 else dtype
 
 
 def exact(argument: Any, device: str | None = None) -> Any:

@@ -16,7 +16,7 @@ from .case import Run, Way
 
 ON_DEVICE = {"cpu": ("cpu",), "cuda": ("triton", "cuda")}
 DEFAULT = "default"  # what a user gets who asks for no backend
-KERNELS = (DEFAULT, "cpu", "triton", "cuda", "triton products")  # of this library; the others are torch
+KERNELS = (DEFAULT, "cpu", "triton", "cuda")  # of this library; the others are torch
 # In the order of the rows.
 NAMES = (
     *KERNELS,

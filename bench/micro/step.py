@@ -1,8 +1,7 @@
 """linear_relu_step: the local step of one linear ReLU block, in three products (Eq. 35) or five (exact).
 
 The fused engine against Algorithm 1 as published. It is all of the gradient, that of the loss as well as that of SGR:
-the two share a product. "triton products" are kernels for the products of Eq. 35, which no engine uses before they have
-won somewhere.
+the two share a product.
 """
 
 from __future__ import annotations
@@ -15,13 +14,11 @@ from torch import Tensor, nn
 from torch.autograd import grad
 
 import sgr_kernels as sk
-from sgr_kernels.operators.common.options import DEFAULT
-from sgr_kernels.operators.linear_relu_sgr import linear_relu_delta, linear_relu_weight_grad
 
 from .. import reference
 from . import relu_layers, relu_sgr
 from .case import Case, Op, Results, Run, Way, nbytes
-from .providers import backends, of_backends
+from .providers import of_backends
 from .relu_sgr import MODES, PRODUCTS, Block
 
 WEIGHT = 0.3  # lambda under "batchmean"; Algorithm 1 averages over the elements of a sample as well
@@ -63,24 +60,6 @@ def fused(curvature: str, block: Block) -> Run:
     return run
 
 
-def triton_products(block: Block) -> Run:
-    """Eq. 35 with what lies between the products inside of the kernels that multiply."""
-    x, weight, bias = block.layer.arguments
-    factor = WEIGHT * x.shape[1]
-
-    def run() -> Results:
-        y = block.layer.kind.plain(x, weight, bias).requires_grad_()
-        loss = sk.cross_entropy(block.head.logits(y), block.head.labels)
-        (upstream,) = grad(loss, y)
-        products = upstream, y.detach(), weight, block.target
-        delta, sgr, (alpha, beta, _) = linear_relu_delta.on("triton")(*products, *DEFAULT.arguments(x))
-        given = upstream, y.detach(), x, delta, block.target, alpha, beta
-        gradients = linear_relu_weight_grad.on("triton")(*given, factor, True)
-        return loss.detach(), sgr, *(gradient.to(x.dtype) for gradient in gradients)
-
-    return run
-
-
 def algorithm1(block: Block) -> Run:
     module = module_of(block)
 
@@ -114,8 +93,6 @@ def case(mode: str, block: Block) -> Case:
     }
     if mode == "none":
         ways["reference"] = Way(lambda: functools.partial(eq_35, block), truth)
-        if "triton" in backends(layer.device) and layer.x.dtype != torch.float64:
-            ways["triton products"] = Way(lambda: triton_products(block), truth)
     read, written = nbytes(*layer.arguments, block.target), nbytes(layer.weight, layer.bias)
     plain = "reference" if mode == "none" else "Algorithm 1"
     return Case(ways, plain, read + written, layer.product_flops * len(PRODUCTS[mode]))

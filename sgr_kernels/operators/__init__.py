@@ -5,7 +5,6 @@ from . import (  # noqa: F401  (an operator is there once it is imported)
     cross_entropy,
     gate_bits,
     linear_relu,
-    linear_relu_sgr,
     relu_backward,
     row_norms,
     sgr_loss,

@@ -460,7 +460,7 @@ def test_malformed_results_are_refused_by_name(results, tmp_path, capsys, change
 @pytest.mark.parametrize(
     ("part", "change", "message"),
     [
-        ("micro", {"provider": "magic"}, "the provider is 'magic', expected one of cpu, triton, cuda"),
+        ("micro", {"provider": "magic"}, "the provider is 'magic', expected one of default, cpu, triton, cuda"),
         ("micro", {"bound": "luck"}, "the bound is 'luck', expected one of memory, compute"),
         ("roofline", {"dtype": "int4"}, "the dtype is 'int4'"),
         ("step", {"method": "guessing, every 4th"}, "the family is 'guessing', expected one of BP"),

@@ -260,10 +260,6 @@ def test_kernels_compile_without_spills(kernel, capability):
         assert result.metadata.shared <= SMALL_SHARED_MEMORY, each
 
 
-def is_product(kernel: triton.JITFunction) -> bool:
-    return "PRECISION" in kernel.arg_names
-
-
 def goes_along_aligned_rows(launch: Launch) -> bool:
     """Whether it is handed an input of the largest size, where everything is a multiple of 16 or of 16 bytes.
 
@@ -285,10 +281,8 @@ def goes_along_aligned_rows(launch: Launch) -> bool:
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
 def test_aligned_rows_are_loaded_16_bytes_at_a_time(operator, dtype):
-    """But by products, whose operands take another way: see below."""
-    rows = [launch for launch in launches(operator, dtype) if not is_product(launch.kernel)]
-    along = dict.fromkeys(specialise(launch) for launch in rows if goes_along_aligned_rows(launch))
-    assert along or len(rows) < len(launches(operator, dtype)) or not launches(operator, dtype)
+    along = dict.fromkeys(specialise(each) for each in launches(operator, dtype) if goes_along_aligned_rows(each))
+    assert along or not launches(operator, dtype)
     for each in along:
         loads = re.findall(r"ld\.global(?!\S*acquire)\S*", compiled(each, 90)[0].asm["ptx"])  # those ask for a flag
         wide = [load for load in loads if re.search(r"v4\.[bf]32|v2\.[bf]64", load)]
@@ -313,24 +307,3 @@ def test_gates_in_place_read_every_element_once(operator, dtype):
             elements = sum(int(count) * int(bits) for count, bits in wide) // (8 * dtype.itemsize)
             options = each.launch.options
             assert elements * 32 * options["num_warps"] == 8 * options["BYTES"], str(each)
-
-
-@pytest.mark.parametrize("capability", CAPABILITIES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("kernel", list(filter(is_product, KERNELS)), ids=lambda kernel: kernel.__name__)
-def test_products_use_tensor_cores_and_copy_ahead(kernel, dtype, capability):
-    """But for float32 that must stay float32. Aligned operands are copied to shared memory 16 bytes at a time."""
-    seen = set()
-    for each in specialisations(kernel):
-        options = each.launch.options
-        if each.launch.inputs[0].dtype != dtype:
-            continue
-        ptx = compiled(each, capability)[0].asm["ptx"]
-        tensor_cores = re.search({80: r"mma\.sync", 90: r"wgmma\.mma_async", 100: r"tcgen05\.mma"}[capability], ptx)
-        assert bool(tensor_cores) == (options["PRECISION"] == "tf32"), str(each)
-        seen.add((options["PRECISION"], options["DOWN"]))
-        if options["DOWN"] == 128:
-            sizes = re.findall(r"cp\.async\.c[ag]\.shared\.global \[[^]]*\], \[[^]]*\], (\w+)", ptx)
-            assert "0x10" in sizes or "16" in sizes, str(each)
-            assert not re.search(r"cp\.async.*, (0x8|8),", ptx)
-    assert seen == {("tf32", 128), ("tf32", 64)} | ({("ieee", 64)} if dtype == torch.float32 else set())
