@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import subprocess
 import sys
@@ -46,7 +47,9 @@ needs_xdist = pytest.mark.skipif(importlib.util.find_spec("xdist") is None, reas
 def start(folder, *options: str) -> subprocess.Popen:
     plugin = "-p", "sgr_bench.failures_now", "--failures-now=failures.txt"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugin, *options]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
 
 
 def failures(folder) -> dict[str, str]:
