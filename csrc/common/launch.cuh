@@ -23,11 +23,13 @@ struct Launch {
   int64_t blocks;
   int threads;
   size_t shared_bytes = sizeof(Scratch);
-  bool cooperative = false;  // all blocks run at the same time, or the launch is refused
+  bool cooperative = false;  // all blocks run at the same time, or none
 };
 
+// False, and nothing runs, where the blocks of a cooperative launch cannot run at the same time: a stream may have fewer
+// processors than the device says.
 template <typename... Parameters, typename... Arguments>
-void launch_kernel(void (*kernel)(Parameters...), const Launch& launch, cudaStream_t stream,
+bool launch_kernel(void (*kernel)(Parameters...), const Launch& launch, cudaStream_t stream,
                    const Arguments&... arguments) {
   cudaLaunchAttribute cooperative;
   cooperative.id = cudaLaunchAttributeCooperative;
@@ -39,7 +41,11 @@ void launch_kernel(void (*kernel)(Parameters...), const Launch& launch, cudaStre
   config.stream = stream;
   config.attrs = &cooperative;
   config.numAttrs = launch.cooperative ? 1 : 0;
-  check(cudaLaunchKernelEx(&config, kernel, arguments...));
+  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments...);
+  const bool too_large = error == cudaErrorCooperativeLaunchTooLarge;
+  if (too_large) cudaGetLastError();  // or the next call would meet it again
+  else check(error);
+  return !too_large;
 }
 
 inline int device_attribute(cudaDeviceAttr attribute) {

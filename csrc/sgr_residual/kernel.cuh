@@ -92,14 +92,15 @@ void run_sgr_residual(Device& device, const RowSet<T, 2>& in, const Options& opt
   const auto kernel = options.normalize ? sgr_residual_kernel<T, true> : sgr_residual_kernel<T, false>;
   const Chip chip = this_chip();
   const OnChip plan = plan_on_chip<T>(in.rows(), in.cols(), chip);
-  if (!fits(kernel, plan, chip)) {
-    const Workspace work(device.workspace(Workspace::doubles(in.rows(), in.cols())), in.rows());
-    launch_sgr_loss(in, options, work, work.coef, loss, device.stream());
-    return run_combine(device, in, work.coef, work.coef + in.rows(), Number<Wide<T>>{1.0, nullptr}, v);
+  if (fits(kernel, plan, chip)) {
+    const Mail mail(device.workspace(Mail::doubles(plan.blocks)), plan.blocks, stamp);
+    const Launch launch{plan.blocks, plan.threads, plan.shared_bytes, plan.parts > 1};
+    const int slice = static_cast<int>(plan.slice);
+    if (launch_kernel(kernel, launch, device.stream(), in, options, mail, plan.parts, slice, loss, v)) return;
   }
-  const Mail mail(device.workspace(Mail::doubles(plan.blocks)), plan.blocks, stamp);
-  const Launch launch{plan.blocks, plan.threads, plan.shared_bytes, plan.parts > 1};
-  launch_kernel(kernel, launch, device.stream(), in, options, mail, plan.parts, static_cast<int>(plan.slice), loss, v);
+  const Workspace work(device.workspace(Workspace::doubles(in.rows(), in.cols())), in.rows());
+  launch_sgr_loss(in, options, work, work.coef, loss, device.stream());
+  run_combine(device, in, work.coef, work.coef + in.rows(), Number<Wide<T>>{1.0, nullptr}, v);
 }
 
 }  // namespace sgr::cuda

@@ -35,6 +35,7 @@ class Device:
     max_grid: int = 2**31 - 1
     cooperative: int = 1
     most_resident: int = 32
+    withheld: int = 0
     schedule: str = "forward"
     seed: int = 0
 

@@ -81,6 +81,7 @@ def test_the_rows_under_way_keep_memory_busy():
         ({"processors": 3}, 3, [8]),  # one after the other
         ({"processors": 2}, 3, [3, 3]),  # 6 blocks in all: two sweeps
         ({"cooperative": 0}, 3, [3, 3]),
+        ({"withheld": 131}, 3, [3, 3]),  # as in a green context, whose processors the device does not tell
         ({"most_resident": 1, "processors": 8}, 3, [3, 3]),  # less runs at the same time than shared memory allows
         ({"cooperative": 0, "shared_per_block": 80 * 1024, "shared_per_processor": 81 * 1024, "processors": 2}, 3, [2]),
     ],

@@ -168,7 +168,7 @@ inline cudaError_t check(const Shape& shape, size_t allowed) {
   if (shape.shared_bytes > allowed) return cudaErrorInvalidValue;
   if (!shape.cooperative) return cudaSuccess;
   if (device.cooperative == 0) return cudaErrorNotSupported;
-  const int at_once = resident_blocks(shape.threads, shape.shared_bytes) * device.processors;
+  const int at_once = resident_blocks(shape.threads, shape.shared_bytes) * (device.processors - device.withheld);
   return static_cast<int>(shape.blocks) <= at_once ? cudaSuccess : cudaErrorCooperativeLaunchTooLarge;
 }
 

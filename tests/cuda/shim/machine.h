@@ -31,6 +31,7 @@ struct Device {
   int max_grid = 0x7fffffff;
   int cooperative = 1;
   int most_resident = 32;  // blocks on a processor
+  int withheld = 0;        // processors that launches do not get, though the device counts them
   int schedule = kForward;
   unsigned seed = 0;
 };
