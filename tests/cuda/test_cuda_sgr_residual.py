@@ -11,6 +11,8 @@ from machine import Machine, Options, plan
 from shim_library import DTYPES, SCHEDULES, Device, assert_same_bits
 from torch import Tensor
 
+from sgr_kernels.operators.sgr_residual import sgr_residual
+
 H100 = Device()
 A100 = Device(processors=108, shared_per_block=163 * 1024, shared_per_processor=164 * 1024)
 CONSUMER = Device(processors=128, shared_per_block=99 * 1024, shared_per_processor=100 * 1024)
@@ -136,3 +138,15 @@ def test_a_captured_launch_takes_nothing_over_from_the_last_time(device, rows):
         machine = Machine(Device(**vars(device) | {"schedule": schedule}))
         again = machine.sgr_residual_again(before, delta, target, Options())
         assert_same_bits(list(machine.sgr_residual(delta, target, Options())), list(again))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("device", [H100, A100, CONSUMER], ids=["h100", "a100", "consumer"])
+def test_the_comparison_before_the_first_call_takes_every_path(device, dtype):
+    """Rows alone in a block, one after the other, and shared by a team, with and without normalize."""
+    for normalize in True, False:
+        shapes = {delta.shape for delta, _, unit, *_ in sgr_residual.example(dtype) if unit == normalize}
+        plans = [(rows, plan(device, rows, cols, dtype)) for rows, cols in shapes]
+        assert any(found.parts == 1 and found.blocks == rows for rows, found in plans)
+        assert any(found.parts == 1 and found.blocks < rows for rows, found in plans)
+        assert any(found.parts > 1 for rows, found in plans)

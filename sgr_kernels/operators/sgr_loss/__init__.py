@@ -58,9 +58,9 @@ def _backward(ctx, alike, grad_loss, _grad_coef):
     return *grads, None, None, None, None, None
 
 
-def example(dtype):
-    """Unit rows; and distances, under a floor that only the device knows. A row of the longer pair takes a cluster."""
-    for shape in (3, 7), (2, 20_003):
+def example(dtype, shapes=((3, 7), (2, 20_003))):
+    """Unit rows; and distances, under a floor that only the device knows. Long rows take several blocks."""
+    for shape in shapes:
         delta, target = numbers(*shape, dtype=dtype), numbers(*shape, dtype=dtype, seed=1)
         yield delta, target, *opt.Options(reduction="batchmean").arguments(delta)
         floor = torch.tensor(2.0 * shape[1] ** 0.5, device="cpu", dtype=torch.float64)
