@@ -102,14 +102,18 @@ def _first_choice(requested: str | None, operator: str, tensor: Tensor) -> str:
 
 @constant_when_compiled
 def _choose(requested: str | None, operator: str, device: torch.device) -> str:
-    """The choice from now on."""
+    """The choice from now on, unless there is no memory to make it."""
     if requested is not None:
         _check_device(requested, device.type)
         _choices[requested, operator, device] = requested
         return requested
     choice, wrong = "reference", []
     for name in _able(device.type, operator):
-        fault = _fault(operator, name, device)
+        try:
+            fault = _fault(operator, name, device)
+        except torch.OutOfMemoryError:
+            _warn(f"no memory is left to compare {operator} on {device}: the reference computes until there is some")
+            return "reference"
         if fault is None:
             choice = name
             break

@@ -132,6 +132,22 @@ def test_a_kernel_that_fails_is_wrong(monkeypatch):
         assert row_norms(ROWS).tolist() == [5.0, 10.0]
 
 
+def test_no_memory_is_no_verdict(monkeypatch, compared):
+    """The next call compares anew."""
+
+    def no_memory(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch:
+        replace_operator(patch, row_norms, no_memory)
+        with pytest.warns(UserWarning, match="no memory is left to compare row_norms .*: the reference computes"):
+            assert row_norms(ROWS).tolist() == [5.0, 10.0]
+    assert sk.backends()["cpu"] == "ok"
+    calls = used(monkeypatch, row_norms)
+    row_norms(ROWS)
+    assert compared == ["row_norms", "row_norms"] and calls
+
+
 def test_an_operator_goes_with_those_that_its_derivative_calls(monkeypatch):
     break_it(monkeypatch, sgr_loss_backward)
     delta, target = numbers(4, 7, dtype=torch.float64).requires_grad_(), numbers(4, 7, dtype=torch.float64, seed=1)
@@ -487,6 +503,15 @@ def test_settings_of_the_caller_do_not_matter(compared, recwarn):
         sgr_residual(ROWS, ROWS, True, 0, 0.0, None, 1e-12)
         assert torch.is_inference_mode_enabled() and torch.is_autocast_enabled("cpu")
     assert compared == ["row_norms", "sgr_residual"] and sk.backends()["cpu"] == "ok" and not recwarn.list
+
+
+def test_a_ban_on_waiting_for_a_gpu_does_not_matter(monkeypatch):
+    """It holds for all threads."""
+    modes, seen = [2], []
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: modes[-1])
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    fault(row_norms.on("cpu"), row_norms.reference, lambda _: seen.append(modes[-1]) or [], torch.device("cuda"))
+    assert set(seen) == {0} and modes[-1] == 2
 
 
 def test_within_a_transform_and_a_backward_pass(compared):

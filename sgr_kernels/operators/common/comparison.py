@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -38,19 +39,41 @@ def fault(kernel: Callable[..., Any], reference: Callable[..., Any], example: Ex
 
     In a thread of its own, which has none of the caller's modes, transforms and settings (autocast, gradients, default
     device, stream). Nothing is drawn at random.
+
+    Raises:
+        torch.OutOfMemoryError: too little memory is free to tell.
     """
-    found = []
+    found, no_memory = [], []
 
     def run() -> None:
         try:
-            found.append(_first_fault(kernel, reference, example, device))
+            with _waiting_allowed(device):
+                found.append(_first_fault(kernel, reference, example, device))
+        except torch.OutOfMemoryError as error:
+            no_memory.append(error)
         except Exception as error:  # of a kernel: it is wrong, and another backend goes on
             found.append(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}")
 
     thread = threading.Thread(target=run, name="sgr_kernels comparison")
     thread.start()
     thread.join()
+    if no_memory:
+        raise no_memory[0]
     return found[0]
+
+
+@contextlib.contextmanager
+def _waiting_allowed(device: torch.device) -> Iterator[None]:
+    """Numbers are read from a device, which torch.cuda.set_sync_debug_mode may have made an error, in all threads."""
+    mode = torch.cuda.get_sync_debug_mode() if device.type == "cuda" else 0
+    if mode == 0:
+        yield
+        return
+    torch.cuda.set_sync_debug_mode(0)
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
 
 
 def _first_fault(
