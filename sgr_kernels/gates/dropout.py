@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..operators.common.checks import FLOATING
 from ..operators.gate_bits import record_relu_, replay_relu
-from .packing import memory_format
+from .packing import memory_format, strided_as_from
 from .tape import Gates
 
 _ALPHA = 1.7580993408473766  # of alpha dropout: dropped elements of a SELU network are set to -_ALPHA
@@ -93,7 +93,8 @@ class _Dropout(torch.autograd.Function):
 def _masked(values: Tensor, bits: Tensor, layout: torch.memory_format) -> Tensor:
     """A copy with zeros where a bit is 0; no view, so that a network may write into it."""
     dense = values.contiguous(memory_format=layout)
-    return replay_relu(_memory(dense), bits, 0.0).as_strided(dense.shape, dense.stride()).detach()
+    y = replay_relu(_memory(dense), bits, 0.0).as_strided(dense.shape, dense.stride()).detach()
+    return strided_as_from(values, y)
 
 
 def _memory(dense: Tensor) -> Tensor:

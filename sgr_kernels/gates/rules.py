@@ -15,7 +15,7 @@ from ..normalized import how_computed, note_relu
 from ..operators.common.checks import FLOATING
 from ..operators.gate_bits import record_relu, record_relu_, replay_relu, replay_relu_
 from ..torch_internals import in_function_transform
-from .packing import SMALL, memory_format
+from .packing import SMALL, memory_format, strided_as_from
 from .tape import Gates
 
 
@@ -57,7 +57,8 @@ def _small_relu(gates: Gates, x: Tensor, inplace: bool) -> Tensor:
         if not isinstance(recorded, _Closed) or recorded.elements.shape != x.shape:
             raise RuntimeError(_OTHER_SHAPE)
         closed = recorded.elements
-    return x.masked_fill_(closed, 0.0) if inplace else x.masked_fill(closed, 0.0)
+    # masked_fill would lose the memory format, and a network may ask for a view that only that format has.
+    return x.masked_fill_(closed, 0.0) if inplace else torch.where(closed, 0.0, x)
 
 
 class _ReluBits(NamedTuple):
@@ -85,6 +86,8 @@ class _LeakyReLU(torch.autograd.Function):
         if inplace:
             ctx.mark_dirty(x)
             y = x if dense is x else x.copy_(y)
+        else:
+            y = strided_as_from(x, y)
         ctx.save_for_backward(bits)
         ctx.slope, ctx.layout = slope, layout
         return y
