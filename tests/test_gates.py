@@ -227,6 +227,16 @@ def test_a_relu_of_another_shape_is_refused(first, then):
         gradients("directional", relu_of(first, then))
 
 
+@pytest.mark.parametrize("function", [F.relu, F.leaky_relu, F.dropout])
+@pytest.mark.parametrize("size", [4, 64])  # few elements, and many
+def test_as_many_elements_in_another_shape_are_refused(function, size):
+    x = torch.randn(2, size, size)
+    with Record(x.requires_grad_()) as gates:
+        function(x)
+    with pytest.raises(RuntimeError, match="not the same in two passes"), Replay(gates.tape):
+        function(x.view(size, 2, size))
+
+
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("count", [1, 2048], ids=["few", "many"])
 def test_relu_takes_nan_for_open_and_leaves_nothing_of_what_is_closed(count, inplace):

@@ -66,6 +66,7 @@ class _ReluBits(NamedTuple):
 
     bits: Tensor  # (ceil(n / 8),) uint8
     format: torch.memory_format  # in whose order of elements
+    shape: torch.Size
 
 
 class _LeakyReLU(torch.autograd.Function):
@@ -74,15 +75,15 @@ class _LeakyReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, gates, slope, inplace, found=None):
         recorded = None if gates.recording else gates.recall()
-        if not (gates.recording or isinstance(recorded, _ReluBits)):
+        if not (gates.recording or (isinstance(recorded, _ReluBits) and recorded.shape == x.shape)):
             raise RuntimeError(_OTHER_SHAPE)
         layout = (memory_format(x) or torch.contiguous_format) if recorded is None else recorded.format
         dense = x.contiguous(memory_format=layout)
         y, bits = _leaky_relu(dense, None if recorded is None else recorded.bits, slope, inplace and dense is x)
         if recorded is None:
-            gates.keep(_ReluBits(bits, layout))
+            gates.keep(_ReluBits(bits, layout, x.shape))
         if found is not None:
-            found.append(_ReluBits(bits, layout))
+            found.append(_ReluBits(bits, layout, x.shape))
         if inplace:
             ctx.mark_dirty(x)
             y = x if dense is x else x.copy_(y)
