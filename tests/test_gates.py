@@ -227,6 +227,16 @@ def test_a_relu_of_another_shape_is_refused(first, then):
         gradients("directional", relu_of(first, then))
 
 
+@pytest.mark.parametrize("function", [F.relu, F.leaky_relu, F.dropout])
+@pytest.mark.parametrize("size", [4, 64])  # few elements, and many
+def test_as_many_elements_in_another_shape_are_refused(function, size):
+    x = torch.randn(2, size, size)
+    with Record(x.requires_grad_()) as gates:
+        function(x)
+    with pytest.raises(RuntimeError, match="not the same in two passes"), Replay(gates.tape):
+        function(x.view(size, 2, size))
+
+
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize("count", [1, 2048], ids=["few", "many"])
 def test_relu_takes_nan_for_open_and_leaves_nothing_of_what_is_closed(count, inplace):
@@ -241,3 +251,25 @@ def test_relu_takes_nan_for_open_and_leaves_nothing_of_what_is_closed(count, inp
     assert torch.equal(second.isnan(), is_open) and not second[~is_open].any()
     for y, source in ((first, x), (second, other)):
         assert torch.equal(torch.autograd.grad(y.sum(), source)[0], is_open.float())
+
+
+IN_FORMATS = {
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda x: x.transpose(1, 2),
+    "gaps": lambda x: x[..., ::2],
+    "a part": lambda x: x.transpose(1, 2)[1:],
+}
+
+
+@pytest.mark.parametrize("size", [4, 32])  # few elements, and many
+@pytest.mark.parametrize("in_format", IN_FORMATS)
+@pytest.mark.parametrize("function", [F.relu, F.leaky_relu, F.dropout])
+def test_results_have_the_strides_of_torch(function, in_format, size):
+    """Or a network that asks for a view of them works without gates alone."""
+    x = IN_FORMATS[in_format](torch.randn(3, 4, size, size).requires_grad_())
+    with Record(x) as gates:
+        recorded = function(x)
+    with Replay(gates.tape):
+        replayed = function(x)
+    assert recorded.stride() == replayed.stride() == function(x).stride()
+    torch.testing.assert_close(replayed, recorded, rtol=0, atol=0)

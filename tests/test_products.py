@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import subprocess
 import sys
 
@@ -154,6 +155,16 @@ def test_products_of_the_head_and_of_compiled_code_count(monkeypatch):
         for _ in range(2):  # the second finds compiled code
             body = Apply(lambda x: SCALE * x)
             assert spacing_of_step(monkeypatch, body, x, head) == (FLOAT32, TF32)
+
+
+@pytest.mark.parametrize("rounding", ["ieee", "tf32", "bf16"])
+def test_rounding_of_products_excuses_no_change_between_passes(rounding):
+    """They round the same numbers the same way: what changes is state that nothing reaches."""
+    SETTINGS["cpu", "conv"].fp32_precision = rounding
+    layer, number, x = nn.Conv2d(3, 4, 2), itertools.count(), torch.randn(5, 3, 3, 3)
+    body, head = Apply(lambda x: layer(x) * (1 + 0.01 * next(number))), lambda output, _: output.square().mean()
+    with pytest.raises(RuntimeError, match="two passes over the same input differ"):
+        sk.local_step(body, head, x, None, torch.randn_like(x), weight=1.0, engine="directional")
 
 
 def test_float64_is_left_alone(monkeypatch):

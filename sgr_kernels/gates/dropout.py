@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..operators.common.checks import FLOATING
 from ..operators.gate_bits import record_relu_, replay_relu
-from .packing import memory_format
+from .packing import memory_format, strided_as_from
 from .tape import Gates
 
 _ALPHA = 1.7580993408473766  # of alpha dropout: dropped elements of a SELU network are set to -_ALPHA
@@ -41,7 +41,7 @@ def dropout(function: Callable) -> Callable:
             return function(torch.ones_like(input), p, True) > (scale + shift + dropped) / 2
 
         if not is_alpha and input.dtype in FLOATING and not torch.compiler.is_compiling():
-            y = _Dropout.apply(input, _mask(gates, choose), scale)
+            y = _Dropout.apply(input, _mask(gates, input.shape, choose), scale)
             return input.copy_(y) if inplace else y
         kept = gates.draw(choose).to(input.dtype)
         y = input * (kept * scale)
@@ -57,19 +57,22 @@ class _Mask(NamedTuple):
 
     bits: Tensor  # (ceil(n / 8),) uint8
     format: torch.memory_format  # in whose order of elements
+    shape: torch.Size
 
 
-def _mask(gates: Gates, choose: Callable[[], Tensor]) -> _Mask:
+def _mask(gates: Gates, shape: torch.Size, choose: Callable[[], Tensor]) -> _Mask:
     """As ``gates.draw(choose)``, without unpacking it."""
     recorded = None if gates.recording else gates.recall()
     if recorded is not None and not gates.rewound:
+        if recorded.shape != shape:
+            raise RuntimeError("the network is not the same in two passes: a dropout gets a tensor of another shape")
         return recorded
     with torch.no_grad():
         kept = choose()
         layout = memory_format(kept) or torch.contiguous_format
         # By the kernels for ReLU: 1 is above 0.
         ones = kept.to(torch.bfloat16, copy=True).contiguous(memory_format=layout)
-        mask = _Mask(record_relu_(_memory(ones), 0.0), layout)
+        mask = _Mask(record_relu_(_memory(ones), 0.0), layout, shape)
     if gates.recording:
         gates.keep(mask)
     return mask
@@ -81,19 +84,20 @@ class _Dropout(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, input: Tensor, mask: _Mask, scale: float) -> Tensor:
         ctx.save_for_backward(mask.bits)
-        ctx.format, ctx.scale = mask.format, scale
+        ctx.mask, ctx.scale = mask._replace(bits=None), scale
         return _masked(input, mask.bits, mask.format).mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor):
         (bits,) = ctx.saved_tensors
-        return _Dropout.apply(grad, _Mask(bits, ctx.format), ctx.scale), None, None  # to be differentiated again
+        return _Dropout.apply(grad, ctx.mask._replace(bits=bits), ctx.scale), None, None  # to be differentiated again
 
 
 def _masked(values: Tensor, bits: Tensor, layout: torch.memory_format) -> Tensor:
     """A copy with zeros where a bit is 0; no view, so that a network may write into it."""
     dense = values.contiguous(memory_format=layout)
-    return replay_relu(_memory(dense), bits, 0.0).as_strided(dense.shape, dense.stride()).detach()
+    y = replay_relu(_memory(dense), bits, 0.0).as_strided(dense.shape, dense.stride()).detach()
+    return strided_as_from(values, y)
 
 
 def _memory(dense: Tensor) -> Tensor:

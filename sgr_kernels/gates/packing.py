@@ -58,6 +58,15 @@ def memory_format(x: Tensor) -> torch.memory_format | None:
     return last if last is not None and x.is_contiguous(memory_format=last) else None
 
 
+def strided_as_from(x: Tensor, y: Tensor) -> Tensor:
+    """``y``, by element computed from x, with the strides that torch would give it: a network may need them for a view.
+
+    Args:
+        y: in the format of x, if that has one.
+    """
+    return y if memory_format(x) is not None else torch.empty_like(x).copy_(y)
+
+
 def copied(value: Any) -> Any:
     """A copy, since the network may write into a tensor it got."""
     return value.detach().clone() if isinstance(value, Tensor) else value

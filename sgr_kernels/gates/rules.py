@@ -15,7 +15,7 @@ from ..normalized import how_computed, note_relu
 from ..operators.common.checks import FLOATING
 from ..operators.gate_bits import record_relu, record_relu_, replay_relu, replay_relu_
 from ..torch_internals import in_function_transform
-from .packing import SMALL, memory_format
+from .packing import SMALL, memory_format, strided_as_from
 from .tape import Gates
 
 
@@ -57,7 +57,8 @@ def _small_relu(gates: Gates, x: Tensor, inplace: bool) -> Tensor:
         if not isinstance(recorded, _Closed) or recorded.elements.shape != x.shape:
             raise RuntimeError(_OTHER_SHAPE)
         closed = recorded.elements
-    return x.masked_fill_(closed, 0.0) if inplace else x.masked_fill(closed, 0.0)
+    # masked_fill would lose the memory format, and a network may ask for a view that only that format has.
+    return x.masked_fill_(closed, 0.0) if inplace else torch.where(closed, 0.0, x)
 
 
 class _ReluBits(NamedTuple):
@@ -65,6 +66,7 @@ class _ReluBits(NamedTuple):
 
     bits: Tensor  # (ceil(n / 8),) uint8
     format: torch.memory_format  # in whose order of elements
+    shape: torch.Size
 
 
 class _LeakyReLU(torch.autograd.Function):
@@ -73,18 +75,20 @@ class _LeakyReLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, gates, slope, inplace, found=None):
         recorded = None if gates.recording else gates.recall()
-        if not (gates.recording or isinstance(recorded, _ReluBits)):
+        if not (gates.recording or (isinstance(recorded, _ReluBits) and recorded.shape == x.shape)):
             raise RuntimeError(_OTHER_SHAPE)
         layout = (memory_format(x) or torch.contiguous_format) if recorded is None else recorded.format
         dense = x.contiguous(memory_format=layout)
         y, bits = _leaky_relu(dense, None if recorded is None else recorded.bits, slope, inplace and dense is x)
         if recorded is None:
-            gates.keep(_ReluBits(bits, layout))
+            gates.keep(_ReluBits(bits, layout, x.shape))
         if found is not None:
-            found.append(_ReluBits(bits, layout))
+            found.append(_ReluBits(bits, layout, x.shape))
         if inplace:
             ctx.mark_dirty(x)
             y = x if dense is x else x.copy_(y)
+        else:
+            y = strided_as_from(x, y)
         ctx.save_for_backward(bits)
         ctx.slope, ctx.layout = slope, layout
         return y
