@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from sgr_train import blocks as cifar
-from sgr_train import heads as cifar_heads
+from sgr_train import heads as zoo_heads
+from sgr_train.networks import REGISTRY as ZOO
+from sgr_train.networks.network import Features
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 from torchvision import models
@@ -167,17 +168,25 @@ def swin(make: Callable[..., models.SwinTransformer], _image_size: int) -> list[
 
 def plainnet(depth: int, _image_size: int) -> list[nn.Module]:
     """Convolutions and ReLU without normalisation, as the paper's BP-free networks."""
-    return cifar.plainnet(3, depth, 32, norm=False)
+    return _blocks_of("plainnet", depth=depth, width=32, norm="none")
+
+
+def _blocks_of(name: str, **options: Any) -> list[nn.Module]:
+    return [block for stage in ZOO.make(name, (3, 32, 32), **options) for block in stage]
+
+
+def _head_of(name: str, channels: int, classes: int) -> nn.Module:
+    return zoo_heads.create(name, Features((channels, 1, 1), tokens=False), num_classes=classes)
 
 
 def _bp_free(depth: int) -> Network:
     """One layer a module, heads with nothing to learn."""
-    return Network(partial(plainnet, depth), cifar_heads.etf_head, 32, 10, {})
+    return Network(partial(plainnet, depth), partial(_head_of, "etf"), 32, 10, {})
 
 
 _imagenet = partial(Network, image_size=224, classes=1000)
 NETWORKS = {
-    "resnet32": Network(lambda _: cifar.resnet32(3), cifar_heads.conv_head, 32, 10, {2: (11,), 3: (6, 11)}),
+    "resnet32": Network(lambda _: _blocks_of("resnet32"), partial(_head_of, "conv"), 32, 10, {2: (11,), 3: (6, 11)}),
     "plainnet4": _bp_free(4),
     "plainnet8": _bp_free(8),
     "plainnet16": _bp_free(16),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import json
 import os
 import pathlib
 import re
@@ -24,7 +25,8 @@ SOURCES = ("sgr_kernels", "csrc", "bench", "python", "cmake", "tests", "docs/ext
 IMPORTS = "sgr_kernels/operators/__init__.py"
 LINE = re.search(r"Add the line `(.*?)` to the imports of `(.*?)`", PAGE)[1]
 
-COPY, BUILD, EVERY_KERNEL, MICRO, PYTEST, OF_BACKEND = [
+PLUGINS = {path.name: path.read_text() for path in sorted((EXAMPLE / "plugins").glob("*.py"))}
+TRAIN, COPY, BUILD, EVERY_KERNEL, MICRO, PYTEST, OF_BACKEND = [
     line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()
 ]
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -93,9 +95,22 @@ def test_the_example_has_seven_files_and_takes_one_line(tree):
 
 
 def test_code_is_that_of_the_example_or_is_run_here():
-    text = "\0".join((EXAMPLE / file).read_text() for file in FILES)
+    text = "\0".join([*((EXAMPLE / file).read_text() for file in FILES), *PLUGINS.values()])
     assert [block for block in PYTHON_BLOCKS if block not in text] == [smooth_block(), gate_block()]
     assert CPP_BLOCKS and all(block in text for block in CPP_BLOCKS)
+
+
+def test_a_plugin_is_shown_whole_and_short():
+    assert len(PLUGINS) == 4 and all(text in PYTHON_BLOCKS for text in PLUGINS.values())
+    assert all(len(text.splitlines()) <= 40 for text in PLUGINS.values())
+
+
+def test_plugins_are_trained(tree):
+    text = run(TRAIN, tree)
+    assert "test accuracy" in text
+    [config] = (tree / "runs").glob("*/config.json")
+    options = json.loads(config.read_text())["options"]
+    assert options["method"] == {"noisy": {"share": 0.05}} and options["head"] == {"two_layers": {"hidden": 32}}
 
 
 def smooth_block() -> str:
@@ -113,9 +128,10 @@ def test_what_the_page_names_exists(tree):
     assert [name for name in files if not any((place / name).exists() for place in places)] == []
     assert [name for name in names - files if "/" in name and not (tree / name).exists()] == []
     suffixes = {".py", ".h", ".cuh"}
-    sources = [path for folder in FOLDERS for path in (tree / folder).rglob("*.*") if path.suffix in suffixes]
+    folders = (*FOLDERS, "python")
+    sources = [path for folder in folders for path in (tree / folder).rglob("*.*") if path.suffix in suffixes]
     words = set(re.findall(r"\w+", " ".join(path.read_text() for path in sources)))
-    assert [name for name in names - files if "/" not in name and not set(name.split(".")) <= words] == []
+    assert [name for name in names - files if "/" not in name and not set(re.findall(r"\w+", name)) <= words] == []
 
 
 # --- the operator -----------------------------------------------------------------------------------------------------

@@ -13,11 +13,8 @@ import sys
 import pytest
 import torch
 from sgr_bench import cli, results, tables
+from sgr_train import report
 from torch import nn
-
-pytest.importorskip("tyro", reason="the README has commands of the driver, which needs tyro")
-
-from sgr_train import report  # noqa: E402
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -66,12 +66,12 @@ def read_config(folder: Path, command: str) -> Settings:
     except Damaged as error:
         what = f"{error}{_edited(folder)}"
         remedy = f"put it back or {again(folder)}"
-        raise UsageError(f"--resume {folder} is not a run folder as written: {what}; {remedy}") from error
-    except (KeyError, TypeError) as error:
-        raise UsageError(f"--resume {folder} was written by another version of sgr-train; {again(folder)}") from error
+        raise UsageError(f"{folder} is not a run folder as written: {what}; {remedy}") from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UsageError(f"{folder} was written by another version of sgr-train; {again(folder)}") from error
     owner = command_of(config)
     if owner != command:
-        raise UsageError(f"--resume {folder} belongs to another command: {resume_command(owner, folder)}")
+        raise UsageError(f"{folder} belongs to another command: {resume_command(owner, folder)}")
     return config
 
 

@@ -10,10 +10,7 @@ from .interrupts import handler
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0, 2 for bad input, 130 when interrupted, 141 when the output cannot be written any more.
-
-    (tyro itself exits with 2 on what it cannot parse.)
-    """
+    """Exit status: 0, 2 for bad input, 130 when interrupted, 141 when the output cannot be written any more."""
     _open_closed_outputs()
     with handler(_leave):  # an exception would not do: what is being imported may catch it, and fail in another way
         from . import commands

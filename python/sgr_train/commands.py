@@ -6,14 +6,15 @@ import contextlib
 import dataclasses
 import os
 import sys
-from collections.abc import Iterator, Sequence
-
-import tyro
+from collections.abc import Callable, Iterator, Sequence
 
 from . import checkpoint, compare, interrupts, report, train
-from .config import COMMANDS, RunConfig, Settings, absolute, check, command_of, expand
+from .config import RunConfig, Settings, absolute, command_of
 from .errors import NoOutput, UsageError, note, say
+from .flags import parse
 from .folder import locked, new_folder
+from .paths import expand
+from .settings import validate
 
 
 def run(config: RunConfig) -> None:
@@ -35,6 +36,9 @@ def execute(argv: Sequence[str] | None) -> int:
     try:
         with interrupts.remembered():
             config = _parse(argv)
+            if callable(config):
+                config()
+                return 0
             with _open_folder(config) as config:
                 ACTIONS[command_of(config)](config)
         say(f"everything is in {config.out}")
@@ -52,16 +56,10 @@ def execute(argv: Sequence[str] | None) -> int:
     return 0
 
 
-def _parse(argv: Sequence[str] | None) -> Settings:
+def _parse(argv: Sequence[str] | None) -> Settings | Callable[[], None]:
     try:
         try:
-            return tyro.extras.subcommand_cli_from_dict(
-                COMMANDS,
-                prog="sgr-train",
-                description="Local training with successive gradient reconciliation.",
-                args=argv,
-                config=(tyro.conf.FlagCreatePairsOff,),
-            )
+            return parse(sys.argv[1:] if argv is None else argv)
         finally:
             sys.stdout.flush()  # the help
     except OSError as error:
@@ -72,22 +70,19 @@ def _parse(argv: Sequence[str] | None) -> Settings:
 def _open_folder(config: Settings) -> Iterator[Settings]:
     """The settings to run with: those given, in a folder that is now ours, or those of the folder to resume."""
     if config.resume is None:
-        check(config)
         with new_folder(config.out and expand(config.out), command_of(config)) as out:
             yield dataclasses.replace(absolute(config), out=out)
         return
-    if dataclasses.replace(config, resume=None) != type(config)():
-        raise UsageError("--resume takes every setting from its folder; drop the other flags")
     folder = expand(config.resume)
     stored = checkpoint.read_config(folder, command_of(config))
-    check(stored)
+    validate(stored)
     with locked(folder):
         yield dataclasses.replace(stored, out=folder)
 
 
-def _kept(config: Settings | None) -> str:
+def _kept(config: Settings | Callable[[], None] | None) -> str:
     """What an interrupted command leaves behind."""
-    folder = config and (config.out or config.resume)
-    if folder is None or not os.path.lexists(expand(folder) / checkpoint.CONFIG):
+    folder = isinstance(config, Settings) and (config.out or config.resume)
+    if not folder or not os.path.lexists(expand(folder) / checkpoint.CONFIG):
         return "nothing was written"
     return f"every finished epoch is kept; continue with: {checkpoint.resume_command(command_of(config), folder)}"

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint, report
-from .config import ChooseConfig, CompareConfig, RunConfig, Settings, shared
+from . import checkpoint, methods, report
+from .build import own_options
+from .config import ChooseConfig, CompareConfig, RunConfig, Settings, run_of
 from .errors import Diverged, UsageError, say
 from .files import write_json
 from .folder import locked, make_folder
+from .measure import reduction_of
 from .train import setup, train, train_and_test
 
 Runs = dict[str, RunConfig]  # by what they are called
@@ -24,7 +26,7 @@ def compare(config: CompareConfig) -> None:
         UsageError: runs diverged; the result is that of the others.
     """
     runs = {
-        f"{method} seed {seed}": _run(config, f"{method}-seed{seed}", method=method, seed=seed)
+        f"{method} seed {seed}": run_of(config, config.out / f"{method}-seed{seed}", method, seed)
         for seed in config.seeds
         for method in config.methods
     }
@@ -42,8 +44,7 @@ def compare(config: CompareConfig) -> None:
             say(report.paired_text(result))
         summary = {"runs": summaries, "sgr_minus_layerwise": result, "diverged": list(diverged)}
         write_json(config.out / checkpoint.SUMMARY, summary, run_id)
-        finished_runs = [runs[name] for name in results]
-        checkpoint.draw(config.out / "comparison.png", run_id, lambda: _plot(config, finished_runs))
+        checkpoint.draw(config.out / "comparison.png", run_id, lambda: _plot(config, runs, results))
     _refuse(diverged, runs)
 
 
@@ -55,33 +56,34 @@ def choose(config: ChooseConfig) -> None:
     """
     runs = {}
     for weight in (0.0, *sorted(config.weights)):
-        own = {"method": "sgr" if weight else "layerwise", "sgr_weight": weight}
+        method, own = ("sgr", {"weight": weight}) if weight else ("layerwise", {})
         for seed in config.seeds:
-            runs[f"lambda {weight:g} seed {seed}"] = _run(config, f"weight{weight:g}-seed{seed}", seed=seed, **own)
+            out = config.out / f"weight{weight:g}-seed{seed}"
+            runs[f"lambda {weight:g} seed {seed}"] = run_of(config, out, method, seed, **own)
     run_id = _begin(config, runs)
     results, diverged = _each(runs, _validate)
-    last: dict[float, list[Row]] = {run.sgr_weight: [] for run in runs.values()}
+    last: dict[float, list[Row]] = {weight_of(run): [] for run in runs.values()}
     for name, run in runs.items():
         if name in diverged:
-            last.pop(run.sgr_weight, None)
-        elif run.sgr_weight in last:
-            last[run.sgr_weight].append(results[name])
+            last.pop(weight_of(run), None)
+        elif weight_of(run) in last:
+            last[weight_of(run)].append(results[name])
     accuracies = {weight: [row["val_accuracy"][-1] for row in rows] for weight, rows in last.items()}
     losses = {weight: [report.mean(row["sgr"]) for row in rows] for weight, rows in last.items()}
     candidates = [weight for weight in sorted(config.weights) if weight in last]
     if candidates:
         best = max(candidates, key=lambda weight: report.mean(accuracies[weight]))
         say("\n" + report.choice_table(accuracies, losses))
-        say(f"chosen on the validation images: --sgr-weight {best:g} --reduction {config.reduction}")
-        rows = [{"sgr_weight": weight, "val_accuracy": accuracies[weight], "sgr": losses[weight]} for weight in last]
-        choice = {"sgr_weight": best, "reduction": config.reduction, "candidates": rows, "diverged": list(diverged)}
+        say(f"chosen on the validation images: --weight {best:g} --reduction {reduction_of(config)}")
+        rows = [{"weight": weight, "val_accuracy": accuracies[weight], "sgr": losses[weight]} for weight in last]
+        choice = {"weight": best, "reduction": reduction_of(config), "candidates": rows, "diverged": list(diverged)}
         write_json(config.out / checkpoint.SUMMARY, choice, run_id)
     _refuse(diverged, runs)
 
 
-def _run(config: Settings, name: str, **own: Any) -> RunConfig:
-    """Settings of one run, in a folder of its own inside that of the command."""
-    return RunConfig(**{**shared(config), **own}, out=config.out / name)
+def weight_of(run: RunConfig) -> float:
+    """lambda; 0 of a method without."""
+    return own_options(run).get("weight", 0.0)
 
 
 def _begin(config: Settings, runs: Runs) -> str:
@@ -90,6 +92,8 @@ def _begin(config: Settings, runs: Runs) -> str:
     Returns the id of the command's own folder.
     """
     _, data = setup(next(iter(runs.values())))
+    for run in runs.values():
+        methods.REGISTRY.make(run.method, **own_options(run))
     run_id = checkpoint.enter(config, data.fingerprint)
     for run in runs.values():
         make_folder(run.out)
@@ -135,11 +139,11 @@ def _refuse(diverged: dict[str, str], runs: Runs) -> None:
         raise UsageError(f"{others} ({name}: {first})")
 
 
-def _plot(config: CompareConfig, finished: list[RunConfig]) -> bytes:
+def _plot(config: CompareConfig, runs: Runs, results: dict[str, Row]) -> bytes:
     histories: dict[str, list[list[Row]]] = {}
-    for method in config.methods:
-        rows = [checkpoint.read_metrics(run.out, run.epochs) for run in finished if run.method == method]
-        if rows:
-            histories[method] = rows
-    title = f"{Path(config.data).name}, {config.model}, {config.head} heads, lambda {config.sgr_weight:g}"
-    return report.plot_comparison(histories, config.reduction, title)
+    for name, summary in results.items():
+        rows = checkpoint.read_metrics(runs[name].out, summary["epochs"])
+        histories.setdefault(summary["method"], []).append(rows)
+    title = f"{Path(config.data).name}, {config.model}, {config.head} heads"
+    in_order = {method: histories[method] for method in config.methods if method in histories}
+    return report.plot_comparison(in_order, reduction_of(config), title)

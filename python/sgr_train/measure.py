@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -12,35 +12,37 @@ from torch import Tensor, nn
 
 import sgr_kernels as sk
 
-from .config import RunConfig
+from .config import RunConfig, Settings
 from .errors import Diverged
+from .networks.network import Network
+from .networks.statistics import frozen_statistics
 from .splits import Batch
 
 PROBE = 512  # the first images of the training split: train accuracy and SGR loss are measured on them
 
 
 @torch.no_grad()
-def accuracy(modules: nn.ModuleList, batches: Iterable[Batch]) -> list[float]:
+def accuracy(network: Network, batches: Iterable[Batch]) -> list[float]:
     """Share of correctly classified images, 0 to 1, for the head of every module; the last one is the network's.
 
     Raises:
         Diverged: logits are not finite, so that nothing is classified.
     """
-    modules.eval()
-    correct, total = torch.zeros(len(modules), dtype=torch.float64), 0
+    network.eval()
+    correct, total = torch.zeros(len(network), dtype=torch.float64), 0
     for x, labels in batches:
-        for k, module in enumerate(modules):
+        for k, module in enumerate(network):
             x = module.body(x)
             logits = module.head.logits(x)
             if not logits.isfinite().all():
                 raise Diverged(f"the logits of module {k + 1} are not finite")
             correct[k] += (logits.argmax(1) == labels).sum().cpu()
         total += len(labels)
-    modules.train()
+    network.train()
     return (correct / total).tolist()
 
 
-def measure_sgr(modules: nn.ModuleList, batches: Iterable[Batch], config: RunConfig) -> list[float]:
+def measure_sgr(network: Network, batches: Iterable[Batch], config: RunConfig) -> list[float]:
     """SGR loss between modules k-1 and k, for k = 2 ... K, averaged over images: with or without training on it.
 
     The quantity that "sgr" trains (batch statistics in BatchNorm, relative floor 0), by first-order gradients only, and
@@ -49,13 +51,14 @@ def measure_sgr(modules: nn.ModuleList, batches: Iterable[Batch], config: RunCon
     Raises:
         Diverged: it is not finite.
     """
-    sums, total = torch.zeros(len(modules) - 1, dtype=torch.float64), 0
+    sums, total = torch.zeros(len(network) - 1, dtype=torch.float64), 0
     gradients = _closed_form_gradients if config.bp_free else _gradients
-    with _frozen_statistics(modules):
+    reduction = reduction_of(config)
+    with frozen_statistics(network):
         for x, labels in batches:
             delta_pre = None
-            for k, module in enumerate(modules):
-                x, delta_out, sgr = gradients(module, x, labels, delta_pre, config.reduction)
+            for k, module in enumerate(network):
+                x, delta_out, sgr = gradients(module, x, labels, delta_pre, reduction)
                 if sgr is not None:
                     sums[k - 1] += sgr.cpu() * len(labels)
                 delta_pre = delta_out
@@ -90,17 +93,10 @@ def _closed_form_gradients(
     return step.output, step.delta_out, step.sgr
 
 
-@contextlib.contextmanager
-def _frozen_statistics(modules: nn.Module) -> Iterator[None]:
-    """BatchNorm normalises by the batch, as in training, and leaves its running statistics alone."""
-    norms = [m for m in modules.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True
+def reduction_of(config: Settings) -> str:
+    """That of the methods which reconcile gradients, if there is one: what is compared is measured alike."""
+    found = (options["reduction"] for options in config.options["method"].values() if "reduction" in options)
+    return next(found, "batchmean")
 
 
 class PeakMemory:

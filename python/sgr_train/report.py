@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import sys
 from collections.abc import Sequence
@@ -15,8 +16,9 @@ from tqdm import tqdm
 from .config import RunConfig
 from .errors import say
 
-COLOURS = {"bp": "#000000", "layerwise": "#D55E00", "sgr": "#0072B2"}  # Okabe and Ito: safe for colour-blind readers
-MARKERS = {"bp": "s", "layerwise": "^", "sgr": "o"}
+# Okabe and Ito: safe for colour-blind readers. The first three methods are in most pictures, and keep theirs.
+STYLES = {"bp": ("#000000", "s"), "layerwise": ("#D55E00", "^"), "sgr": ("#0072B2", "o")}
+OTHER_STYLES = [("#009E73", "D"), ("#CC79A7", "v"), ("#E69F00", "P"), ("#56B4E9", "X"), ("#F0E442", "*")]
 MIB = 2**20
 
 
@@ -155,7 +157,7 @@ def paired_text(result: dict[str, Any]) -> str:
 # Plots
 
 
-def plot_run(history: list[dict[str, Any]], config: RunConfig) -> bytes:
+def plot_run(history: list[dict[str, Any]], config: RunConfig, reduction: str) -> bytes:
     """Loss, accuracy and, where modules have neighbours, SGR loss by epoch; as PNG."""
     epochs = [row["epoch"] for row in history]
     figure, axes = _figure(3 if history[0]["sgr"] else 2)
@@ -163,20 +165,22 @@ def plot_run(history: list[dict[str, Any]], config: RunConfig) -> bytes:
     axes[0].set(ylabel="local training loss (nats)", yscale="log")
     for name, style in (("train_accuracy", "--"), ("val_accuracy", "-")):
         values = [100 * row[name][-1] for row in history]
-        axes[1].plot(epochs, values, style, color=COLOURS[config.method], label=name.split("_")[0])
+        axes[1].plot(epochs, values, style, color=_styles([config.method])[config.method][0], label=name.split("_")[0])
     axes[1].set(ylabel="accuracy of the last head (%)")
     axes[1].legend(frameon=False)
     if history[0]["sgr"]:
         _per_module(axes[2], epochs, [row["sgr"] for row in history], first=2)
-        axes[2].set(ylabel=f"SGR loss, measured ({config.reduction})", ylim=(0, None))
+        axes[2].set(ylabel=f"SGR loss, measured ({reduction})", ylim=(0, None))
     return _png(figure, f"{config.method}, {config.model}, {Path(config.data).name}, seed {config.seed}")
 
 
 def plot_comparison(histories: dict[str, list[list[dict[str, Any]]]], reduction: str, title: str) -> bytes:
     """Validation accuracy and SGR loss by epoch, as PNG: mean over seeds, the band from the lowest to the highest."""
     figure, (left, right) = _figure(2)
+    styles = _styles(list(histories))
     for method, runs in histories.items():
-        style = {"color": COLOURS[method], "marker": MARKERS[method], "markersize": 4, "label": method}
+        colour, marker = styles[method]
+        style = {"color": colour, "marker": marker, "markersize": 4, "label": method}
         epochs = [row["epoch"] for row in runs[0]]
         accuracies = [[100 * row["val_accuracy"][-1] for row in run] for run in runs]
         _band(left, epochs, accuracies, style)
@@ -186,6 +190,12 @@ def plot_comparison(histories: dict[str, list[list[dict[str, Any]]]], reduction:
     left.legend(frameon=False)
     right.set(ylabel=f"SGR loss, mean over modules ({reduction})", ylim=(0, None))
     return _png(figure, title)
+
+
+def _styles(methods: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each method."""
+    others = itertools.cycle(OTHER_STYLES)
+    return {method: STYLES.get(method) or next(others) for method in methods}
 
 
 def _figure(panels: int) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import image_files
 
+SPLIT_SEED = 0
 MAX_WORKERS = 8  # threads that decode image files
 BATCHES_AHEAD = 2  # decoded while the device computes
 
@@ -32,6 +33,9 @@ class Images:
 
     def subset(self, indices: Tensor) -> Images:
         return Images(self.pixels[indices], self.labels[indices])
+
+    def to(self, device: torch.device) -> Images:
+        return Images(self.pixels.to(device), self.labels.to(device))
 
     def fingerprint(self) -> str:
         """SHA-256 of shape, pixels and labels."""
@@ -53,14 +57,16 @@ class Files:
     memory, and an error keeps its name.
     """
 
-    def __init__(self, root: Path, paths: Sequence[str], labels: Tensor, size: int, device: torch.device) -> None:
+    def __init__(
+        self, root: Path, paths: Sequence[str], labels: Tensor, size: int, device: torch.device | str = "cpu"
+    ) -> None:
         from torchvision import transforms
 
         self.root = root
         self.paths = paths
         self.labels = labels
         self.size = size
-        self.device = device
+        self.device = torch.device(device)
         self.to_pixels = transforms.Compose(
             [transforms.Resize(size), transforms.CenterCrop(size), transforms.PILToTensor()]
         )
@@ -70,6 +76,10 @@ class Files:
 
     def subset(self, indices: Tensor) -> Files:
         return Files(self.root, [self.paths[i] for i in indices], self.labels[indices], self.size, self.device)
+
+    def to(self, device: torch.device) -> Files:
+        """Batches will be on the device."""
+        return Files(self.root, self.paths, self.labels, self.size, device)
 
     def fingerprint(self) -> str:
         """SHA-256 of the names, contents and labels. Every file is decoded, so that a bad one is known beforehand."""
@@ -101,3 +111,13 @@ class Files:
 
 def _workers() -> int:
     return min(MAX_WORKERS, os.cpu_count() or 1)
+
+
+def stratified_order(labels: Tensor) -> Tensor:
+    """A fixed random order in which every prefix, and every slice, has nearly the class shares of the whole."""
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    position = torch.empty(len(labels), dtype=torch.float64)  # where in its class, 0 to 1
+    for label in labels.unique():
+        members = shuffled[labels[shuffled] == label]
+        position[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
+    return shuffled[position[shuffled].argsort(stable=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,16 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import sgr_kernels as sk
-
-from . import checkpoint, interrupts, report
+from . import checkpoint, interrupts, methods, report
+from .build import build, own_options
 from .config import RunConfig, to_json
-from .data import Data, load_data
 from .errors import Diverged, UsageError, note, one_line
 from .files import exists, write_json
-from .measure import PROBE, PeakMemory, accuracy, measure_sgr
+from .loader import Data, load_data
+from .measure import PROBE, PeakMemory, accuracy, measure_sgr, reduction_of
 from .memory import enough_memory
-from .models import build
+from .networks.network import Network
 
 CURVES = "curves.png"
 CHECK_EVERY = 100  # steps between two looks at the losses, for which a GPU has to be awaited
@@ -30,28 +30,32 @@ CHECK_EVERY = 100  # steps between two looks at the losses, for which a GPU has 
 class Training:
     """Everything that moves while training goes on, and the history of what was measured."""
 
-    modules: nn.ModuleList
+    network: Network
+    method: methods.Method
     optimizers: list[torch.optim.Optimizer]
-    schedules: list[torch.optim.lr_scheduler.LRScheduler]
     generator: torch.Generator  # batch order and augmentation
+    epochs: int  # of all phases of the method
+    classes: tuple[str, ...]  # their names
     history: list[dict[str, Any]] = field(default_factory=list)  # one row an epoch
     run_id: str = ""  # which its files carry
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "modules": self.modules.state_dict(),
+            "network": self.network.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "schedules": [schedule.state_dict() for schedule in self.schedules],
             "generator": self.generator.get_state(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "epochs": self.epochs,
             "history": self.history,
+            "classes": self.classes,
+            "image_shape": self.network.image_shape,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.modules.load_state_dict(state["modules"])
-        for part, saved in zip(self.optimizers + self.schedules, state["optimizers"] + state["schedules"], strict=True):
-            part.load_state_dict(saved)
+        self.network.load_state_dict(state["network"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.generator.set_state(state["generator"])
         torch.set_rng_state(state["rng"])
         if torch.cuda.is_available() and state["cuda_rng"]:
@@ -68,14 +72,22 @@ def setup(config: RunConfig) -> tuple[Training, Data]:
     data = load_data(config, device)
 
     torch.manual_seed(config.seed)
-    modules = build(config, data.image_shape, data.num_classes).to(device)
+    network, method = build(config, data.num_classes, data.image_shape)
+    network = network.to(device)
+    network.mean, network.std = data.mean / 255, data.std / 255
+    epochs = config.epochs * methods.phases(method, network)
 
     optimizers = [
         torch.optim.SGD(m.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
-        for m in modules
+        for m in network
     ]
-    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(o, config.epochs) for o in optimizers]
-    return Training(modules, optimizers, schedules, torch.Generator().manual_seed(config.seed)), data
+    generator = torch.Generator().manual_seed(config.seed)
+    return Training(network, method, optimizers, generator, epochs, data.classes), data
+
+
+def cosine(epoch: int, epochs: int) -> float:
+    """Factor on the learning rate in an epoch, counted from 0: from 1 down to 0 in every phase of ``epochs``."""
+    return 0.5 * (1 + math.cos(math.pi * (epoch % epochs) / epochs))
 
 
 @enough_memory()
@@ -95,8 +107,10 @@ def train(config: RunConfig, label: str = "", verbose: bool = False) -> tuple[Tr
         restore(run, state, config)
 
     images = data.images_per_epoch(config.batch_size)
-    with report.Progress(label, images, len(run.history), config.epochs, verbose) as progress:
-        for epoch in range(len(run.history) + 1, config.epochs + 1):
+    with report.Progress(label, images, len(run.history), run.epochs, verbose) as progress:
+        for epoch in range(len(run.history) + 1, run.epochs + 1):
+            for optimizer in run.optimizers:
+                optimizer.param_groups[0]["lr"] = config.lr * cosine(epoch - 1, config.epochs)
             memory, started = PeakMemory(data.mean.device), time.perf_counter()
             with advice(config, f"in epoch {epoch}"):
                 losses = train_epoch(run, config, data, progress)
@@ -109,10 +123,8 @@ def train(config: RunConfig, label: str = "", verbose: bool = False) -> tuple[Tr
                     "images_per_second": images / seconds,
                     "peak_memory_bytes": memory.read(),
                     "peak_memory_kind": memory.kind,
-                    **measure(run.modules, config, data),
+                    **measure(run.network, config, data),
                 }
-            for schedule in run.schedules:
-                schedule.step()
             run.history.append(row)
             checkpoint.write_metrics(config.out, run.history)
             save(run, config)
@@ -142,15 +154,17 @@ def advice(config: RunConfig, when: str) -> Iterator[None]:
     try:
         yield
     except Diverged as error:
+        own = own_options(config)
         too_large = {
             "lr": True,
-            "sgr_weight": config.method == "sgr",
+            "weight": "weight" in own,
             "momentum": config.momentum >= 1,
             "weight_decay": config.lr * config.weight_decay >= 1,
             "clip_grad_norm": config.clip_grad_norm is not None,
         }
         flags = [name for name, possible in too_large.items() if possible]
-        changes = [f"lower --{name.replace('_', '-')} (now {getattr(config, name):g})" for name in flags]
+        values = {**own, **vars(config)}
+        changes = [f"lower --{name.replace('_', '-')} (now {values[name]:g})" for name in flags]
         if config.clip_grad_norm is None:
             changes.append("set --clip-grad-norm")
         raise Diverged(f"training diverged {when}: {error}; {' or '.join(changes)}, and start again") from error
@@ -162,76 +176,52 @@ def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.P
     Raises:
         Diverged: a loss, or what the last step left in the network, is not finite.
     """
-    sums, seen = [torch.zeros((), device=data.mean.device) for _ in run.modules], 0
-    first_step = len(run.history) * data.images_per_epoch(config.batch_size) // config.batch_size
-    for index, (x, labels) in enumerate(data.shuffled(config.batch_size, run.generator), first_step):
+    device = data.mean.device
+    sums, seen = torch.zeros((), device=device), 0
+
+    def update(k: int) -> None:
+        if config.clip_grad_norm is not None:
+            nn.utils.clip_grad_norm_(run.network[k].parameters(), config.clip_grad_norm)
+        run.optimizers[k].step()
+        run.optimizers[k].zero_grad()
+
+    methods.begin_epoch(run.method, len(run.history), config.epochs)
+    for index, (x, labels) in enumerate(data.shuffled(config.batch_size, run.generator)):
         interrupts.check()
         if index % CHECK_EVERY == 0:
             check_losses(sums)
-        reconcile = config.method == "sgr" and index % config.sgr_every == 0
-        delta_pre = None
-        for k, (module, optimizer) in enumerate(zip(run.modules, run.optimizers, strict=True)):
-            need_delta_out = reconcile and k + 1 < len(run.modules)
-            optimizer.zero_grad()
-            step = module_step(module, x, labels, delta_pre, config, need_delta_out)
-            if config.clip_grad_norm is not None:
-                nn.utils.clip_grad_norm_(module.parameters(), config.clip_grad_norm)
-            optimizer.step()
-            x, delta_pre = step.output, step.delta_out
-            sums[k] += step.loss * len(labels)
+        losses = run.method.step(run.network, x, labels, update)
+        sums = sums + torch.stack(losses) * len(labels)
         seen += len(labels)
         progress.batch(len(labels), sums[-1] / seen)
     check_losses(sums)
-    check_weights(run.modules)
-    return [(total / seen).item() for total in sums]
+    check_weights(run.network)
+    return (sums / seen).tolist()
 
 
-def check_losses(losses: list[Tensor]) -> None:
+def check_losses(losses: Tensor) -> None:
     """Raises Diverged where the loss of a module, or a sum of them, is not finite."""
-    for k, loss in enumerate(losses, 1):
+    for k, loss in enumerate(losses.flatten(), 1):
         if not loss.isfinite():
             raise Diverged(f"the loss of module {k} is {loss.item()}")
 
 
-def check_weights(modules: nn.ModuleList) -> None:
+def check_weights(network: Network) -> None:
     """Raises Diverged where a weight or a running statistic is not finite, as the last step may have left it."""
-    for k, module in enumerate(modules, 1):
+    for k, module in enumerate(network, 1):
         for name, tensor in module.state_dict().items():
-            if not tensor.isfinite().all():
+            if isinstance(tensor, Tensor) and not tensor.isfinite().all():
                 raise Diverged(f"{name} of module {k} is not finite")
 
 
-def module_step(
-    module: nn.Module, x: Tensor, labels: Tensor, delta_pre: Tensor | None, config: RunConfig, need_delta_out: bool
-) -> sk.LocalStep:
-    """Gradients of one module. Without ``delta_pre`` (first module, "layerwise", "bp") there is no SGR term."""
-    engine = "fused" if config.bp_free else config.engine
-    try:
-        return sk.local_step(
-            module.body,
-            module.head,
-            x,
-            labels,
-            delta_pre,
-            weight=config.sgr_weight * config.sgr_every,
-            engine=engine,
-            reduction=config.reduction,
-            relative_floor=config.relative_floor,
-            curvature=config.curvature,
-            need_delta_out=need_delta_out,
-        )
-    except ValueError as error:  # what an engine cannot do with these modules
-        raise UsageError(f"--engine {engine}: {error}") from error
-
-
-def measure(modules: nn.ModuleList, config: RunConfig, data: Data) -> dict[str, Any]:
+def measure(network: Network, config: RunConfig, data: Data) -> dict[str, Any]:
     """Accuracies of every head on training and validation images, and the SGR loss between neighbours."""
     probe = max(PROBE // config.batch_size, 1) * config.batch_size
     whole_batches = min(data.images_per_epoch(config.batch_size), probe)  # as in training
     return {
-        "sgr": measure_sgr(modules, data.ordered(data.train, config.batch_size, whole_batches), config),
-        "train_accuracy": accuracy(modules, data.ordered(data.train, config.batch_size, PROBE)),
-        "val_accuracy": accuracy(modules, data.ordered(data.val, config.batch_size)),
+        "sgr": measure_sgr(network, data.ordered(data.train, config.batch_size, whole_batches), config),
+        "train_accuracy": accuracy(network, data.ordered(data.train, config.batch_size, PROBE)),
+        "val_accuracy": accuracy(network, data.ordered(data.val, config.batch_size)),
     }
 
 
@@ -240,12 +230,13 @@ def test(run: Training, config: RunConfig, data: Data) -> dict[str, Any]:
     """The one look at the test images, after training. Writes the summary and the curves."""
     last = run.history[-1]
     with advice(config, "on the test images"):
-        test_accuracy = accuracy(run.modules, data.ordered(data.test, config.batch_size))
+        test_accuracy = accuracy(run.network, data.ordered(data.test, config.batch_size))
     summary = {
         "method": config.method,
         "seed": config.seed,
-        "modules": len(run.modules),
-        "parameters": sum(p.numel() for p in run.modules.parameters()),
+        "modules": len(run.network),
+        "parameters": sum(p.numel() for p in run.network.parameters()),
+        "epochs": run.epochs,
         "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
         "test_accuracy": test_accuracy[-1],
         "test_accuracy_per_module": test_accuracy,
@@ -257,7 +248,7 @@ def test(run: Training, config: RunConfig, data: Data) -> dict[str, Any]:
         "peak_memory_kind": last["peak_memory_kind"],
     }
     write_json(config.out / checkpoint.SUMMARY, summary, run.run_id)
-    checkpoint.draw(config.out / CURVES, run.run_id, lambda: report.plot_run(run.history, config))
+    checkpoint.draw(config.out / CURVES, run.run_id, lambda: plot(run.history, config))
     return summary
 
 
@@ -285,11 +276,15 @@ def finished(config: RunConfig) -> dict[str, Any] | None:
         note(f"{config.out} has no checkpoint any more; its summary is shown, its metrics and pictures are as found")
         return summary
     state = checkpoint.load_latest(config.out, run_id)
-    if len(state["history"]) < config.epochs:
+    if len(state["history"]) < state["epochs"]:
         return None
     checkpoint.restore_metrics(config.out, state["history"])
-    checkpoint.redraw(config.out / CURVES, run_id, lambda: report.plot_run(state["history"], config))
+    checkpoint.redraw(config.out / CURVES, run_id, lambda: plot(state["history"], config))
     return summary
+
+
+def plot(history: list[dict[str, Any]], config: RunConfig) -> bytes:
+    return report.plot_run(history, config, reduction_of(config))
 
 
 def pick_device(name: str) -> torch.device:

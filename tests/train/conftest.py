@@ -11,12 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-pytest.importorskip("tyro", reason="the driver's settings and its command line need tyro")
-
-from sgr_train import cli  # noqa: E402
-from sgr_train.config import RunConfig  # noqa: E402
-from train_helpers import TINY, TINY_FLAGS  # noqa: E402
+from sgr_train import cli
+from sgr_train.config import RunConfig
+from sgr_train.settings import make
+from train_helpers import TINY, TINY_FLAGS
 
 OVERRIDE = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 
@@ -25,12 +23,12 @@ OVERRIDE = 1 << 1 | 1 << 2  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
 def tiny(tmp_path: Path) -> Callable[..., RunConfig]:
     """``tiny(folder_name, **settings)``: a small run on the digits, in a folder that exists."""
 
-    def make(name: str = "run", **settings: object) -> RunConfig:
+    def tiny_run(name: str = "run", **given: object) -> RunConfig:
         out = tmp_path / name
         out.mkdir()
-        return RunConfig(**{**TINY, "out": out, **settings})
+        return make(RunConfig, **{**TINY, "out": out, **given})
 
-    return make
+    return tiny_run
 
 
 @pytest.fixture

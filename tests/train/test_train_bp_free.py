@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from sgr_train import train
-from sgr_train.config import RunConfig, check
+from sgr_train.config import RunConfig
 from sgr_train.errors import UsageError
+from sgr_train.settings import make
 
 import sgr_kernels as sk
 
-BP_FREE = {"bp_free": True, "lr": 0.02, "sgr_weight": 0.3}
+WEIGHT = {"sgr": {"weight": 0.3}}
+BP_FREE = {"bp_free": True, "lr": 0.02, **WEIGHT["sgr"]}
 
 
 def test_no_graph_is_ever_built(tiny, monkeypatch):
@@ -30,18 +32,18 @@ def test_no_graph_is_ever_built(tiny, monkeypatch):
         run, _ = train.train(tiny(epochs=1, **BP_FREE))
         with pytest.raises(AssertionError, match="saved"):  # the hook sees what it should
             train.train(tiny("with_graph", epochs=1, engine="autograd"))
-    assert len(run.modules) == 3 and steps
+    assert len(run.network) == 3 and steps
     assert all(t is None or t.grad_fn is None for step in steps for t in step)
 
 
 @pytest.mark.parametrize("settings", [{"model": "plainnet"}, {"model": "mlp", "width": 24}], ids=lambda s: s["model"])
 @pytest.mark.parametrize("method", ["layerwise", "sgr"])
 def test_updates_are_those_of_algorithm_1(tiny, settings, method):
-    settings = {**BP_FREE, **settings, "method": method, "epochs": 2}
-    run, _ = train.train(tiny(**settings))
-    settings = {**settings, "bp_free": False, "norm": "none", "engine": "autograd"}
+    settings = {**settings, "method": method, "lr": 0.02, "head": "etf", "epochs": 2, **WEIGHT.get(method, {})}
+    run, _ = train.train(tiny(bp_free=True, **settings))
+    settings |= {"engine": "autograd", **({"norm": "none"} if settings["model"] == "plainnet" else {})}
     published, _ = train.train(tiny("published", **settings))
-    for mine, theirs in zip(run.modules.state_dict().values(), published.modules.state_dict().values(), strict=True):
+    for mine, theirs in zip(run.network.parameters(), published.network.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
     for mine, theirs in zip(run.history, published.history, strict=True):
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
@@ -56,9 +58,15 @@ def test_without_curvature_is_another_gradient(tiny):
 
 @pytest.mark.parametrize("method", ["layerwise", "sgr"])
 def test_learns(tiny, method):
-    run, data = train.train(tiny(method=method, epochs=8, train_subset=600, width=16, **BP_FREE))
+    settings = {"bp_free": True, "lr": 0.02, **WEIGHT.get(method, {})}
+    run, data = train.train(tiny(method=method, epochs=8, train_subset=600, width=16, **settings))
     assert run.history[-1]["loss"][-1] < run.history[0]["loss"][-1]
     assert run.history[-1]["val_accuracy"][-1] > 0.5  # a guess is right for one in ten
+
+
+def test_other_networks_are_refused(tiny):
+    with pytest.raises(UsageError, match="module 1 of --model resnet14 is none"):
+        train.setup(make(RunConfig, bp_free=True, model="resnet14"))
 
 
 @pytest.mark.parametrize(
@@ -66,14 +74,14 @@ def test_learns(tiny, method):
     [
         ({"head": "conv"}, "--head must be etf with --bp-free"),
         ({"norm": "batch"}, "--norm must be none with --bp-free"),
-        ({"model": "resnet32"}, "--model must be plainnet or mlp with --bp-free"),
-        ({"modules": 2}, "--modules must be 6 with --bp-free"),
-        ({"cuts": (2,)}, "--cuts must be "),
-        ({"engine": "autograd"}, "--engine must be auto or fused with --bp-free"),
-        ({"method": "bp"}, "--method must be layerwise or sgr with --bp-free"),
+        ({"modules": 2}, "--modules must be left out with --bp-free"),
+        ({"cuts": (2,)}, "--cuts must be left out with --bp-free"),
+        ({"checkpoint_blocks": True}, "--checkpoint-blocks must be left out with --bp-free"),
+        ({"engine": "autograd"}, "--engine must be fused with --bp-free"),
+        ({"method": "bp"}, "--method must be greedy or layerwise or reforward or sgr with --bp-free"),
     ],
 )
 def test_what_does_not_go_with_it(settings, words):
     with pytest.raises(UsageError) as caught:
-        check(RunConfig(bp_free=True, **settings))
+        make(RunConfig, bp_free=True, **settings)
     assert words in str(caught.value)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from sgr_train.config import RunConfig
+from sgr_train.settings import make
 from sgr_train.train import setup
 
 import sgr_kernels as sk
@@ -41,15 +42,15 @@ def test_an_epoch_of_resnet32_in_16_modules_learns(sgr_train, tmp_path):
 
 def losses(engine: str, steps: int) -> torch.Tensor:
     """Loss of every module of a BP-free PlainNet at every step, (steps, K)."""
-    options = {"depth": 4, "width": 16, "lr": 0.02, "sgr_weight": 0.3, "batch_size": 128}
-    config = RunConfig(data=f"npz:{DATA}", bp_free=True, train_subset=128 * steps, **options)
+    options = {"depth": 4, "width": 16, "lr": 0.02, "weight": 0.3, "batch_size": 128}
+    config = make(RunConfig, data=f"npz:{DATA}", bp_free=True, train_subset=128 * steps, **options)
     run, data = setup(config)
     rows = []
     for x, labels in data.shuffled(config.batch_size, run.generator):
         delta, row = None, []
-        for module, optimizer in zip(run.modules, run.optimizers, strict=True):
+        for module, optimizer in zip(run.network, run.optimizers, strict=True):
             optimizer.zero_grad()
-            settings = {"weight": config.sgr_weight, "reduction": config.reduction, "engine": engine}
+            settings = {"weight": 0.3, "reduction": "batchmean", "engine": engine}
             step = sk.local_step(module.body, module.head, x, labels, delta, **settings)
             optimizer.step()
             x, delta = step.output, step.delta_out

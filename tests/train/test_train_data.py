@@ -8,8 +8,10 @@ import torch
 from PIL import Image
 from sgr_train import checkpoint, train
 from sgr_train.config import RunConfig
-from sgr_train.data import augment, load_data, stratified_order
 from sgr_train.errors import UsageError
+from sgr_train.loader import augment, load_data
+from sgr_train.settings import make
+from sgr_train.splits import stratified_order
 from sklearn.datasets import load_digits
 from train_helpers import TINY_FLAGS
 
@@ -34,7 +36,7 @@ def test_stratified_order_is_random_within_a_class_and_fixed():
 
 
 def test_digits_are_split_60_20_20_without_overlap():
-    data = load_data(RunConfig(), CPU)
+    data = load_data(make(RunConfig), CPU)
     assert [len(split) for split in (data.train, data.val, data.test)] == [1078, 360, 359]
     pixels = torch.cat([split.pixels for split in (data.train, data.val, data.test)]).flatten(1)
     original = torch.tensor(load_digits().data, dtype=torch.uint8)
@@ -46,26 +48,26 @@ def test_digits_are_split_60_20_20_without_overlap():
 
 
 def test_split_does_not_depend_on_the_seed():
-    first, second = (load_data(RunConfig(seed=seed), CPU) for seed in (0, 1))
+    first, second = (load_data(make(RunConfig, seed=seed), CPU) for seed in (0, 1))
     assert first.test.pixels.equal(second.test.pixels) and first.train.pixels.equal(second.train.pixels)
 
 
 def test_train_subset_is_balanced_and_part_of_the_training_images():
-    small, whole = load_data(RunConfig(train_subset=100), CPU), load_data(RunConfig(), CPU)
+    small, whole = load_data(make(RunConfig, train_subset=100), CPU), load_data(make(RunConfig), CPU)
     assert small.train.pixels.equal(whole.train.pixels[:100])
     assert small.val.pixels.equal(whole.val.pixels)
     assert small.train.labels.bincount(minlength=10).tolist() == pytest.approx([10] * 10, abs=1)
 
 
 def test_batches_are_normalised_by_the_training_images():
-    data = load_data(RunConfig(), CPU)
+    data = load_data(make(RunConfig), CPU)
     x = torch.cat([x for x, _ in data.ordered(data.train, 100)])
     assert x.mean().item() == pytest.approx(0, abs=1e-5)
     assert x.std().item() == pytest.approx(1, abs=1e-3)
 
 
 def test_an_epoch_is_a_permutation_in_whole_batches():
-    data = load_data(RunConfig(), CPU)
+    data = load_data(make(RunConfig), CPU)
     batches = list(data.shuffled(64, torch.Generator().manual_seed(3)))
     assert [len(labels) for _, labels in batches] == [64] * 16
     again = list(data.shuffled(64, torch.Generator().manual_seed(3)))
@@ -96,19 +98,19 @@ def test_augmented_images_are_shifted_and_flipped_originals():
 
 
 def test_only_colour_images_are_augmented(write_npz):
-    gray = load_data(RunConfig(), CPU)
+    gray = load_data(make(RunConfig), CPU)
     x, labels = next(gray.shuffled(1078, torch.Generator().manual_seed(0)))
     order = torch.randperm(1078, generator=torch.Generator().manual_seed(0))
     plain = torch.cat([x for x, _ in gray.ordered(gray.train, 1078)])
     assert x.equal(plain[order]) and labels.equal(gray.train.labels[order])
-    colour = load_data(RunConfig(data=f"npz:{write_npz()}"), CPU)
+    colour = load_data(make(RunConfig, data=f"npz:{write_npz()}"), CPU)
     x, _ = next(colour.shuffled(54, torch.Generator().manual_seed(0)))
     order = torch.randperm(54, generator=torch.Generator().manual_seed(0))
     assert not x.equal(torch.cat([x for x, _ in colour.ordered(colour.train, 54)])[order])
 
 
 def test_npz_without_validation_holds_out_a_tenth(write_npz):
-    data = load_data(RunConfig(data=f"npz:{write_npz()}"), CPU)
+    data = load_data(make(RunConfig, data=f"npz:{write_npz()}"), CPU)
     assert [len(split) for split in (data.train, data.val, data.test)] == [54, 6, 20]
     assert (data.num_classes, data.image_shape) == (3, (3, 8, 8))
     assert data.train.pixels.shape == (54, 3, 8, 8)
@@ -117,7 +119,7 @@ def test_npz_without_validation_holds_out_a_tenth(write_npz):
 def test_npz_pixels_and_labels_stay_together(write_npz):
     images = np.broadcast_to(np.arange(60, dtype=np.uint8)[:, None, None, None], (60, 8, 8, 3))
     labels = np.arange(60) * 7 % 3
-    data = load_data(RunConfig(data=f"npz:{write_npz(train_images=images, train_labels=labels)}"), CPU)
+    data = load_data(make(RunConfig, data=f"npz:{write_npz(train_images=images, train_labels=labels)}"), CPU)
     for split in (data.train, data.val):
         assert (split.pixels[:, 0, 0, 0].long() * 7 % 3).equal(split.labels)
 
@@ -128,7 +130,7 @@ def test_medmnist_layout_gray_with_validation(write_npz):
     labels = (np.arange(12) % 4)[:, None].astype(np.uint8)
     arrays = {f"{split}_{what}": value for split in ("train", "val", "test")
               for what, value in (("images", gray), ("labels", labels))}  # fmt: skip
-    data = load_data(RunConfig(data=f"npz:{write_npz(**arrays)}"), CPU)
+    data = load_data(make(RunConfig, data=f"npz:{write_npz(**arrays)}"), CPU)
     assert [len(split) for split in (data.train, data.val, data.test)] == [12, 12, 12]
     assert (data.num_classes, data.image_shape[0]) == (4, 1)
     assert data.val.labels.equal(torch.arange(12) % 4)  # as it is in the file
@@ -145,7 +147,7 @@ def test_image_folder(tmp_path, with_val):
         for label, name in enumerate(("cat", "dog")):
             for i in range(10):
                 _image(tmp_path / split / name / f"{i}.png", 100 * label + i)
-    data = load_data(RunConfig(data=f"folder:{tmp_path}", image_size=16), CPU)
+    data = load_data(make(RunConfig, data=f"folder:{tmp_path}", image_size=16), CPU)
     sizes = [len(split) for split in (data.train, data.val, data.test)]
     assert sizes == [20 if with_val else 18, 20 if with_val else 2, 20]
     rng = torch.get_rng_state()
@@ -160,21 +162,21 @@ def test_image_folder(tmp_path, with_val):
 def test_a_tilde_is_the_home_folder(write_npz, monkeypatch):
     path = write_npz()
     monkeypatch.setenv("HOME", str(path.parent))
-    assert len(load_data(RunConfig(data="npz:~/data.npz"), CPU).test) == 20
+    assert len(load_data(make(RunConfig, data="npz:~/data.npz"), CPU).test) == 20
     with pytest.raises(UsageError, match="no such home folder"):
-        load_data(RunConfig(data="npz:~nobody-of-this-name/data.npz"), CPU)
+        load_data(make(RunConfig, data="npz:~nobody-of-this-name/data.npz"), CPU)
 
 
 def test_a_class_without_images_is_noted(write_npz, capsys):
     labels = np.where(np.arange(60) == 7, 9, np.arange(60) % 3)
-    assert load_data(RunConfig(data=f"npz:{write_npz(train_labels=labels)}"), CPU).num_classes == 10
+    assert load_data(make(RunConfig, data=f"npz:{write_npz(train_labels=labels)}"), CPU).num_classes == 10
     errors = capsys.readouterr().err
     assert "6 of 10 classes have no image, the first is 3" in errors and errors.count("\n") == 1
 
 
 def test_the_fingerprint_is_of_pixels_and_labels(write_npz):
     def fingerprint(**changes):
-        return load_data(RunConfig(data=f"npz:{write_npz(**changes)}"), CPU).fingerprint
+        return load_data(make(RunConfig, data=f"npz:{write_npz(**changes)}"), CPU).fingerprint
 
     pixels = np.zeros((20, 8, 8, 3), np.uint8)
     other = pixels.copy()
@@ -188,22 +190,22 @@ def test_the_fingerprint_is_of_pixels_and_labels(write_npz):
 def test_missing_data(tmp_path):
     for data, word in ((f"npz:{tmp_path}/no.npz", "no such file"), (f"folder:{tmp_path}/no", "train/CLASS/IMAGE")):
         with pytest.raises(UsageError, match=word):
-            load_data(RunConfig(data=data), CPU)
+            load_data(make(RunConfig, data=data), CPU)
     for data in ("cifar10", "cifar100"):
         with pytest.raises(UsageError, match="--download"):
-            load_data(RunConfig(data=data, data_dir=tmp_path), CPU)
+            load_data(make(RunConfig, data=data, data_dir=tmp_path), CPU)
 
 
 def test_folders_must_agree_on_the_classes(tmp_path):
     for path in ("train/cat", "train/dog", "test/cat"):
         _image(tmp_path / path / "0.png", 0)
     with pytest.raises(UsageError, match="class folders"):
-        load_data(RunConfig(data=f"folder:{tmp_path}"), CPU)
+        load_data(make(RunConfig, data=f"folder:{tmp_path}"), CPU)
 
 
 def test_too_large_a_subset():
     with pytest.raises(UsageError, match="at most 1078"):
-        load_data(RunConfig(train_subset=1079), CPU)
+        load_data(make(RunConfig, train_subset=1079), CPU)
 
 
 @pytest.mark.parametrize("kind", ["npz", "folder", "cifar10"])
@@ -213,13 +215,13 @@ def test_a_relative_path_of_data_holds_from_everywhere(sgr_train, tmp_path, writ
     loaded = []
 
     def setup(config):
-        loaded.append((config.data, str(config.data_dir)))
+        loaded.append((config.data, config.options["data"]))
         raise KeyboardInterrupt
 
-    flags = {"npz": "npz:data.npz", "folder": "folder:images", "cifar10": "cifar10"}[kind], "--data-dir", "here"
+    flags = {"npz": ["npz:data.npz"], "folder": ["folder:images"], "cifar10": ["cifar10", "--data-dir", "here"]}[kind]
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "load_latest", lambda *_: setup(RunConfig()))
-        patch.setattr(train, "load_data", lambda config, device: load_data(RunConfig(), device))
+        patch.setattr(checkpoint, "load_latest", lambda *_: setup(make(RunConfig)))
+        patch.setattr(train, "load_data", lambda config, device: load_data(make(RunConfig), device))
         assert sgr_train("run", *TINY_FLAGS, "--data", *flags, "--out", tmp_path / "run")[0] == 130
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -227,4 +229,6 @@ def test_a_relative_path_of_data_holds_from_everywhere(sgr_train, tmp_path, writ
     loaded.clear()
     assert sgr_train("run", "--resume", tmp_path / "run")[0] == 130
     data = {"npz": f"npz:{tmp_path}/data.npz", "folder": f"folder:{tmp_path}/images"}.get(kind, kind)
-    assert loaded == [(data, str(tmp_path / "here"))]
+    options = {"npz": {}, "folder": {"image_size": 32}}
+    options["cifar10"] = {"data_dir": tmp_path / "here", "download": False}
+    assert loaded == [(data, {kind: options[kind]})]

@@ -7,11 +7,13 @@ import math
 
 import pytest
 import torch
-from sgr_train import checkpoint, report, train
+from sgr_train import checkpoint, compare, report, train
 from sgr_train.errors import Diverged
 from sgr_train.files import write_json
 from sgr_train.measure import accuracy
 from train_helpers import TINY_FLAGS
+
+import sgr_kernels as sk
 
 
 def finite(folder) -> bool:
@@ -36,7 +38,7 @@ def test_divergence_is_an_error_and_keeps_the_last_good_epoch(sgr_train, tmp_pat
     flags = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
     status, _, errors = sgr_train("run", *TINY_FLAGS, "--method", method, *flags, "--epochs", 1, "--out", out)
     assert status == 2 and errors.startswith("sgr-train: training diverged in epoch 1: ") and errors.count("\n") == 1
-    assert f"lower --lr (now {settings['lr']:g})" in errors and ("--sgr-weight" in errors) == (method == "sgr")
+    assert f"lower --lr (now {settings['lr']:g})" in errors and ("--weight (" in errors) == (method == "sgr")
     assert ("set --clip-grad-norm" in errors) == ("clip_grad_norm" not in settings)
     assert finite(out) and checkpoint.load_state(out / "checkpoint.pt")["history"] == []
     assert ("lower --clip-grad-norm (now 1)" in errors) == ("clip_grad_norm" in settings)
@@ -44,7 +46,7 @@ def test_divergence_is_an_error_and_keeps_the_last_good_epoch(sgr_train, tmp_pat
     assert again == 2 and repeated == errors
 
 
-@pytest.mark.parametrize("flag", ["--momentum", "--weight-decay", "--sgr-weight"])
+@pytest.mark.parametrize("flag", ["--momentum", "--weight-decay", "--weight"])
 def test_what_made_a_run_diverge_is_among_the_advice(sgr_train, tmp_path, flag):
     status, _, errors = sgr_train("run", *TINY_FLAGS, flag, 1e38, "--out", tmp_path / "run")
     assert status == 2 and f"lower {flag} (now 1e+38)" in errors and errors.count("\n") == 1
@@ -63,23 +65,23 @@ def test_a_loss_is_looked_at_within_the_epoch(tiny, monkeypatch):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_weight_or_statistic_that_is_not_finite_is_named(tiny, what, value):
     run, _ = train.setup(tiny())
-    train.check_weights(run.modules)
-    name = next(name for name in run.modules[1].state_dict() if name.endswith(what))
-    run.modules[1].state_dict()[name].view(-1)[0] = value
+    train.check_weights(run.network)
+    name = next(name for name in run.network[1].state_dict() if name.endswith(what))
+    run.network[1].state_dict()[name].view(-1)[0] = value
     with pytest.raises(Diverged, match=f"{name} of module 2 is not finite"):
-        train.check_weights(run.modules)
+        train.check_weights(run.network)
 
 
 def test_logits_that_are_not_finite_classify_nothing(tiny):
     run, data = train.setup(tiny(head="conv"))
     with torch.no_grad():
-        run.modules[2].head.classifier.bias[0] = math.inf
+        run.network[2].head.classifier.bias[0] = math.inf
     with pytest.raises(Diverged, match="the logits of module 3 are not finite"):
-        accuracy(run.modules, data.ordered(data.val, 64))
+        accuracy(run.network, data.ordered(data.val, 64))
 
 
 def test_the_sgr_loss_is_looked_at(tiny, monkeypatch):
-    monkeypatch.setattr(train.sk, "sgr_loss", lambda *_, **__: torch.tensor(math.nan))
+    monkeypatch.setattr(sk, "sgr_loss", lambda *_, **__: torch.tensor(math.nan))
     with pytest.raises(Diverged, match="in epoch 1: the SGR loss of module 2 is nan"):
         train.train(tiny())
 
@@ -128,10 +130,10 @@ def test_a_comparison_of_which_nothing_is_left(sgr_train, tmp_path, monkeypatch)
 
 
 def test_a_weight_of_which_a_run_diverges_is_not_chosen(sgr_train, tmp_path, monkeypatch):
-    diverge(monkeypatch, lambda config: (config.sgr_weight, config.seed) == (0.1, 1))
+    diverge(monkeypatch, lambda config: (compare.weight_of(config), config.seed) == (0.1, 1))
     flags = (*TINY_FLAGS, "--epochs", 1, "--weights", 0.1, 0.2, "--seeds", 0, 1)
     status, text, errors = sgr_train("choose", *flags, "--out", tmp_path / "choice")
     assert status == 2 and "1 of 6 runs diverged and are left out: lambda 0.1 seed 1" in errors
-    assert "--sgr-weight 0.2 --reduction batchmean" in text
+    assert "--weight 0.2 --reduction batchmean" in text
     summary = json.loads((tmp_path / "choice" / "summary.json").read_text())
-    assert [row["sgr_weight"] for row in summary["candidates"]] == [0.0, 0.2]
+    assert [row["weight"] for row in summary["candidates"]] == [0.0, 0.2]

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from sgr_train import image_files, splits
 from sgr_train.config import RunConfig
-from sgr_train.data import load_data
 from sgr_train.errors import UsageError
+from sgr_train.loader import load_data
+from sgr_train.settings import make
 from train_helpers import TINY_FLAGS
 
 CPU = torch.device("cpu")
@@ -85,7 +86,7 @@ def test_32_bits_are_refused(tree, dtype):
     path = tree / "train" / "cat" / "deep.tif"
     Image.fromarray(VALUES.astype(dtype)).save(path)
     with pytest.raises(UsageError, match="32 bits.*use 8 or 16 bits without a sign; replace or remove it") as caught:
-        load_data(RunConfig(data=f"folder:{tree}", image_size=8), CPU)
+        load_data(make(RunConfig, data=f"folder:{tree}", image_size=8), CPU)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -117,7 +118,7 @@ def test_a_dangling_link_is_named(tree):
     path = tree / "test" / "cat" / "9.png"
     path.symlink_to(tree / "nowhere.png")
     with pytest.raises(UsageError, match=f"{path} cannot be read: No such file"):
-        load_data(RunConfig(data=f"folder:{tree}", image_size=8), CPU)
+        load_data(make(RunConfig, data=f"folder:{tree}", image_size=8), CPU)
 
 
 @pytest.mark.parametrize("split", ["train", "val", "test"])
@@ -126,12 +127,12 @@ def test_a_file_in_place_of_a_folder_is_named(tree, split):
         (tree / split).rename(tree / "elsewhere")
     (tree / split).write_text("")
     with pytest.raises(UsageError, match=f"needs {split}/CLASS/IMAGE files .*Not a directory") as caught:
-        load_data(RunConfig(data=f"folder:{tree}", image_size=8), CPU)
+        load_data(make(RunConfig, data=f"folder:{tree}", image_size=8), CPU)
     assert "\n" not in str(caught.value)
 
 
 def test_an_image_that_goes_bad_meanwhile_is_named(tree):
-    data = load_data(RunConfig(data=f"folder:{tree}", image_size=8), CPU)
+    data = load_data(make(RunConfig, data=f"folder:{tree}", image_size=8), CPU)
     (tree / "test" / "cat" / "0.png").unlink()
     with pytest.raises(UsageError, match="cat/0.png cannot be read as an image: No such file or directory") as caught:
         list(data.ordered(data.test, 2))
@@ -146,7 +147,7 @@ def test_batches_are_those_of_torchvision_without_its_processes(tree, monkeypatc
 
     steps = [transforms.Resize(8), transforms.CenterCrop(8), transforms.PILToTensor()]
     theirs = datasets.ImageFolder(tree / "test", transforms.Compose(steps))
-    mine = load_data(RunConfig(data=f"folder:{tree}", image_size=8), CPU).test
+    mine = load_data(make(RunConfig, data=f"folder:{tree}", image_size=8), CPU).test
     batches = list(mine.load(torch.arange(8).split(3)))
     assert torch.cat([pixels for pixels, _ in batches]).equal(torch.stack([pixels for pixels, _ in theirs]))
     assert torch.cat([labels for _, labels in batches]).tolist() == [label for _, label in theirs]
@@ -154,7 +155,7 @@ def test_batches_are_those_of_torchvision_without_its_processes(tree, monkeypatc
 
 def test_the_fingerprint_is_of_names_contents_and_labels(tree):
     def fingerprint(**settings):
-        return load_data(RunConfig(**{"data": f"folder:{tree}", "image_size": 8, **settings}), CPU).fingerprint
+        return load_data(make(RunConfig, **{"data": f"folder:{tree}", "image_size": 8, **settings}), CPU).fingerprint
 
     first, image = fingerprint(), tree / "test" / "cat" / "0.png"
     assert fingerprint() == first
@@ -170,6 +171,6 @@ def test_the_fingerprint_is_of_names_contents_and_labels(tree):
 
 
 def test_files_are_read_once_for_all_runs_of_a_comparison(tree, monkeypatch):
-    load_data(RunConfig(data=f"folder:{tree}", image_size=8), CPU)
+    load_data(make(RunConfig, data=f"folder:{tree}", image_size=8), CPU)
     monkeypatch.setattr(splits.image_files, "_check", None)
-    load_data(RunConfig(data=f"folder:{tree}", image_size=8, seed=1), CPU)
+    load_data(make(RunConfig, data=f"folder:{tree}", image_size=8, seed=1), CPU)

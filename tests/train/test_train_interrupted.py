@@ -48,7 +48,7 @@ def test_ctrl_c_while_python_imports(tmp_path):
     catches_all = (
         "import os, signal, time\ntry:\n  os.kill(os.getpid(), signal.SIGINT)\n  time.sleep(60)\nexcept: 1 / 0\n"
     )
-    (tmp_path / "tyro.py").write_text(catches_all)
+    (tmp_path / "tqdm.py").write_text(catches_all)
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from sgr_train.cli import main; "
     paths = os.pathsep.join([str(tmp_path), str(Path(sgr_train.__file__).parents[1])])
     process = subprocess.run(

@@ -11,9 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sgr_train import checkpoint, train
-from sgr_train.data import load_data
+from sgr_train.build import build
 from sgr_train.errors import UsageError
-from sgr_train.models import build
+from sgr_train.loader import load_data
 
 import sgr_kernels as sk
 
@@ -48,7 +48,7 @@ def by_hand(config, update):
     """Plain PyTorch: the data and the network of ``config``, ``update(modules, optimizers, x, y)`` for every batch."""
     data = load_data(config, torch.device("cpu"))
     torch.manual_seed(config.seed)
-    modules = build(config, data.image_shape, data.num_classes)
+    modules, _ = build(config, data.num_classes, data.image_shape)
     optimizers = [torch.optim.SGD(m.parameters(), config.lr, momentum=0.9, weight_decay=5e-4) for m in modules]
     generator = torch.Generator().manual_seed(config.seed)
     for epoch in range(config.epochs):
@@ -60,7 +60,9 @@ def by_hand(config, update):
 
 
 def assert_same_weights(run, modules):
-    for (name, a), b in zip(run.modules.state_dict().items(), modules.state_dict().values(), strict=True):
+    for (name, a), b in zip(run.network.state_dict().items(), modules.state_dict().values(), strict=True):
+        if name in ("mean", "std") or name.endswith("_extra_state"):  # of the data, and steps counted
+            continue
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
@@ -102,27 +104,27 @@ def test_sgr_is_algorithm_1(tiny, reduction):
             now, out = torch.autograd.grad(loss, [x, output], create_graph=True)
             if delta_pre is not None:
                 sgr = F.mse_loss(normalised(now), normalised(delta_pre), reduction="sum")
-                loss = loss + config.sgr_weight * sgr / (now.numel() if reduction == "mean" else len(now))
+                loss = loss + weight * sgr / (now.numel() if reduction == "mean" else len(now))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             x, delta_pre = output, out.detach()
 
     weight = 50.0 if reduction == "mean" else 0.3
-    settings = {"head": "conv", "sgr_weight": weight, "reduction": reduction, "engine": "autograd"}
+    settings = {"head": "conv", "weight": weight, "reduction": reduction, "engine": "autograd"}
     config = tiny(method="sgr", epochs=1, **settings)
     run, _ = train.train(config)
     assert_same_weights(run, by_hand(config, update))
     plain, _ = train.train(tiny("layerwise", method="layerwise", epochs=1, head="conv"))
     with pytest.raises(AssertionError):  # and the term is large enough to be seen
-        assert_same_weights(run, plain.modules)
+        assert_same_weights(run, plain.network)
 
 
 def test_the_gradient_of_every_module_is_clipped(tiny):
     config = tiny(method="sgr", epochs=1, clip_grad_norm=1e-3, momentum=0.0, weight_decay=0.0, batch_size=128)
-    before = [[p.clone() for p in m.parameters()] for m in train.setup(config)[0].modules]
+    before = [[p.clone() for p in m.parameters()] for m in train.setup(config)[0].network]
     run, _ = train.train(config)  # one step
-    for old, module in zip(before, run.modules, strict=True):
+    for old, module in zip(before, run.network, strict=True):
         moved = math.sqrt(sum((p - q).square().sum().item() for p, q in zip(module.parameters(), old, strict=True)))
         assert moved == pytest.approx(config.lr * 1e-3, rel=1e-2)
 
@@ -262,7 +264,7 @@ def test_what_an_engine_cannot_do_is_an_error_of_one_line(tiny, monkeypatch):
     def refuse(*args, **kwargs):
         raise ValueError("no closed form")
 
-    monkeypatch.setattr(train.sk, "local_step", refuse)
+    monkeypatch.setattr(sk, "local_step", refuse)
     with pytest.raises(UsageError, match="--engine fused: no closed form"):
         train.train(tiny(engine="fused"))
 
@@ -276,8 +278,8 @@ def test_sgr_at_every_so_many_steps(tiny, monkeypatch, every):
         calls.append((args[4] is not None, need_delta_out, weight))
         return step(*args, weight=weight, need_delta_out=need_delta_out, **options)
 
-    monkeypatch.setattr(train.sk, "local_step", spy)
-    train.train(tiny(sgr_every=every, sgr_weight=0.2, train_subset=96, batch_size=32, epochs=2, modules=3))
+    monkeypatch.setattr(sk, "local_step", spy)
+    train.train(tiny(every=every, weight=0.2, train_subset=96, batch_size=32, epochs=2, modules=3))
     weight = 0.2 * every
     reconciling = [(False, True, weight), (True, True, weight), (True, False, weight)]
     layerwise = [(False, False, weight)] * 3

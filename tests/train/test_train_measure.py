@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from helpers import release_free_memory
+from sgr_train import networks
 from sgr_train.config import RunConfig
 from sgr_train.measure import PeakMemory, accuracy, measure_sgr
-from sgr_train.models import LocalModule, build
+from sgr_train.networks.network import LocalModule
+from sgr_train.settings import make
 from sgr_train.train import measure, setup
 from torch import nn
 
@@ -19,7 +21,7 @@ import sgr_kernels as sk
 
 @pytest.fixture
 def modules():
-    return build(RunConfig(depth=3, width=8, head="conv"), (1, 8, 8), 10)
+    return networks.plainnet(num_classes=10, image_shape=(1, 8, 8), depth=3, width=8, head="conv")
 
 
 @pytest.fixture
@@ -36,16 +38,16 @@ def test_measured_is_what_local_step_trains(modules, batches, reduction):
             step = sk.local_step(module.body, module.head, x, y, delta, weight=1.0, reduction=reduction)
             trained[k - 1] += step.sgr / len(batches) if k else 0
             x, delta = step.output, step.delta_out
-    measured = measure_sgr(modules, batches, RunConfig(reduction=reduction))
+    measured = measure_sgr(modules, batches, make(RunConfig, reduction=reduction))
     torch.testing.assert_close(torch.tensor(measured), trained)
 
 
 def test_an_incomplete_batch_counts_by_its_images(modules, batches):
     (x, y), _ = batches
     parts = [(x[:12], y[:12]), (x[12:], y[12:])]
-    first, second = [measure_sgr(modules, [part], RunConfig()) for part in parts]
+    first, second = [measure_sgr(modules, [part], make(RunConfig)) for part in parts]
     expected = [(12 * a + 4 * b) / 16 for a, b in zip(first, second, strict=True)]
-    assert measure_sgr(modules, parts, RunConfig()) == pytest.approx(expected)
+    assert measure_sgr(modules, parts, make(RunConfig)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(("subset", "size"), [(64, 8), (65, 8), (65, 4)])
@@ -54,16 +56,16 @@ def test_sgr_is_measured_in_whole_batches(write_npz, subset, size):
     rng = np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, (80, size, size), dtype=np.uint8), np.arange(80) % 3
     data = write_npz(train_images=pixels, train_labels=labels, test_images=pixels, test_labels=labels)
-    config = RunConfig(data=f"npz:{data}", train_subset=subset, depth=3, width=8, batch_size=64)
+    config = make(RunConfig, data=f"npz:{data}", train_subset=subset, depth=3, width=8, batch_size=64)
     run, data = setup(config)
-    expected = measure_sgr(run.modules, data.ordered(data.train, 64, 64), config)
-    assert measure(run.modules, config, data)["sgr"] == expected
+    expected = measure_sgr(run.network, data.ordered(data.train, 64, 64), config)
+    assert measure(run.network, config, data)["sgr"] == expected
 
 
 def test_measuring_changes_nothing(modules, batches):
     before = {name: value.clone() for name, value in modules.state_dict().items()}
     rng = torch.get_rng_state()
-    measure_sgr(modules, batches, RunConfig())
+    measure_sgr(modules, batches, make(RunConfig))
     accuracy(modules, batches)
     assert all(value.equal(before[name]) for name, value in modules.state_dict().items())
     assert all(p.grad is None for p in modules.parameters()) and modules.training
@@ -86,10 +88,10 @@ class FirstOrderOnly(torch.autograd.Function):
 
 
 def test_closed_form_measures_the_same_and_leaves_no_gradient(batches):
-    config = RunConfig(depth=3, width=12, bp_free=True)
-    modules = build(config, (1, 8, 8), 10)
+    config = make(RunConfig, depth=3, width=12, bp_free=True)
+    modules = networks.plainnet(num_classes=10, image_shape=(1, 8, 8), depth=3, width=12, norm="none", head="etf")
     measured = measure_sgr(modules, batches, config)
-    assert measured == pytest.approx(measure_sgr(modules, batches, RunConfig()), rel=1e-4)
+    assert measured == pytest.approx(measure_sgr(modules, batches, make(RunConfig)), rel=1e-4)
     assert all(p.grad is None for p in modules.parameters())
 
 
@@ -99,13 +101,12 @@ def test_measuring_needs_no_second_derivative(modules, batches):
             return FirstOrderOnly.apply(x)
 
     chain = nn.ModuleList([modules[0], LocalModule(Body(), modules[0].head)])
-    [value] = measure_sgr(chain, batches, RunConfig())
+    [value] = measure_sgr(chain, batches, make(RunConfig))
     assert 0 < value < 4
 
 
-def test_one_module_has_no_neighbour(batches):
-    whole = RunConfig(depth=3, width=8, head="conv", method="bp")
-    assert measure_sgr(build(whole, (1, 8, 8), 10), batches, whole) == []
+def test_one_module_has_no_neighbour(modules, batches):
+    assert measure_sgr(modules.whole(), batches, make(RunConfig, method="bp")) == []
 
 
 def test_accuracy_is_a_share_in_evaluation_mode(modules, batches):

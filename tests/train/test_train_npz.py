@@ -7,10 +7,11 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from sgr_train import npz
 from sgr_train.config import RunConfig
-from sgr_train.data import load_data
+from sgr_train.data import npz
 from sgr_train.errors import UsageError
+from sgr_train.loader import load_data
+from sgr_train.settings import make
 
 CPU = torch.device("cpu")
 
@@ -46,7 +47,7 @@ CPU = torch.device("cpu")
 )
 def test_bad_npz_contents(write_npz, changes, word):
     with pytest.raises(UsageError) as caught:
-        load_data(RunConfig(data=f"npz:{write_npz(**changes)}"), CPU)
+        load_data(make(RunConfig, data=f"npz:{write_npz(**changes)}"), CPU)
     assert word in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -56,7 +57,7 @@ def test_truncated_npz(write_npz, keep):
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content)) if keep < 1 else keep])
     with pytest.raises(UsageError, match="complete .npz"):
-        load_data(RunConfig(data=f"npz:{path}"), CPU)
+        load_data(make(RunConfig, data=f"npz:{path}"), CPU)
 
 
 def test_damaged_npz(write_npz):
@@ -65,7 +66,7 @@ def test_damaged_npz(write_npz):
     content[3000:3100] = bytes(100)  # inside the pixels: the archive's checksum tells
     path.write_bytes(content)
     with pytest.raises(UsageError, match="complete .npz"):
-        load_data(RunConfig(data=f"npz:{path}"), CPU)
+        load_data(make(RunConfig, data=f"npz:{path}"), CPU)
 
 
 def test_a_header_that_reads_too_little_is_found_by_the_checksum(write_npz):
@@ -78,7 +79,7 @@ def test_a_header_that_reads_too_little_is_found_by_the_checksum(write_npz):
     assert content.count(before) == 1
     path.write_bytes(content.replace(before, after))
     with pytest.raises(UsageError, match="train_labels: Bad CRC-32"):
-        load_data(RunConfig(data=f"npz:{path}"), CPU)
+        load_data(make(RunConfig, data=f"npz:{path}"), CPU)
 
 
 def test_a_member_that_is_no_array_is_named(write_npz):
@@ -86,13 +87,13 @@ def test_a_member_that_is_no_array_is_named(write_npz):
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("train_labels", b"0 1 2")
     with pytest.raises(UsageError, match="complete .npz file.*train_labels: ") as caught:
-        load_data(RunConfig(data=f"npz:{path}"), CPU)
+        load_data(make(RunConfig, data=f"npz:{path}"), CPU)
     assert "\n" not in str(caught.value)
 
 
 def test_arrays_beside_the_layout_are_not_read(write_npz):
     path = write_npz(names=np.array(["cat", "dog", "bird"], object))
-    assert len(load_data(RunConfig(data=f"npz:{path}"), CPU).test) == 20
+    assert len(load_data(make(RunConfig, data=f"npz:{path}"), CPU).test) == 20
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_no_npz(tmp_path, write, word):
     path = tmp_path / "data.npz"
     write(path)
     with pytest.raises(UsageError) as caught:
-        load_data(RunConfig(data=f"npz:{path}"), CPU)
+        load_data(make(RunConfig, data=f"npz:{path}"), CPU)
     assert f"--data npz:{path} cannot be read" in str(caught.value) and word in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -120,4 +121,4 @@ def test_a_file_without_permission(write_npz, monkeypatch):
 
     monkeypatch.setattr(npz, "open", refuse, raising=False)
     with pytest.raises(UsageError, match=r"cannot be read.*\(Permission denied\)"):
-        load_data(RunConfig(data=f"npz:{path}"), CPU)
+        load_data(make(RunConfig, data=f"npz:{path}"), CPU)

@@ -8,16 +8,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .errors import UsageError, one_line
-from .splits import Images
+from ..errors import UsageError, one_line
+from ..splits import Images
+from . import Splits, register
+from .argument import path_argument
 
 
-def read_npz(path: Path) -> tuple[Images, Images | None, Images]:
-    """Training, validation (None if there are none) and test images.
+@register("npz")
+def npz(argument: str) -> Splits:
+    """npz:PATH, one file in the MedMNIST layout, uint8, gray or RGB.
+
+    It holds train_images, train_labels, test_images, test_labels and, if there are any, val_images, val_labels.
 
     Raises:
         UsageError: names the file and what is wrong in it.
     """
+    path = path_argument("npz", argument)
     arrays = _arrays(path)
     splits = [name.partition("_")[0] for name in arrays if name.endswith("_images")]
     pixels = {split: _pixels(path, split, arrays[f"{split}_images"]) for split in splits}
@@ -28,7 +34,7 @@ def read_npz(path: Path) -> tuple[Images, Images | None, Images]:
         split: Images(pixels[split], _labels(path, split, arrays[f"{split}_labels"], len(pixels[split]), total))
         for split in splits
     }
-    return images["train"], images.get("val"), images["test"]
+    return Splits(images["train"], images.get("val"), images["test"])
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:

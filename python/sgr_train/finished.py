@@ -1,0 +1,103 @@
+"""What can be done with the network of a run: test it by class, classify images, take it elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision.transforms import functional as pixels
+
+from . import checkpoint, image_files
+from .build import build
+from .config import RunConfig
+from .errors import UsageError, one_line, say
+from .loader import load_data
+from .networks.network import Network
+from .paths import expand
+from .report import table
+from .settings import validate
+from .train import pick_device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """The network of a run as its last checkpoint has it, in evaluation mode, on the CPU."""
+
+    config: RunConfig
+    network: Network
+    classes: tuple[str, ...]
+
+
+def load(folder: Path) -> Trained:
+    """Read a run folder.
+
+    Raises:
+        UsageError: it holds no run, or a damaged one.
+    """
+    folder = expand(folder)
+    config = dataclasses.replace(checkpoint.read_config(folder, "run"), out=folder)
+    validate(config)
+    state = checkpoint.load_latest(folder, checkpoint.id_of(config))
+    if state is None:
+        raise UsageError(f"{folder} has no checkpoint any more: there is no network to load")
+    network, _ = build(config, len(state["classes"]), tuple(state["image_shape"]))
+    network.load_state_dict(state["network"])
+    return Trained(config=config, network=network.eval(), classes=tuple(state["classes"]))
+
+
+@torch.no_grad()
+def evaluate(folder: Path) -> None:
+    """Print the accuracy on the test images, class by class."""
+    trained = load(folder)
+    device = pick_device(trained.config.device)
+    data, network = load_data(trained.config, device), trained.network.to(device)
+    right = torch.zeros(len(trained.classes), dtype=torch.long)
+    count = torch.zeros_like(right)
+    for x, labels in data.ordered(data.test, trained.config.batch_size):
+        found = (network(x).argmax(1) == labels).cpu()
+        right += torch.bincount(labels.cpu()[found], minlength=len(right))
+        count += torch.bincount(labels.cpu(), minlength=len(count))
+    rows = [["class", "images", "accuracy %"]]
+    for name, hits, images in zip(trained.classes, right.tolist(), count.tolist(), strict=True):
+        rows.append([name, str(images), f"{100 * hits / images:.2f}" if images else "-"])
+    rows.append(["all", str(int(count.sum())), f"{100 * int(right.sum()) / int(count.sum()):.2f}"])
+    say(table(rows))
+
+
+@torch.no_grad()
+def predict(folder: Path, images: tuple[Path, ...]) -> None:
+    """Print the class of every image file, and how probable it is to the network."""
+    trained = load(folder)
+    classifier = trained.network.export()
+    for path in images:
+        probability, label = classifier(_read(path, trained.network.image_shape)).softmax(1)[0].max(0)
+        say(f"{path}: {trained.classes[int(label)]} ({probability:.1%})")
+
+
+def _read(path: Path, image_shape: tuple[int, int, int]) -> Tensor:
+    """An image file as pixels from 0 to 1, (1, C, H, W), resized and cropped to the size of the network's images."""
+    channels, height, width = image_shape
+    image = image_files.read(str(expand(path)))
+    if channels == 1:
+        image = image.convert("L")
+    image = pixels.center_crop(pixels.resize(image, max(height, width)), [height, width])
+    return pixels.pil_to_tensor(image)[None].float() / 255
+
+
+def export(folder: Path, out: Path) -> None:
+    """Write a program of torch.export, pixels from 0 to 1 (B, C, H, W) -> logits, which runs without this package."""
+    trained = load(folder)
+    if out.suffix != ".pt2":
+        raise UsageError(f"--out must end in .pt2, got {str(out)!r}")
+    sample = torch.rand(2, *trained.network.image_shape)
+    program = torch.export.export(
+        trained.network.export(), (sample,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
+    )
+    try:
+        torch.export.save(program, expand(out))
+    except (OSError, RuntimeError) as error:
+        raise UsageError(f"--out {out} cannot be written: {one_line(error)}") from error
+    say(f"{out}: pixels from 0 to 1, {tuple(sample.shape[1:])} an image -> logits of {', '.join(trained.classes)}")

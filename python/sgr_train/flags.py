@@ -1,0 +1,135 @@
+"""The command line: flags of a command and of the entries it chooses, and their help."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from . import plugins
+from .config import COMMANDS, REGISTRIES, Settings, fields_of
+from .errors import UsageError
+from .options import Option, number_or_name, shape_of
+from .settings import chosen, entry_flags, make
+
+METAVARS = {int: "N", float: "X", str: "NAME", Path: "PATH", number_or_name: "N"}
+READERS = {
+    "evaluate": "Print the accuracy of a run's network on the test images, class by class.",
+    "predict": "Print the class of image files.",
+    "export": "Write a run's network as a program that runs without this package, pixels from 0 to 1 -> logits.",
+}
+FIRST = ("method", "methods", "model", "head", "data", "bp_free", "plugin")  # they decide which flags there are
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **options,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; sgr-train COMMAND --help shows all flags")
+
+
+def parse(words: Sequence[str]) -> Settings | Callable[[], None]:
+    """The settings that a command line gives; of a command that reads a finished run, what it does.
+
+    Raises:
+        UsageError: one line about what is wrong.
+        SystemExit: help was asked for and printed.
+    """
+    plugins.load_installed()
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        raise SystemExit(0)
+    command, *words = words
+    if command in READERS:
+        return _reader(command, words)
+    if command not in COMMANDS:
+        raise UsageError(f"the command must be one of {', '.join((*COMMANDS, *READERS))}, got {command!r}")
+    kind = COMMANDS[command]
+    first = _Parser(add_help=False)
+    for option in fields_of(kind):
+        if option.name in FIRST:
+            _add(first, option)
+    known = vars(first.parse_known_args(words)[0])
+    plugins.load(known.get("plugin", ()))
+    given = vars(_parser(command, kind, known).parse_args(words))
+    if "resume" in given and len(given) > 1:
+        raise UsageError("--resume takes every setting from its folder; drop the other flags")
+    return make(kind, **given)
+
+
+def _reader(command: str, words: Sequence[str]) -> Callable[[], None]:
+    parser = _Parser(prog=f"sgr-train {command}", description=READERS[command])
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    if command == "predict":
+        parser.add_argument("images", type=Path, metavar="IMAGE", nargs="+", help="image files")
+    if command == "export":
+        parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="file that ends in .pt2")
+    folder, *others = vars(parser.parse_args(words)).values()
+    from . import finished  # torchvision, which nothing else needs
+
+    actions = {"evaluate": finished.evaluate, "predict": finished.predict, "export": finished.export}
+    return partial(actions[command], folder, *others)
+
+
+def _parser(command: str, kind: type[Settings], known: dict[str, Any]) -> argparse.ArgumentParser:
+    parser = _Parser(prog=f"sgr-train {command}", description=inspect.getdoc(kind).split("\n\nAttributes:")[0])
+    for option in fields_of(kind):
+        _add(parser, option, _names(option.name.removesuffix("s")))
+    entries = chosen(kind, known)
+    groups: dict[tuple[str, ...], Any] = {}
+    for flag, targets in entry_flags(kind, entries).items():
+        owners = tuple(dict.fromkeys(target.entry for target in targets))
+        if owners not in groups:
+            groups[owners] = parser.add_argument_group(f"{targets[0].kind} {', '.join(owners)}")
+        _add(groups[owners], targets[0].option._replace(name=flag))
+    return parser
+
+
+def _names(kind: str) -> str:
+    """The entries that a flag chooses from."""
+    return f" One of {', '.join(REGISTRIES[kind].names())}; see sgr-train --help." if kind in REGISTRIES else ""
+
+
+def _add(parser: Any, option: Option, more: str = "") -> None:
+    """The flag of an option. Without it nothing is stored: the default is for whoever knows the others."""
+    shape = shape_of(option.type)
+    text = f"{option.help}{more}".replace("%", "%%")
+    if shape.kind is bool:
+        flag = f"--no-{option.flag[2:]}" if option.default else option.flag
+        parser.add_argument(flag, dest=option.name, action="store_const", const=not option.default, help=text)
+        return
+    default = "" if option.default in (None, ()) else f" (default: {_shown(option.default)})"
+    metavar = f"{{{','.join(shape.choices)}}}" if shape.choices else METAVARS[shape.kind]
+    several = {"nargs": "+", "action": _Tuple} if shape.several else {}
+    parser.add_argument(option.flag, dest=option.name, type=shape.kind, metavar=metavar, help=text + default, **several)
+
+
+class _Tuple(argparse.Action):
+    def __call__(self, parser: Any, namespace: Any, values: Iterable[Any], flag: str | None = None) -> None:
+        setattr(namespace, self.dest, tuple(values))
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _overview() -> str:
+    lines = ["usage: sgr-train COMMAND [flags]", "", "Local training with successive gradient reconciliation.", ""]
+    for command, kind in COMMANDS.items():
+        lines.append(f"  {command:8} {inspect.getdoc(kind).splitlines()[0]}")
+    lines += [f"  {command:8} {text}" for command, text in READERS.items()]
+    for kind, registry in REGISTRIES.items():
+        lines += ["", f"--{kind}:"]
+        lines += [f"  {name:16} {registry.summary(name)}" for name in registry.names()]
+    return "\n".join([*lines, "", "sgr-train COMMAND --help shows its flags and those of the entries given with it."])

@@ -1,0 +1,72 @@
+"""Ways to train a network. They own no data, optimizer or schedule, and work in anybody's loop.
+
+A method is a class with one call, ``step(network, x, y, update) -> losses``: one training step for inputs ``x``
+(B, C, H, W) and labels ``y`` (B,). It adds gradients into ``.grad`` and calls ``update(k)`` when those of module k,
+counted from 0, are complete; the caller may then step its optimizer and clear its gradients. The result is a 0-d
+detached loss for each head that trains, the network's last. Options are the keyword-only arguments of the constructor.
+
+It may have more:
+    prepare(network, sample): called once, before the optimizers are made; puts what the method owns into
+        ``module.aux``. ``sample`` is an input (B, C, H, W).
+    begin_epoch(epoch, epochs): called before each epoch, counted from 0; ``epochs`` are those of one phase.
+    phases(network): how many times ``epochs`` epochs, each with a schedule of its own, it trains; 1 if left out.
+    whole: True for a class that trains the network end to end, on the loss of the last head alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from torch import Tensor
+
+from ..networks.network import Network
+from ..registry import Registry
+
+REGISTRY = Registry("method", __name__)
+register, names = REGISTRY.register, REGISTRY.names
+
+Update = Callable[[int], None]
+
+
+def no_update(_: int) -> None:
+    """For :meth:`Method.step`: leave the gradients of all modules where they are."""
+
+
+class Method(Protocol):
+    """What every method has; see above."""
+
+    def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]: ...
+
+
+def prepare(method: Method, network: Network, sample: Tensor) -> None:
+    """Call the hook of this name, if the method has it."""
+    hook = getattr(method, "prepare", None)
+    if hook is not None:
+        hook(network, sample)
+
+
+def begin_epoch(method: Method, epoch: int, epochs: int) -> None:
+    """Call the hook of this name, if the method has it."""
+    hook = getattr(method, "begin_epoch", None)
+    if hook is not None:
+        hook(epoch, epochs)
+
+
+def phases(method: Method, network: Network) -> int:
+    """How many times the epochs of a run it trains."""
+    hook = getattr(method, "phases", None)
+    return 1 if hook is None else hook(network)
+
+
+def is_whole(name: str) -> bool:
+    """Whether it trains the network end to end."""
+    return getattr(REGISTRY.find(name), "whole", False)
+
+
+def __getattr__(name: str) -> type:
+    for each in () if name.startswith("_") else names():
+        entry = REGISTRY.find(each)
+        if entry.__name__ == name:
+            return entry
+    raise AttributeError(f"module {__name__} has no attribute {name!r}")

@@ -1,0 +1,24 @@
+"""Back-propagation."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..networks.network import Network
+from . import Update, no_update, register
+
+
+@register("bp")
+class BP:
+    """Back-propagation end to end, on the loss of the last head."""
+
+    whole = True
+
+    def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]:
+        for module in network:
+            x = module.body(x)
+        loss = network[-1].head(x, y)
+        loss.backward()
+        for k in range(len(network)):
+            update(k)
+        return [loss.detach()]

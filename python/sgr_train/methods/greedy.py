@@ -1,0 +1,39 @@
+"""Greedy layer-wise training (Belilovsky et al. 2019)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..networks.network import Network
+from . import Update, no_update, register
+from .sgr import Engine, local_step
+
+
+@register("greedy")
+class Greedy:
+    """One module after the other, each for all epochs, on the outputs of those before it, which are frozen.
+
+    It takes as many times the epochs as there are modules, each with a schedule of its own. Outside of a driver that
+    calls :meth:`begin_epoch`, set :attr:`active`, the module that trains, from 0.
+
+    Args:
+        engine: how gradients are computed; see sgr_kernels.local_step.
+    """
+
+    def __init__(self, *, engine: Engine = "auto") -> None:
+        self.engine, self.active = engine, 0
+
+    def phases(self, network: Network) -> int:
+        return len(network)
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        self.active = epoch // epochs
+
+    def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]:
+        with torch.no_grad():
+            for module in list(network)[: self.active]:
+                x = module.eval().body(x)
+        step = local_step(network[self.active], x, y, None, weight=0.0, engine=self.engine, need_delta_out=False)
+        update(self.active)
+        return [step.loss]

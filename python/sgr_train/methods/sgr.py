@@ -1,0 +1,142 @@
+"""Local learning, with and without successive gradient reconciliation (the paper's Algorithm 1)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+import sgr_kernels as sk
+
+from ..errors import UsageError
+from ..networks.network import LocalModule, Network
+from ..networks.statistics import frozen_statistics
+from ..options import LARGEST_FLOAT, Count, NotNegative
+from . import Update, no_update, register
+
+Engine = Literal["auto", "autograd", "fused", "directional"]
+Reduction = Literal["mean", "batchmean", "sum"]
+
+
+def local_step(module: LocalModule, x: Tensor, y: Tensor, delta_pre: Tensor | None, **options) -> sk.LocalStep:
+    """:func:`sgr_kernels.local_step`, whose refusals name the flag."""
+    try:
+        return sk.local_step(module.body, module.head, x, y, delta_pre, **options)
+    except ValueError as error:
+        raise UsageError(f"--engine {options['engine']}: {error}") from error
+
+
+@register("layerwise")
+class Layerwise:
+    """Every module on the loss of its own head, all at every step.
+
+    Args:
+        engine: how gradients are computed; see sgr_kernels.local_step. fused builds no autograd graph of the bodies.
+    """
+
+    def __init__(self, *, engine: Engine = "auto") -> None:
+        self.engine = engine
+
+    def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]:
+        losses = []
+        for k, module in enumerate(network):
+            step = local_step(module, x, y, None, weight=0.0, engine=self.engine, need_delta_out=False)
+            update(k)
+            x = step.output
+            losses.append(step.loss)
+        return losses
+
+
+@register("reforward")
+class Reforward(Layerwise):
+    """Layerwise, but every module gets what the updated modules before it give (Tables 3 and 4).
+
+    Args:
+        engine: as of layerwise.
+    """
+
+    def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]:
+        losses = []
+        for k, module in enumerate(network):
+            step = local_step(module, x, y, None, weight=0.0, engine=self.engine, need_delta_out=False)
+            update(k)
+            losses.append(step.loss)
+            if k + 1 < len(network):
+                with torch.no_grad(), frozen_statistics(module):  # statistics move once a step
+                    x = module.body(x)
+        return losses
+
+
+class Counter(nn.Module):
+    """Number of steps taken; as a module it is kept in checkpoints."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = 0
+
+    def get_extra_state(self) -> int:
+        return self.steps
+
+    def set_extra_state(self, state: int) -> None:
+        self.steps = state
+
+
+@register("sgr")
+class SGR:
+    """Layerwise with successive gradient reconciliation (Eq. 5).
+
+    Args:
+        weight: lambda, the weight of the SGR loss. It goes with the reduction: lambda under batchmean is lambda * n
+            under mean, for n elements a sample.
+        reduction: how the SGR loss is averaged. batchmean: over samples (Eq. 6 for each); mean: over samples and
+            elements (Algorithm 1); sum: not at all.
+        normalize: compare directions, as Algorithm 1 does; else the gradients themselves (Eq. 6 as printed).
+        every: reconcile at every so many steps only, with lambda times as much; 1 is the paper.
+        relative_floor: fade samples out of the SGR loss whose gradient norm is below this fraction of the batch's rms;
+            0 is the paper.
+        engine: how the SGR gradient is computed; see sgr_kernels.local_step. auto: fused where it applies, else
+            directional.
+        curvature: exact is the gradient of the SGR loss; none takes the upstream gradient for a constant (Eq. 35),
+            which is cheaper, for engine fused.
+    """
+
+    def __init__(
+        self,
+        *,
+        weight: NotNegative = 0.1,
+        reduction: Reduction = "batchmean",
+        normalize: bool = True,
+        every: Count = 1,
+        relative_floor: NotNegative = 0.0,
+        engine: Engine = "auto",
+        curvature: Literal["exact", "none"] = "exact",
+    ) -> None:
+        if curvature == "none" and engine != "fused":
+            raise UsageError("--curvature must be exact without --engine fused, got 'none'")
+        if weight > LARGEST_FLOAT / every:
+            raise UsageError(f"--weight must be at most {LARGEST_FLOAT / every:g} with --every {every}, got {weight}")
+        self.every, self.counter = every, Counter()
+        self.options = {
+            "weight": weight * every,
+            "reduction": reduction,
+            "normalize": normalize,
+            "relative_floor": relative_floor,
+            "engine": engine,
+            "curvature": curvature,
+        }
+
+    def prepare(self, network: Network, sample: Tensor) -> None:
+        network[0].aux = self.counter
+
+    def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]:
+        reconcile = self.counter.steps % self.every == 0
+        self.counter.steps += 1
+        losses, delta_pre = [], None
+        for k, module in enumerate(network):
+            need_delta_out = reconcile and k + 1 < len(network)
+            step = local_step(module, x, y, delta_pre, need_delta_out=need_delta_out, **self.options)
+            update(k)
+            x, delta_pre = step.output, step.delta_out
+            losses.append(step.loss)
+        return losses

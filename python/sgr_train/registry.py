@@ -1,0 +1,97 @@
+"""Entries of one kind (methods, networks, heads, data sets, recipes), each registered by name in a file of its own.
+
+The keyword-only arguments of an entry are its options: typed, with defaults, and explained in its docstring. They are
+flags of the command line without being named anywhere else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from .errors import UsageError
+from .options import Option, check, options_of
+
+Entry = TypeVar("Entry", bound=Callable[..., Any])
+
+
+class Registry:
+    """The entries of one kind.
+
+    Args:
+        kind: what an entry is, for messages: "method".
+        package: where the entries that come with the library are, a file each.
+        elsewhere: gives an entry that no file registers, by name; None: there is none.
+    """
+
+    def __init__(
+        self, kind: str, package: str, elsewhere: Callable[[str], Callable[..., Any] | None] = lambda name: None
+    ) -> None:
+        self.kind, self.package, self.elsewhere = kind, package, elsewhere
+        self._entries: dict[str, Callable[..., Any]] = {}
+
+    def register(self, name: str) -> Callable[[Entry], Entry]:
+        """Decorator: the entry is found by ``name`` from now on.
+
+        Raises:
+            ValueError: another entry has the name, or an option has no type, no default or no explanation.
+        """
+
+        def add(entry: Entry) -> Entry:
+            other = self._entries.get(name)
+            if other is not None and (other.__module__, other.__qualname__) != (entry.__module__, entry.__qualname__):
+                raise ValueError(f"there is a {self.kind} {name!r} already, of {other.__module__}")
+            self._entries[name] = entry
+            options_of(entry)
+            return entry
+
+        return add
+
+    def names(self) -> tuple[str, ...]:
+        """All names, in alphabetical order."""
+        self._import_own()
+        return tuple(sorted(self._entries))
+
+    def find(self, name: str) -> Callable[..., Any]:
+        """The entry.
+
+        Raises:
+            UsageError: there is none of this name.
+        """
+        self._import_own()
+        entry = self._entries.get(name) or self.elsewhere(name)
+        if entry is None:
+            raise UsageError(f"--{self.kind} must be one of {', '.join(self.names())}, got {name!r}")
+        return entry
+
+    def make(self, name: str, *args: Any, **options: Any) -> Any:
+        """What the entry makes of ``args`` and its options.
+
+        Raises:
+            UsageError: there is no such entry or option, or a value is out of its range.
+        """
+        known = {option.name: option for option in self.options(name)}
+        for key, value in options.items():
+            if key not in known:
+                raise UsageError(f"--{self.kind} {name} has no option {key!r}; it has {', '.join(known) or 'none'}")
+            check(known[key], value)
+        return self.find(name)(*args, **options)
+
+    def options(self, name: str) -> tuple[Option, ...]:
+        return options_of(self.find(name))
+
+    def summary(self, name: str) -> str:
+        """The first line of an entry's docstring."""
+        return inspect.getdoc(self.find(name)).splitlines()[0]
+
+    def _import_own(self) -> None:
+        for name in _files_of(self.package):
+            importlib.import_module(name)
+
+
+def _files_of(package: str) -> Iterator[str]:
+    path = importlib.import_module(package).__path__
+    return (f"{package}.{info.name}" for info in pkgutil.iter_modules(path))

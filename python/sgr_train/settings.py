@@ -1,0 +1,145 @@
+"""From what flags give to a config: which entries are chosen, which options go to which, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from . import networks
+from .config import REGISTRIES, ChooseConfig, Options, Settings, fields_of
+from .errors import UsageError
+from .options import Option, check, refusal
+
+Entries = dict[str, tuple[str, ...]]  # names of the chosen entries, by kind
+SWEPT = "weight"  # the option of sgr that choose tries
+
+
+class Target(NamedTuple):
+    """Where the value of a flag goes: an option of an entry."""
+
+    kind: str
+    entry: str
+    option: Option
+
+
+def make(kind: type[Settings], **given: Any) -> Settings:
+    """Settings of a command.
+
+    Args:
+        kind: of the command.
+        given: by name of the setting, or of the flag of an option of a chosen entry.
+
+    Raises:
+        UsageError: a name or value is not allowed; it names the flag.
+    """
+    fields = {option.name: option for option in fields_of(kind)}
+    entries = chosen(kind, given)
+    targets = entry_flags(kind, entries)
+    options: Options = {
+        each: {name: {o.name: o.default for o in REGISTRIES[each].options(name)} for name in names}
+        for each, names in entries.items()
+    }
+    if given.get("bp_free"):
+        _closed_form(targets, options)
+    own = {}
+    for name, value in given.items():
+        if name in fields:
+            own[name] = value
+        elif name in targets:
+            for target in targets[name]:
+                options[target.kind][target.entry][target.option.name] = value
+        else:
+            raise UsageError(f"--{name.replace('_', '-')} is no flag of {', '.join(sum(entries.values(), ()))}")
+    config = kind(**{**own, "head": entries["head"][0]}, options=options)
+    validate(config)
+    return config
+
+
+def chosen(kind: type[Settings], given: dict[str, Any]) -> Entries:
+    """The entries that the settings name, or that stand where they name none.
+
+    Raises:
+        UsageError: there is no such entry.
+    """
+    value = {option.name: given.get(option.name, option.default) for option in fields_of(kind)}
+    if kind is ChooseConfig:
+        names = ("sgr", "layerwise")
+    else:
+        names = tuple(value["methods"]) if "methods" in value else (value["method"],)
+    model, data = value["model"], value["data"].partition(":")[0]
+    for registry, wanted in (("method", names), ("model", (model,)), ("data", (data,))):
+        for name in wanted:
+            REGISTRIES[registry].find(name)
+    head = value["head"] or ("etf" if value["bp_free"] else networks.facts(model).head)
+    REGISTRIES["head"].find(head)
+    return {"method": names, "model": (model,), "head": (head,), "data": (data,)}
+
+
+def entry_flags(kind: type[Settings], entries: Entries) -> dict[str, list[Target]]:
+    """The flags of the chosen entries. What several kinds have, or the command itself, is told apart by the kind."""
+    targets = [
+        Target(each, name, option)
+        for each, names in entries.items()
+        for name in names
+        for option in REGISTRIES[each].options(name)
+        if not (kind is ChooseConfig and each == "method" and option.name == SWEPT)
+    ]
+    taken = {option.name for option in fields_of(kind)}
+    flags: dict[str, list[Target]] = {}
+    for target in targets:
+        name = target.option.name
+        kinds = {other.kind for other in targets if other.option.name == name}
+        flag = f"{target.kind}_{name}" if name in taken or len(kinds) > 1 else name
+        flags.setdefault(flag, []).append(target)
+    return flags
+
+
+def _closed_form(targets: dict[str, list[Target]], options: Options) -> None:
+    """Other defaults with --bp-free."""
+    for flag, value in (("norm", "none"), ("engine", "fused")):
+        for kind, entry, option in targets.get(flag, ()):
+            options[kind][entry][option.name] = value
+
+
+def validate(config: Settings) -> None:
+    """Refuse settings that have no meaning.
+
+    Raises:
+        UsageError: names the flag, what was given and what is allowed.
+    """
+    fields = {option.name: option for option in fields_of(type(config))}
+    for name, option in fields.items():
+        check(option, getattr(config, name))
+    for name in ("methods", "seeds", "weights"):
+        values = getattr(config, name, (0,))
+        if len(values) == 0 or len(set(values)) < len(values):
+            raise refusal(fields[name], "a list without repetitions", values)
+    weights = getattr(config, "weights", ())
+    if len({f"{weight:g}" for weight in weights}) < len(weights):  # names of their folders
+        raise refusal(fields["weights"], "numbers that differ in their first six digits", weights)
+    for kind, entries in config.options.items():
+        for name, values in entries.items():
+            for option in REGISTRIES[kind].options(name):
+                check(option, values[option.name])
+    if config.bp_free:
+        _check_bp_free(config, fields)
+
+
+def _check_bp_free(config: Settings, fields: dict[str, Option]) -> None:
+    analytic = tuple(name for name in REGISTRIES["method"].names() if "engine" in _options("method", name))
+    for name in config.options["method"]:
+        if name not in analytic:
+            flag = fields.get("methods") or fields["method"]
+            raise refusal(flag, f"{' or '.join(analytic)} with --bp-free", name)
+    for name, allowed in (("head", ("etf",)), ("modules", (None,)), ("cuts", ((),)), ("checkpoint_blocks", (False,))):
+        value = getattr(config, name)
+        if value not in allowed:
+            what = "left out" if not allowed[0] else allowed[0]
+            raise refusal(fields[name], f"{what} with --bp-free", value)
+    for kind, flag, value in (("model", "norm", "none"), ("method", "engine", "fused")):
+        for name, options in config.options[kind].items():
+            if options.get(flag, value) != value:
+                raise refusal(_options(kind, name)[flag], f"{value} with --bp-free", options[flag])
+
+
+def _options(kind: str, name: str) -> dict[str, Option]:
+    return {option.name: option for option in REGISTRIES[kind].options(name)}
