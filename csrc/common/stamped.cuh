@@ -19,6 +19,8 @@ struct Stamped {
   uint64_t bits, check;
 };
 
+constexpr int64_t kStampedDoubles = sizeof(Stamped) / sizeof(double);
+
 // A stamp for a launch: it and its next 2^32 successors serve no other launch, but by chance.
 inline uint64_t new_stamp() {
   static std::atomic<uint64_t> count{uint64_t{std::random_device{}()} << 32 | std::random_device{}()};
@@ -36,84 +38,71 @@ __device__ inline void post(Stamped* to, double value, uint64_t stamp) {
   slot->check = bits ^ stamp;
 }
 
-// Waits for `count` numbers.
+// What lay in some slots a moment ago.
 template <int count>
-__device__ inline void collect(const Stamped* from, uint64_t stamp, double (&value)[count]) {
-  for (;;) {
-    bool complete = true;
-#pragma unroll
-    for (int k = 0; k < count; ++k) {  // all are on their way before the first is looked at
-      const volatile Stamped* slot = from + k;
-      const uint64_t bits = slot->bits, check = slot->check;
-      complete = complete && (bits ^ check) == stamp;
-      memcpy(value + k, &bits, sizeof(bits));
-    }
-    if (complete) return;
-    __nanosleep(20);
-  }
-}
+struct Seen {
+  Stamped slot[count];
 
-// The blocks of a grid in teams of `parts`, which lie side by side; all of a team run at the same time.
-struct Team {
-  int parts;
-  Stamped* slots;  // (2, parts, kMaxSums) of this team: it may not yet have read the last sums when the next are posted
-  uint64_t stamp;  // of the last sum
-
-  // Replaces block sums, equal in all threads of a block, by their sum over the team.
-  template <int count>
-  __device__ void sum(double (&value)[count]) {
-    static_assert(count <= kMaxSums);
-    if (parts == 1) return;
-    ++stamp;
-    Stamped* sums = slots + stamp % 2 * parts * kMaxSums;
-    if (threadIdx.x == 0) {
+  __device__ bool complete(uint64_t stamp) const {
+    bool all = true;
 #pragma unroll
-      for (int k = 0; k < count; ++k) post(sums + blockIdx.x % parts * kMaxSums + k, value[k], stamp);
-    }
-#pragma unroll
-    for (int k = 0; k < count; ++k) value[k] = 0.0;
-    for (int part = threadIdx.x; part < parts; part += blockDim.x) {
-      double theirs[count];
-      collect(sums + part * kMaxSums, stamp, theirs);
-#pragma unroll
-      for (int k = 0; k < count; ++k) value[k] += theirs[k];
-    }
-    block_sum(value);
+    for (int k = 0; k < count; ++k) all = all && (slot[k].bits ^ slot[k].check) == stamp;
+    return all;
   }
 };
 
-// Memory of a grid of `blocks` that adds up rows in teams, and then one number of each block. It need not be cleared.
+// Looks at the slots place(0), place(1), ...: all reads are on their way before the first is used.
+template <int count, typename Place>
+__device__ inline Seen<count> look(const Place& place) {
+  Seen<count> seen;
+#pragma unroll
+  for (int k = 0; k < count; ++k) {
+    const volatile Stamped* slot = place(k);
+    seen.slot[k].bits = slot->bits;
+    seen.slot[k].check = slot->check;
+  }
+  return seen;
+}
+
+// Waits for the numbers in the slots that were looked at.
+template <int count, typename Place>
+__device__ inline void collect(const Place& place, uint64_t stamp, Seen<count> seen, double (&value)[count]) {
+  while (!seen.complete(stamp)) {
+    __nanosleep(20);
+    seen = look<count>(place);
+  }
+#pragma unroll
+  for (int k = 0; k < count; ++k) memcpy(value + k, &seen.slot[k].bits, sizeof(value[k]));
+}
+
+// One number of each block of a grid.
 struct Mail {
   Stamped* numbers;  // (blocks)
-  Stamped* slots;    // (teams, 2, parts, kMaxSums)
   uint64_t stamp;
 
-  static constexpr int kSlots = 1 + 2 * kMaxSums;  // for a block
-  static int64_t doubles(int64_t blocks) { return blocks * kSlots * sizeof(Stamped) / sizeof(double); }
-
-  Mail(double* memory, int64_t blocks, uint64_t stamp)
-      : numbers(reinterpret_cast<Stamped*>(memory)), slots(numbers + blocks), stamp(stamp) {}
-
-  __device__ Team team(int parts) const {
-    return {parts, slots + int64_t{blockIdx.x} / parts * parts * 2 * kMaxSums, stamp};
-  }
-
-  // Thread 0 of every block posts, after its last sum over the team.
+  // By one thread of every block.
   __device__ void post_number(double value) const { post(numbers + blockIdx.x, value, stamp); }
 
-  // *out = the sum of the numbers, by all threads of one block. All blocks have then read their sums: leaves nothing
-  // behind that a launch with the same stamp could take for its own.
+  // *out = the sum of the numbers, by all threads of one block that has posted its own. Wipes them.
   template <typename Out>
   __device__ void sum_numbers(Out* out) const {
+    constexpr int batch = 8;  // one after the other they would cost a round trip to memory each
     double sum[1] = {0.0};
-    for (unsigned block = threadIdx.x; block < gridDim.x; block += blockDim.x) {
-      double number[1];
-      collect(numbers + block, stamp, number);
-      sum[0] += number[0];
+    for (unsigned first = threadIdx.x; first < gridDim.x; first += batch * blockDim.x) {
+      const auto place = [=](int k) {
+        const unsigned block = first + k * blockDim.x;
+        return numbers + (block < gridDim.x ? block : first);
+      };
+      double number[batch];
+      collect(place, stamp, look<batch>(place), number);
+      for (int k = 0; k < batch; ++k) {
+        if (first + k * blockDim.x >= gridDim.x) break;
+        sum[0] += number[k];
+        *place(k) = {0, 0};
+      }
     }
     block_sum(sum);
     if (threadIdx.x == 0) *out = static_cast<Out>(sum[0]);
-    for (unsigned slot = threadIdx.x; slot < gridDim.x * kSlots; slot += blockDim.x) numbers[slot] = {0, 0};
   }
 };
 

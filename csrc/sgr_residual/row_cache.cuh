@@ -33,20 +33,24 @@ struct RowCache {
   T* row[2];
   int head, packed;
 
-  __device__ RowCache(const Span& span, int slice) : head(span.head), packed(span.packs * kPack<T>) {
-    row[0] = reinterpret_cast<T*>(shared_data());
-    row[1] = row[0] + slice;
-  }
+  // memory: (2, slice)
+  __device__ RowCache(const Span& span, T* memory, int slice)
+      : row{memory, memory + slice}, head(span.head), packed(span.packs * kPack<T>) {}
 
   template <int width>
   __device__ Packs<T, width, 2> read(int offset) const {
     return {pack_of<T, width>(*place<width>(row[0], offset)), pack_of<T, width>(*place<width>(row[1], offset))};
   }
 
+  // Starts to copy one of `parts` parts of the span from the rows.
+  __device__ __forceinline__ void copy_part(const Span& span, int part, int parts, const RowReader<T, 2>& from) const {
+    sweep_part<T>(span, part, parts, Nothing{}, [&](int offset, const auto& pack) { start(from, offset, pack); });
+  }
+
   // Starts to copy the span from the rows.
   __device__ __forceinline__ void copy(const Span& span, const RowReader<T, 2>& from) const {
     for_each_part([&](int part) {
-      sweep_part<T>(span, part, kParts, Nothing{}, [&](int offset, const auto& pack) { start(from, offset, pack); });
+      copy_part(span, part, kParts, from);
       __pipeline_commit();
     });
   }

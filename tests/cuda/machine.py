@@ -55,14 +55,15 @@ class _Chip(ctypes.Structure):
 
 
 class OnChip(ctypes.Structure):
-    """How sgr_residual spreads rows over blocks; parts = 0: not at all."""
+    """How sgr_residual spreads rows over blocks; pieces = 0: not at all."""
 
     _fields_ = [
-        ("parts", ctypes.c_int),
+        ("pieces", ctypes.c_int),
         ("slice", ctypes.c_int64),
         ("blocks", ctypes.c_int64),
         ("threads", ctypes.c_int),
         ("shared_bytes", ctypes.c_size_t),
+        ("lag", ctypes.c_int),
     ]
 
 

@@ -19,7 +19,7 @@ ARCHITECTURES = ("80", "90a", "100")
 # write one.
 ROWS = {
     "sgr_loss": {"sgr_loss_kernel": (2, False), "combine_kernelI.*Li2E": (2, True)},
-    "sgr_residual": {"sgr_residual_kernel": (2, True)},
+    "sgr_residual": {"sgr_residual_rows_kernel": (2, True), "sgr_residual_pieces_kernel": (2, True)},
     "sgr_shift": {"combine_kernelI.*Li3E": (3, True)},
     "row_norms": {"row_norms_kernel": (1, False)},
     "relu_backward": {
@@ -101,5 +101,5 @@ def test_rows_are_read_and_written_in_words_of_16_bytes(operator, compiled):
             assert count["read"] >= 3 * rows, name  # a batch of two and what remains
             if writes:
                 assert rows * count["write"] >= count["read"], name
-            if kernel == "sgr_residual_kernel":
+            if operator == "sgr_residual":
                 assert count["recall"] >= count["read"], name
