@@ -50,15 +50,14 @@ class _Small(NamedTuple):
 def _small_relu(gates: Gates, x: Tensor, inplace: bool) -> Tensor:
     """By operators of torch: one with a derivative in Python takes ten times as long for a small tensor."""
     if gates.recording:
-        y = torch.relu_(x) if inplace else torch.relu(x)
-        gates.keep(_Small(y.detach().clone()))
-        return y
-    recorded = gates.recall()
-    if not isinstance(recorded, _Small) or recorded.result.shape != x.shape:
-        raise RuntimeError(_OTHER_SHAPE)
-    if inplace:
-        return x.masked_fill_(recorded.result <= 0, 0.0)
-    return _through_gates(x, recorded.result, 0)  # the derivative of ReLU, which is linear in x
+        recorded = _Small(torch.relu(x.detach()))
+        gates.keep(recorded)
+    else:
+        recorded = gates.recall()
+        if not isinstance(recorded, _Small) or recorded.result.shape != x.shape:
+            raise RuntimeError(_OTHER_SHAPE)
+    # As a function of x, the derivative of ReLU keeps nothing but the gates, and a network may write into what it gives.
+    return x.masked_fill_(recorded.result <= 0, 0.0) if inplace else _through_gates(x, recorded.result, 0)
 
 
 _through_gates = torch.ops.aten.threshold_backward
