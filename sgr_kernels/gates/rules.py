@@ -56,7 +56,7 @@ def _small_relu(gates: Gates, x: Tensor, inplace: bool) -> Tensor:
         recorded = gates.recall()
         if not isinstance(recorded, _Small) or recorded.result.shape != x.shape:
             raise RuntimeError(_OTHER_SHAPE)
-    # As a function of x, the derivative of ReLU keeps nothing but the gates, and a network may write into what it gives.
+    # As a function of x, the derivative of ReLU keeps its gates and no result: a network may write into that.
     return x.masked_fill_(recorded.result <= 0, 0.0) if inplace else _through_gates(x, recorded.result, 0)
 
 
