@@ -9,7 +9,7 @@ from . import functional
 from .functional.sgr_loss import loss, warn_without_graph
 from .operators.common.checks import check_number_or_tensor
 from .operators.common.options import Options
-from .torch_internals import leaf_of_fx, refuse_scripting
+from .torch_internals import overridable, refuse_scripting
 
 
 class SGRLoss(nn.Module):
@@ -80,7 +80,7 @@ class Conv2dReLU(nn.Conv2d):
         return functional.conv2d_relu(x, self.weight, self.bias, *geometry)
 
 
-@leaf_of_fx
+@overridable  # one call for function modes, and not one for each step of it
 def average_positions(x: Tensor) -> Tensor:
     """(B, C, any number of positions) -> (B, C): the mean over all positions; (B, C) stays as it is.
 

@@ -23,11 +23,12 @@ from torch.overrides import handle_torch_function, has_torch_function
 from torch.utils._pytree import tree_leaves as tree_leaves
 from torch.utils._pytree import tree_map as tree_map
 
-# In-place arithmetic on lists of tensors in a few kernels: public torch takes one tensor at a time.
+# Arithmetic on lists of tensors in a few kernels: public torch takes one tensor at a time.
 foreach_add_ = torch._foreach_add_
 foreach_sub_ = torch._foreach_sub_
 foreach_mul_ = torch._foreach_mul_
 foreach_copy_ = torch._foreach_copy_
+foreach_norm = torch._foreach_norm
 
 # Functions that function modes see when a public one is called; they have no public name.
 LAYER_FUNCTIONS = torch._C._nn

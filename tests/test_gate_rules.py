@@ -1,4 +1,4 @@
-"""Rules of one's own for functions with kinks: sk.gate."""
+"""Rules of one's own for functions with kinks: sk.gate; what the rule of a small ReLU costs, and allows."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from gated_net import gradients
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import sgr_kernels as sk
-from sgr_kernels.gates import Record, lists, tape
+from sgr_kernels.gates import Record, Replay, lists, tape
 
 
 def softshrink(gates, input, lambd=0.5):
@@ -142,3 +143,41 @@ def test_rules_that_do_not_repeat_their_decisions(counts, then, own_rules):
 
     with pytest.raises(RuntimeError, match="^the network is not the same in two passes: [^\n]*$"):
         gradients("directional", lambda x: then(unsteady(x)))
+
+
+class Kernels(TorchDispatchMode):
+    """Lists what is computed inside, views left out."""
+
+    def __enter__(self):
+        self.names = []
+        return super().__enter__()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if not func.is_view:
+            self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_relu_of_few_elements_takes_few_kernels():
+    x = torch.randn(2, 3, requires_grad=True)
+    with Record(x) as gates, Kernels() as recording:
+        first = F.relu(x)
+    with Replay(gates.tape), Kernels() as replaying:
+        second = F.relu(x)
+    assert recording.names == ["relu", "threshold_backward"] and replaying.names == ["threshold_backward"]
+    for y in (first, second):
+        with Kernels() as backward:
+            torch.autograd.grad(y, x, torch.ones(2, 3))
+        assert backward.names[1:] == ["threshold_backward"]  # behind torch.ones
+
+
+@pytest.mark.parametrize("count", [1, 2048], ids=["few", "many"])
+def test_a_network_may_write_into_the_result_of_a_relu(count):
+    x = torch.tensor([-1.0, 2.0, 3.0]).repeat(count).requires_grad_()
+    with Record(x) as gates:
+        first = F.relu(x).mul_(2.0)
+    with Replay(gates.tape):
+        second = F.relu(-x).mul_(2.0)
+    for y, sign in ((first, 2.0), (second, -2.0)):
+        expected = sign * torch.tensor([0.0, 1.0, 1.0]).repeat(count)
+        assert torch.equal(torch.autograd.grad(y.sum(), x)[0], expected) and torch.equal(y, expected * x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from sgr_bench.live_memory import peak_live_bytes
+from torch.overrides import TorchFunctionMode
 
 from sgr_kernels.modules import average_positions
 
@@ -33,3 +34,17 @@ def test_gradient_is_a_view():
 
     assert backward()[0].untyped_storage().nbytes() < x.nbytes / 64
     assert peak_live_bytes(backward) < x.nbytes / 64
+
+
+def test_modes_see_one_call():
+    """Every call that the directional engine sees takes as long as a small layer."""
+    seen = []
+
+    class Seeing(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    with Seeing():
+        average_positions(torch.ones(2, 3, 4, 4))
+    assert seen[1:] == [average_positions]  # behind torch.ones

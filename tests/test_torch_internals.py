@@ -223,6 +223,8 @@ def test_arithmetic_on_lists():
     torch_internals.foreach_mul_(values, torch.tensor(2.0))
     torch_internals.foreach_sub_(values, others)
     assert [v.unique().tolist() for v in values] == [[4.0], [6.0]], "torch._foreach_* compute something else"
+    norms = torch_internals.foreach_norm(others)
+    assert torch.equal(torch.stack(norms), torch.tensor([8.0**0.5, 48.0**0.5])), "torch._foreach_norm is no 2-norm"
     torch_internals.foreach_copy_(values, others)
     assert all(map(torch.equal, values, others)), "torch._foreach_copy_ does something else"
 

@@ -231,6 +231,10 @@ def refuse_gradient_hooks(parameters: Iterable[Tensor], engine: str) -> None:
             )
 
 
+def scaled(loss: Tensor, scale: float) -> Tensor:
+    return loss if scale == 1.0 else scale * loss
+
+
 def unscale(gradient: Tensor | None, scale: float) -> Tensor | None:
     """``gradient / scale``, in float32 for a float16 gradient, which may underflow."""
     if gradient is None or scale == 1.0:

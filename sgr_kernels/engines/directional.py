@@ -33,7 +33,7 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
         inverse = inverse_length(direction, *ends, passes.spacing, options.radius, options.order)
         h = inverse.reciprocal().masked_fill_(inverse == 0, 0.0)
         source = x.to(direction.delta.dtype)
-        points = [direction.shift(source, step).to(x.dtype) for step in (h, -h)[: options.order]]
+        points = [direction.shift(source, step).to(x.dtype) for step in ([h] if options.order == 1 else [h, -h])]
         delta_out = delta_out if options.need_delta_out else None
         del ends, deltas, delta, pair, direction, source  # the passes need the memory
         gradients = reconciled(passes, gradients, points, options.sgr_weight * inverse)

@@ -15,7 +15,7 @@ from ..gates.origins import nodes_behind
 from ..gates.randomness import Stretch, is_capturing, refuse_capture
 from ..products import Spacing, spacing_of
 from ..torch_internals import is_fake
-from .common import StepInputs, leaves_of, loss_of, output_of, refuse_gradient_hooks, require_graph
+from .common import StepInputs, leaves_of, loss_of, output_of, refuse_gradient_hooks, require_graph, scaled
 from .gradient_check import check_gradient, require_step_before
 from .per_callables import PerCallables
 from .reach import Reach
@@ -77,7 +77,7 @@ class Passes:
             dtypes = [*gates.dtypes, *(p.dtype for p in self.parameters)]
             self.spacing = spacing_of(x.device.type, dtypes, gates.products)
             wanted = [*self.parameters, x, *([output] if output.requires_grad else [])]
-            gradients = list(torch.autograd.grad(self.grad_scale * loss, wanted, allow_unused=True))
+            gradients = list(torch.autograd.grad(scaled(loss, self.grad_scale), wanted, allow_unused=True))
         delta_out = gradients.pop() if output.requires_grad else None
         delta = gradients.pop()
         if delta is None:
@@ -97,7 +97,7 @@ class Passes:
         """Those of the scaled loss for the parameters, at another x with the recorded decisions."""
         with self._replayed(x.requires_grad_()) as (output, loss):
             del output  # the backward pass needs the memory
-            return list(torch.autograd.grad(self.grad_scale * loss, self.parameters, allow_unused=True))
+            return list(torch.autograd.grad(scaled(loss, self.grad_scale), self.parameters, allow_unused=True))
 
     @contextlib.contextmanager
     def _replayed(self, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -19,7 +19,7 @@ class Snapshot(NamedTuple):
         written: the contents of tensors that are no buffers and were written.
         places: the items of containers, see :class:`Reach`.
         cells: the values of variables.
-        versions: how many times each tensor that is no buffer was written.
+        versions: how many times each tensor that is no buffer was written before the pass.
     """
 
     buffers: list[tuple[Tensor, Tensor]]
@@ -45,7 +45,7 @@ class Snapshot(NamedTuple):
             _with_contents(written),
             [(place, _items(place)) for place in reach.places],
             [(cell, cell.cell_contents) for cell in reach.cells],
-            [(tensor, version_of(tensor)) for tensor in reach.tensors],
+            versions or [(tensor, version_of(tensor)) for tensor in reach.tensors],
         )
 
     def drifted(self) -> str:

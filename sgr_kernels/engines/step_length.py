@@ -25,14 +25,15 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.linalg import vector_norm
 
 from ..functional.direction import Direction, row_norms
 from ..products import Spacing
+from ..torch_internals import foreach_norm
 
 TYPICAL = {1: 3.0, 2: 6.0}  # weighted rms of h rho_b in units of sqrt(eps), by order; measured
 GAIN_POWER = 0.75
 PART_OF_PRODUCTS, PART_OF_HALF = 1 / 25, 1 / 12  # of the spacing, as eps; measured
+TINY = torch.finfo(torch.float64).tiny
 LARGEST = 0.05  # bound on h rho_b
 LARGEST_IN_ROUNDING = 8.0  # on h |v_b| / |x_b|, in units of sqrt(eps); of the two bounds the longer step is taken
 
@@ -55,14 +56,15 @@ def inverse_length(
         order: 1 or 2.
     """
     lengths, at_input, at_output = direction.norms(), norms_of(*start), norms_of(*end)
+    nowhere, distances = at_input.values == 0, lengths / at_input.values
     if radius is not None:
-        return torch.where(at_input.values == 0, 0.0, lengths / at_input.values).amax() / radius
+        return distances.masked_fill_(nowhere, 0.0).amax() / radius
     ratios = relative_lengths(lengths, at_input, at_output)  # rho
     root = rounding_of(spacing) ** 0.5
     sizes = at_input.gradient
-    typical = ((sizes * ratios.square()).sum() / sizes.sum().clamp(min=torch.finfo(sizes.dtype).tiny)).sqrt()
-    wanted = typical * gain_of_module(at_input, at_output) ** GAIN_POWER / (TYPICAL[order] * root)
-    distances = torch.where(at_input.values == 0, ratios, lengths / at_input.values)
+    typical = ((sizes * ratios.square()).sum() / sizes.sum().clamp_(min=TINY)).sqrt_()
+    wanted = typical.mul_(gain_of_module(at_input, at_output).pow_(GAIN_POWER)).div_(TYPICAL[order] * root)
+    distances = torch.where(nowhere, ratios, distances)
     bound = torch.minimum(ratios.amax() / LARGEST, distances.amax() / (LARGEST_IN_ROUNDING * root))
     return torch.maximum(bound, wanted)
 
@@ -116,6 +118,7 @@ def gain_of_module(at_input: Norms, at_output: Norms | None) -> Tensor:
     """
     if at_output is None:
         return at_input.values.new_ones(())
-    before, after = (vector_norm(n.gradient) * vector_norm(n.values) for n in (at_input, at_output))
+    sizes = foreach_norm([*at_input[:2], *at_output[:2]])
+    before, after = sizes[0] * sizes[1], sizes[2] * sizes[3]
     gain = (before / after).mul_((at_output.elements / at_input.elements) ** 0.5)
     return gain.masked_fill_(after == 0, 1.0).clamp_(min=1)

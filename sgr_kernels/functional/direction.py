@@ -36,7 +36,7 @@ class Direction:
             step: a number or a 0-d float64 tensor.
         """
         is_number = isinstance(step, float)
-        alpha, beta, _ = self.coef if is_number else step * self.coef
+        alpha, beta, _ = (self.coef if is_number else step * self.coef).unbind()
         rows = as_rows(x, self.delta, self.target)
         return from_rows(shift_operator(*rows, alpha, beta, step if is_number else 1.0), x)
 
@@ -45,7 +45,7 @@ class Direction:
         if not self.normalize:
             return self.coef[0] * row_norms(self.delta - self.target)
         dead = self.coef[1] == 0  # rows without coefficients, whose target may be infinite
-        alpha, beta, alpha_target = self.coef * row_norms(self.target).masked_fill_(dead, 0.0)
+        alpha, beta, alpha_target = (self.coef * row_norms(self.target).masked_fill_(dead, 0.0)).unbind()
         return torch.addcmul(beta * beta, alpha, alpha_target, value=-1).clamp_(min=0).sqrt_()
 
 

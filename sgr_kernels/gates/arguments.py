@@ -10,7 +10,7 @@ from ..torch_internals import tree_leaves
 
 def has_floats(arguments: tuple[tuple, dict]) -> bool:
     args, _ = arguments
-    is_usual = bool(args) and isinstance(args[0], Tensor) and args[0].is_floating_point()
+    is_usual = len(args) > 0 and isinstance(args[0], Tensor) and args[0].is_floating_point()
     leaves = [] if is_usual else tree_leaves(arguments)
     return is_usual or any(
         isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()) for leaf in leaves

@@ -41,24 +41,26 @@ def leaky_relu(gates: Gates, input: Tensor, negative_slope: float = 0.01, inplac
 _OTHER_SHAPE = "the network is not the same in two passes: a ReLU gets a tensor of another shape than before"
 
 
-class _Closed(NamedTuple):
-    """Gates of a small ReLU."""
+class _Small(NamedTuple):
+    """Of a small ReLU, what it gave: a gate is closed where that is <= 0."""
 
-    elements: Tensor  # bool, shape of the input
+    result: Tensor
 
 
 def _small_relu(gates: Gates, x: Tensor, inplace: bool) -> Tensor:
-    """By an operator of torch: one with a derivative in Python takes ten times as long for a small tensor."""
+    """By operators of torch: one with a derivative in Python takes ten times as long for a small tensor."""
     if gates.recording:
-        closed = x <= 0
-        gates.keep(_Closed(closed))
+        recorded = _Small(torch.relu(x.detach()))
+        gates.keep(recorded)
     else:
         recorded = gates.recall()
-        if not isinstance(recorded, _Closed) or recorded.elements.shape != x.shape:
+        if not isinstance(recorded, _Small) or recorded.result.shape != x.shape:
             raise RuntimeError(_OTHER_SHAPE)
-        closed = recorded.elements
-    # masked_fill would lose the memory format, and a network may ask for a view that only that format has.
-    return x.masked_fill_(closed, 0.0) if inplace else torch.where(closed, 0.0, x)
+    # As a function of x, the derivative of ReLU keeps its gates and no result: a network may write into that.
+    return x.masked_fill_(recorded.result <= 0, 0.0) if inplace else _through_gates(x, recorded.result, 0)
+
+
+_through_gates = torch.ops.aten.threshold_backward
 
 
 class _ReluBits(NamedTuple):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import mixed_precision
 from ..functional import conv2d_relu, cross_entropy, linear_relu
+from ..modules import average_positions
 from ..operators import conv2d_relu as conv2d_relu_operators
 from ..operators import cross_entropy as cross_entropy_operators
 from ..operators import linear_relu as linear_relu_operators
@@ -82,7 +83,7 @@ def _register() -> None:
     for function in (conv2d_relu, *conv2d_relu_operators.conv2d_relu.overloads()):
         gate(function)(_conv2d_relu)
         PRODUCTS[function] = (CONVOLUTION,)
-    SMOOTH.update((cross_entropy, *cross_entropy_operators.cross_entropy.overloads()))
+    SMOOTH.update((average_positions, cross_entropy, *cross_entropy_operators.cross_entropy.overloads()))
 
 
 def _give_rule(name: str, rule: Callable) -> None:
