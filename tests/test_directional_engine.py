@@ -6,6 +6,7 @@ import contextlib
 import copy
 import random
 import threading
+import time
 from functools import partial
 
 import autograd_functions
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import device_of
 from networks import MODELS, Apply, module
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -20,6 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 import sgr_kernels as sk
 from sgr_kernels.engines import passes, step_length
+from sgr_kernels.gates import checkpointing
 
 
 def run(engine: str, body, head, x, y, delta_pre, seed: int = 3, **options):
@@ -53,7 +56,7 @@ def relative_error(a: Tensor, b: Tensor) -> float:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_gradient_is_that_of_algorithm_1(name, backend):
-    parts = module(name, torch.float64)
+    parts = [part.to(device_of(backend)) for part in module(name, torch.float64)]
     expected = sgr_part("autograd", *parts)
     with sk.backend(backend):
         assert relative_error(sgr_part("directional", *parts, order=2, radius=1e-3), expected) < 1e-4
@@ -413,8 +416,8 @@ class Checkpointed(nn.Module):
 
 
 def test_activation_checkpointing(backend):
-    _, head, x, y, delta_pre = module("resnet", torch.float64)
-    body = Checkpointed().double()
+    _, head, x, y, delta_pre = (part.to(device_of(backend)) for part in module("resnet", torch.float64))
+    body = Checkpointed().double().to(device_of(backend))
     with sk.backend(backend):
         again = sgr_part("directional", body, head, x, y, delta_pre, order=2, radius=1e-3)
         body.recompute = False
@@ -454,6 +457,21 @@ def test_checkpointing_in_other_threads_is_left_alone():
         thread.join()
     others()
     assert errors == []
+
+
+def test_threads_that_begin_together_intercept_checkpoints_once(monkeypatch):
+    checkpointing._intercept_once()
+    calls = []
+    monkeypatch.setattr(
+        checkpointing.torch_internals, "intercept_checkpoints", lambda *_: time.sleep(0.05) or calls.append(1)
+    )
+    checkpointing._intercept.cache_clear()
+    threads = [threading.Thread(target=checkpointing._intercept_once) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert calls == [1]
 
 
 @pytest.mark.parametrize("name", ["resnet", "vgg", "vit without dropout"])

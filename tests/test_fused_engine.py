@@ -602,7 +602,9 @@ def test_channels_last(backend, body, head):
         with sk.backend(backend):
             result = problem.step("fused", delta_pre=delta_pre)
         assert_same(result, expected)
-        assert result[0].output.is_contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            of_torch = problem.body(problem.x)  # cuDNN has no channels_last in float64
+        assert result[0].output.stride() == of_torch.stride()
 
 
 @pytest.mark.parametrize("body", ["linear_3d", "conv", "flatten_mlp"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from gated_net import gradients
+from helpers import device_of
 from torch import Tensor, nn
 
 import sgr_kernels as sk
@@ -116,7 +117,7 @@ def nothing(_):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_recording_and_replaying_change_nothing(name, backend):
     function, tape = FUNCTIONS[name], []
-    x = torch.randn(4, 6, 8, 8, dtype=torch.float64)
+    x = torch.randn(4, 6, 8, 8, dtype=torch.float64, device=device_of(backend))
 
     def recording(leaf):
         mode = Record(leaf)
@@ -136,7 +137,7 @@ def test_recording_and_replaying_change_nothing(name, backend):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_nan_shows_as_it_does_without_gates(name, backend):
-    x = torch.randn(4, 6, 8, 8, dtype=torch.float64)
+    x = torch.randn(4, 6, 8, 8, dtype=torch.float64, device=device_of(backend))
     x[0, 0, 0, 0] = torch.nan
     plain, _ = value_and_gradient(FUNCTIONS[name], x, nothing)
     with sk.backend(backend):

@@ -97,7 +97,7 @@ def test_channels_last_is_not_copied(backend):
     """Gradients come back in the layout of the input and nothing of the size of the input is allocated on the way."""
     if backend == "reference":
         pytest.skip("the reference is allowed to copy")
-    delta, target = (t.contiguous(memory_format=torch.channels_last) for t in gradients(backend, (4, 3, 8, 8)))
+    delta, target = (t.contiguous(memory_format=torch.channels_last) for t in gradients(backend, (4, 3, 64, 64)))
     with sk.backend(backend), torch.profiler.profile(profile_memory=True) as profile:
         sk.sgr_loss(delta, target)
     largest = max((abs(event.cpu_memory_usage) for event in profile.events()), default=0)

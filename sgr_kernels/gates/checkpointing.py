@@ -14,6 +14,7 @@ class _Current(threading.local):
 
 
 _CURRENT = _Current()
+_FIRST = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -27,9 +28,14 @@ def recomputing_along(gates: Record | Replay) -> Iterator[None]:
         _CURRENT.gates = before
 
 
-@functools.cache
 def _intercept_once() -> None:
     """The interception holds for all threads and all time; without current gates it changes nothing."""
+    with _FIRST:  # two threads at once would both intercept, and regions be computed along two tapes
+        _intercept()
+
+
+@functools.cache
+def _intercept() -> None:
     torch_internals.intercept_checkpoints(_along_the_tape, _hidden_from_gates)
 
 

@@ -1,4 +1,4 @@
-"""Data sets. An entry is a function ``(argument, *, options) -> Splits``; ``--data NAME:ARGUMENT`` gives it the argument.
+"""Data sets: functions ``(argument, *, options) -> Splits``; ``--data NAME:ARGUMENT`` gives them the argument.
 
 Validation images that a data set has not are taken from its training images, the same for every seed.
 """
