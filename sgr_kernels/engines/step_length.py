@@ -17,8 +17,9 @@ float32, as in TF32, errors that are independent average out, and those of the w
 small part of the spacing counts as eps. Under autocast results are rounded as well, and a larger part counts.
 
 v_b grows as delta_b shrinks, so confident samples move much further than the others. A bound on h rho_b keeps them near
-x, since far from it the difference is no derivative. In float32 spreads of 1e4 need the bound of 0.05; where eps is
-large nothing but rounding is left below some multiple of sqrt(eps), and |v_b| / |x_b| without gains may reach that.
+x, since far from it the difference is no derivative. In float32 spreads of 1e4 need the bound of 0.05. Where eps is
+large, nothing but rounding is left below some multiple of sqrt(eps), which |v_b| / |x_b| without gains may reach, or
+four times that if all samples go as far: then none of them is confident.
 """
 
 from typing import NamedTuple
@@ -35,7 +36,8 @@ GAIN_POWER = 0.75
 PART_OF_PRODUCTS, PART_OF_HALF = 1 / 25, 1 / 12  # of the spacing, as eps; measured
 TINY = torch.finfo(torch.float64).tiny
 LARGEST = 0.05  # bound on h rho_b
-LARGEST_IN_ROUNDING = 8.0  # on h |v_b| / |x_b|, in units of sqrt(eps); of the two bounds the longer step is taken
+LEAST_IN_ROUNDING = 2.0  # the same where products round or in half precision, in units of sqrt(eps)
+EVEN = 3.0  # how much further, as a share of that, samples may go that all go as far; measured
 
 
 def inverse_length(
@@ -63,9 +65,12 @@ def inverse_length(
     root = rounding_of(spacing) ** 0.5
     sizes = at_input.gradient
     typical = ((sizes * ratios.square()).sum() / sizes.sum().clamp_(min=TINY)).sqrt_()
+    furthest = ratios.amax()
+    longest = (typical / furthest.clamp(min=TINY)).square_().mul_(EVEN).add_(1).mul_(LEAST_IN_ROUNDING * root)
     wanted = typical.mul_(gain_of_module(at_input, at_output).pow_(GAIN_POWER)).div_(TYPICAL[order] * root)
     distances = torch.where(nowhere, ratios, distances)
-    bound = torch.minimum(ratios.amax() / LARGEST, distances.amax() / (LARGEST_IN_ROUNDING * root))
+    exact = rounding_of(spacing) <= torch.finfo(torch.float32).eps
+    bound = torch.minimum(furthest / (LARGEST if exact else LEAST_IN_ROUNDING * root), distances.amax() / longest)
     return torch.maximum(bound, wanted)
 
 
