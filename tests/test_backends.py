@@ -15,7 +15,7 @@ import warnings
 
 import pytest
 import torch
-from helpers import DTYPES, begin_anew, choosing, replace_operator
+from helpers import DTYPES, begin_anew, choosing, replace_operator, spoilt
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -63,20 +63,6 @@ def compared(monkeypatch) -> list[str]:
 
     monkeypatch.setattr(Operator, "fault", spy)
     return seen
-
-
-def spoilt(operator: Operator, index: int | None, element: int = -1):
-    """The kernel with another number in one of its results, or in its first argument."""
-    right = operator.on("cpu")
-
-    def call(*arguments):
-        results = right(*arguments)
-        tensor = arguments[0] if index is None else results[index] if isinstance(results, tuple) else results
-        if tensor.numel() > 0:
-            tensor.detach()[(element,) * tensor.dim()] += 1
-        return results
-
-    return call
 
 
 def break_it(monkeypatch, operator: Operator) -> None:

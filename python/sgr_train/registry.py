@@ -32,6 +32,7 @@ class Registry:
     ) -> None:
         self.kind, self.package, self.elsewhere = kind, package, elsewhere
         self._entries: dict[str, Callable[..., Any]] = {}
+        self._complete = False
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
         """Decorator: the entry is found by ``name`` from now on.
@@ -67,6 +68,19 @@ class Registry:
             raise UsageError(f"--{self.kind} must be one of {', '.join(self.names())}, got {name!r}")
         return entry
 
+    def attribute(self, name: str) -> Callable[..., Any]:
+        """The registered entry, for ``__getattr__`` of the package: by its name, or that of its class.
+
+        Raises:
+            AttributeError: there is none.
+        """
+        if not name.startswith("_"):
+            self._import_own()
+            for known, entry in self._entries.items():
+                if name in (known, entry.__name__):
+                    return entry
+        raise AttributeError(f"module {self.package} has no attribute {name!r}")
+
     def make(self, name: str, *args: Any, **options: Any) -> Any:
         """What the entry makes of ``args`` and its options.
 
@@ -88,8 +102,10 @@ class Registry:
         return inspect.getdoc(self.find(name)).splitlines()[0]
 
     def _import_own(self) -> None:
-        for name in _files_of(self.package):
-            importlib.import_module(name)
+        if not self._complete:
+            for name in _files_of(self.package):
+                importlib.import_module(name)
+            self._complete = True
 
 
 def _files_of(package: str) -> Iterator[str]:

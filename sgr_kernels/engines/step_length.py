@@ -62,15 +62,16 @@ def inverse_length(
     if radius is not None:
         return distances.masked_fill_(nowhere, 0.0).amax() / radius
     ratios = relative_lengths(lengths, at_input, at_output)  # rho
-    root = rounding_of(spacing) ** 0.5
+    eps = rounding_of(spacing)
+    root = eps**0.5
     sizes = at_input.gradient
     typical = ((sizes * ratios.square()).sum() / sizes.sum().clamp_(min=TINY)).sqrt_()
     furthest = ratios.amax()
     longest = (typical / furthest.clamp(min=TINY)).square_().mul_(EVEN).add_(1).mul_(LEAST_IN_ROUNDING * root)
     wanted = typical.mul_(gain_of_module(at_input, at_output).pow_(GAIN_POWER)).div_(TYPICAL[order] * root)
     distances = torch.where(nowhere, ratios, distances)
-    exact = rounding_of(spacing) <= torch.finfo(torch.float32).eps
-    bound = torch.minimum(furthest / (LARGEST if exact else LEAST_IN_ROUNDING * root), distances.amax() / longest)
+    near = LARGEST if eps <= torch.finfo(torch.float32).eps else LEAST_IN_ROUNDING * root
+    bound = torch.minimum(furthest / near, distances.amax() / longest)
     return torch.maximum(bound, wanted)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..operators.common.checks import FLOATING
 from ..operators.gate_bits import record_relu_, replay_relu
-from .packing import memory_format, strided_as_from
+from .packing import in_memory, memory_format, strided_as_from
 from .tape import Gates
 
 _ALPHA = 1.7580993408473766  # of alpha dropout: dropped elements of a SELU network are set to -_ALPHA
@@ -72,7 +72,7 @@ def _mask(gates: Gates, shape: torch.Size, choose: Callable[[], Tensor]) -> _Mas
         layout = memory_format(kept) or torch.contiguous_format
         # By the kernels for ReLU: 1 is above 0.
         ones = kept.to(torch.bfloat16, copy=True).contiguous(memory_format=layout)
-        mask = _Mask(record_relu_(_memory(ones), 0.0), layout, shape)
+        mask = _Mask(record_relu_(in_memory(ones), 0.0), layout, shape)
     if gates.recording:
         gates.keep(mask)
     return mask
@@ -96,10 +96,5 @@ class _Dropout(torch.autograd.Function):
 def _masked(values: Tensor, bits: Tensor, layout: torch.memory_format) -> Tensor:
     """A copy with zeros where a bit is 0; no view, so that a network may write into it."""
     dense = values.contiguous(memory_format=layout)
-    y = replay_relu(_memory(dense), bits, 0.0).as_strided(dense.shape, dense.stride()).detach()
+    y = replay_relu(in_memory(dense), bits, 0.0).as_strided(dense.shape, dense.stride()).detach()
     return strided_as_from(values, y)
-
-
-def _memory(dense: Tensor) -> Tensor:
-    """The elements in the order in which they lie in memory."""
-    return dense.as_strided((dense.numel(),), (1,))

@@ -58,6 +58,11 @@ def memory_format(x: Tensor) -> torch.memory_format | None:
     return last if last is not None and x.is_contiguous(memory_format=last) else None
 
 
+def in_memory(dense: Tensor) -> Tensor:
+    """The elements in the order in which they lie in memory, (n,)."""
+    return dense.as_strided((dense.numel(),), (1,))
+
+
 def strided_as_from(x: Tensor, y: Tensor) -> Tensor:
     """``y``, by element computed from x, with the strides that torch would give it: a network may need them for a view.
 

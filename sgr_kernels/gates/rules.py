@@ -15,7 +15,7 @@ from ..normalized import how_computed, note_relu
 from ..operators.common.checks import FLOATING
 from ..operators.gate_bits import record_relu, record_relu_, replay_relu, replay_relu_
 from ..torch_internals import in_function_transform
-from .packing import SMALL, memory_format, strided_as_from
+from .packing import SMALL, in_memory, memory_format, strided_as_from
 from .tape import Gates
 
 
@@ -105,7 +105,7 @@ class _LeakyReLU(torch.autograd.Function):
 
 def _leaky_relu(x: Tensor, bits: Tensor | None, slope: float, inplace: bool) -> tuple[Tensor, Tensor]:
     """Leaky ReLU of a tensor without gaps in memory, and its gates: ``bits``, or those of x if that is None."""
-    memory = x.as_strided((x.numel(),), (1,))
+    memory = in_memory(x)
     if inplace:
         if bits is None:
             bits = record_relu_(memory, slope)

@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from helpers import device_of, replace_operator
+from helpers import device_of, replace_operator, spoilt
 from sgr_bench import cases
 from sgr_bench.cases import case
 from sgr_bench.every_kernel import check, main
@@ -30,20 +30,6 @@ RESULTS = [
 IN_PLACE = [(name, None) for name, operator in OPERATORS.items() if operator.overload("cpu")._schema.is_mutable]
 FEW = 3000  # elements
 right = case.exact
-
-
-def spoilt(operator, index, element):
-    """The operator with another number in one of its results, or in its first argument."""
-    right = operator.on("cpu")
-
-    def call(*arguments):
-        results = right(*arguments)
-        tensor = arguments[0] if index is None else results[index] if isinstance(results, tuple) else results
-        if tensor.numel() > 0:
-            tensor.detach()[(element,) * tensor.dim()] += 1
-        return results
-
-    return call
 
 
 def test_nothing_is_wrong_here(backend):

@@ -55,6 +55,4 @@ class FromModule(nn.Module):
 
 
 def __getattr__(name: str):
-    if name.startswith("_") or name not in names():
-        raise AttributeError(f"module {__name__} has no attribute {name!r}")
-    return REGISTRY.find(name)
+    return REGISTRY.attribute(name)

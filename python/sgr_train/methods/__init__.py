@@ -65,8 +65,4 @@ def is_whole(name: str) -> bool:
 
 
 def __getattr__(name: str) -> type:
-    for each in () if name.startswith("_") else names():
-        entry = REGISTRY.find(each)
-        if entry.__name__ == name:
-            return entry
-    raise AttributeError(f"module {__name__} has no attribute {name!r}")
+    return REGISTRY.attribute(name)
