@@ -204,6 +204,16 @@ def test_bodies_of_ones_own():
         networks.from_bodies(bodies, make_head, (3, 8, 8), 10)
 
 
+@pytest.mark.parametrize("wrap", [list, lambda blocks: nn.Sequential(*blocks), lambda blocks: [blocks[:1], blocks[1:]]])
+def test_blocks_of_ones_own(wrap):
+    blocks = [nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU()), nn.Conv2d(4, 6, 3), nn.ReLU()]
+    network = networks.from_blocks(wrap(blocks), num_classes=3, image_shape=(1, 8, 8), cuts=(1,), head="linear")
+    assert [list(module.body) for module in network] == [blocks[:1], blocks[1:]]
+    assert network(torch.randn(2, 1, 8, 8)).shape == (2, 3)
+    with pytest.raises(UsageError, match="1 to 3, the blocks of this network, got 4"):
+        networks.from_blocks(wrap(blocks), num_classes=3, image_shape=(1, 8, 8), modules=4)
+
+
 def test_making_a_network_runs_none_of_it():
     """The shapes of features are found without numbers: running statistics stay as they were made."""
     network = networks.resnet32(num_classes=10, modules=3)

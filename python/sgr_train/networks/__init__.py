@@ -52,6 +52,7 @@ class Facts(NamedTuple):
     tokens: bool = False
 
 
+DEFAULTS = Facts()
 _facts: dict[str, Facts] = {}
 
 
@@ -99,14 +100,48 @@ def create(
     """
     known = facts(name)
     shape = image_shape or known.image_shape
-    made = REGISTRY.make(name, shape, **options)
-    stages = _by_stage(made)
-    blocks = [block for stage in stages for block in stage]
-    chosen = _cuts.choose(name, [len(stage) for stage in stages], known.cuts, modules, _by_number(name, made, cuts))
-    edges = (0, *chosen, len(blocks))
-    bodies = [nn.Sequential(*blocks[i:j]) for i, j in zip(edges, edges[1:], strict=False)]
-    make_head = functools.partial(heads.create, head or known.head, num_classes=num_classes, **(head_options or {}))
-    return from_bodies(bodies, make_head, shape, num_classes, tokens=known.tokens)
+    return from_blocks(
+        REGISTRY.make(name, shape, **options),
+        num_classes=num_classes,
+        image_shape=shape,
+        modules=modules,
+        cuts=cuts,
+        head=head or known.head,
+        head_options=head_options,
+        facts=known,
+        name=name,
+    )
+
+
+def from_blocks(
+    blocks: Blocks,
+    *,
+    num_classes: int,
+    image_shape: tuple[int, int, int],
+    modules: int | None = None,
+    cuts: tuple[int | str, ...] | str = (),
+    head: str = "conv",
+    head_options: dict[str, object] | None = None,
+    facts: Facts = DEFAULTS,
+    name: str = "network",
+) -> Network:
+    """A network of blocks of your own: a list, an nn.Sequential, or a list for each stage.
+
+    Args:
+        facts: what is known beside the blocks.
+        name: what messages call it.
+        num_classes, image_shape, modules, cuts, head, head_options: as for :func:`create`.
+
+    Raises:
+        UsageError: cuts that do not fit, blocks that do not follow each other, or a head that misses something.
+    """
+    stages = _by_stage(blocks)
+    layers = [block for stage in stages for block in stage]
+    chosen = _cuts.choose(name, [len(stage) for stage in stages], facts.cuts, modules, _by_number(name, blocks, cuts))
+    edges = (0, *chosen, len(layers))
+    bodies = [nn.Sequential(*layers[i:j]) for i, j in zip(edges, edges[1:], strict=False)]
+    make_head = functools.partial(heads.create, head, num_classes=num_classes, **(head_options or {}))
+    return from_bodies(bodies, make_head, image_shape, num_classes, tokens=facts.tokens)
 
 
 def from_bodies(
