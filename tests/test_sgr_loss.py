@@ -121,9 +121,12 @@ def test_dead_rows_add_nothing(backend, dtype):
         loss, v = sk.sgr_residual(delta, target, reduction="sum")
     torch.testing.assert_close(result[0], few[0])
     torch.testing.assert_close(loss, few[0])
-    for gradient, expected in ((result[1], few[1]), (result[2], few[2]), (v, few[1].to(v.dtype))):
+    # Another batch may be summed in another order: both have a rounding error, which shows where terms cancel.
+    _, *bounds = any_order_errors(delta[alive], target[alive], reduction="sum")
+    pairs = [(result[1], few[1], bounds[0]), (result[2], few[2], bounds[1]), (v, few[1].to(v.dtype), bounds[0])]
+    for gradient, expected, bound in pairs:
         assert not gradient[[1, 2, 4]].any()
-        torch.testing.assert_close(gradient[alive], expected, rtol=2 * torch.finfo(dtype).eps, atol=0)
+        torch.testing.assert_close(gradient[alive], expected, rtol=2 * torch.finfo(dtype).eps, atol=2 * bound)
 
 
 def test_eps_is_a_norm(backend):
