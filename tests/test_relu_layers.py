@@ -123,28 +123,33 @@ def test_as_exact_as_plain_torch(backend, case, dtype):
         upstream = torch.randn_like(case.plain(*tensors))
     directions = randn_like(tensors)
     wide = [t.detach().double().requires_grad_() for t in tensors]
-    # Gates are part of the input of a derivative: those of the dtype, as both see them.
-    gates = case.plain(*(t.detach() for t in tensors)).double() > 0
     with sk.backend(backend):
         mine = all_orders(case.mine, tensors, upstream, directions)
     plain = all_orders(case.plain, tensors, upstream, directions)
     layer = F.conv2d if case.is_conv else F.linear
 
-    def gated(x, weight, bias):
-        return gates * layer(x, weight, bias, **case.options)
+    def gated(gates):
+        return lambda *given: gates * layer(*given, **case.options)
 
-    exact = all_orders(gated, wide, upstream.double(), [direction.double() for direction in directions])
-    bounds = [0.0] * len(exact)
+    def exact(gates):
+        return all_orders(gated(gates), wide, upstream.double(), [direction.double() for direction in directions])
+
+    # Gates are part of the input of a derivative: each has those of its own output, which may differ beside zero.
+    gates, usual_gates = mine[0] > 0, plain[0] > 0
+    before = layer(*(t.detach() for t in wide), **case.options)
+    usual_error = (plain[0].double() - before.relu()).abs().max()
+    assert (before[gates != usual_gates].abs() <= 2 * usual_error).all()
+    bounds = [0.0] * len(mine)
     if dtype == torch.float64:
         # The truth is rounded as well. Everything is a sum of products, so magnitudes give the size of their terms.
         sizes = [t.detach().abs().requires_grad_() for t in wide]
-        magnitudes = all_orders(gated, sizes, upstream.abs(), [direction.abs() for direction in directions])
+        magnitudes = all_orders(gated(gates), sizes, upstream.abs(), [direction.abs() for direction in directions])
         weight = tensors[1]
         longest = max(weight[0].numel(), weight[:, 0].numel(), upstream.numel() // len(weight))
         bounds = [2 * gamma(longest + 10) * float(size.norm()) for size in magnitudes]
-    for a, b, truth, any_order in zip(mine, plain, exact, bounds, strict=True):
+    for a, b, truth, usual, any_order in zip(mine, plain, exact(gates), exact(usual_gates), bounds, strict=True):
         assert a.dtype == dtype and a.shape == b.shape
-        assert_as_exact_as(a, b, upcast(truth), any_order)
+        assert_as_exact_as(a, truth + (b.double() - usual), upcast(truth), any_order)
 
 
 MODULES = {
