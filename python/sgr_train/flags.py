@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import plugins
+from . import methods, plugins, report
 from .config import COMMANDS, REGISTRIES, Settings, fields_of
-from .errors import UsageError
+from .errors import UsageError, say
 from .options import Option, number_or_name, shape_of
 from .settings import chosen, entry_flags, make
 
@@ -21,6 +21,7 @@ READERS = {
     "predict": "Print the class of image files.",
     "export": "Write a run's network as a program that runs without this package, pixels from 0 to 1 -> logits.",
 }
+TABLES = {"methods": "Print what every method does without, and what it costs."}
 FIRST = ("method", "methods", "model", "head", "data", "bp_free", "plugin")  # they decide which flags there are
 
 
@@ -51,10 +52,12 @@ def parse(words: Sequence[str]) -> Settings | Callable[[], None]:
         print(_overview())
         raise SystemExit(0)
     command, *words = words
+    if command in TABLES:
+        return _table(command, words)
     if command in READERS:
         return _reader(command, words)
     if command not in COMMANDS:
-        raise UsageError(f"the command must be one of {', '.join((*COMMANDS, *READERS))}, got {command!r}")
+        raise UsageError(f"the command must be one of {', '.join((*COMMANDS, *READERS, *TABLES))}, got {command!r}")
     kind = COMMANDS[command]
     first = _Parser(add_help=False)
     for option in fields_of(kind):
@@ -80,6 +83,13 @@ def _reader(command: str, words: Sequence[str]) -> Callable[[], None]:
 
     actions = {"evaluate": finished.evaluate, "predict": finished.predict, "export": finished.export}
     return partial(actions[command], folder, *others)
+
+
+def _table(command: str, words: Sequence[str]) -> Callable[[], None]:
+    parser = _Parser(prog=f"sgr-train {command}", description=TABLES[command])
+    parser.add_argument("--plugin", type=Path, metavar="PATH", nargs="+", default=(), help="files with more methods")
+    plugins.load(parser.parse_args(words).plugin)
+    return lambda: say(report.table(methods.table()))
 
 
 def _parser(command: str, kind: type[Settings], known: dict[str, Any]) -> argparse.ArgumentParser:
@@ -128,7 +138,7 @@ def _overview() -> str:
     lines = ["usage: sgr-train COMMAND [flags]", "", "Local training with successive gradient reconciliation.", ""]
     for command, kind in COMMANDS.items():
         lines.append(f"  {command:8} {inspect.getdoc(kind).splitlines()[0]}")
-    lines += [f"  {command:8} {text}" for command, text in READERS.items()]
+    lines += [f"  {command:8} {text}" for command, text in (READERS | TABLES).items()]
     for kind, registry in REGISTRIES.items():
         lines += ["", f"--{kind}:"]
         lines += [f"  {name:16} {registry.summary(name)}" for name in registry.names()]

@@ -11,6 +11,7 @@ It may have more:
     begin_epoch(epoch, epochs): called before each epoch, counted from 0; ``epochs`` are those of one phase.
     phases(network): how many times ``epochs`` epochs, each with a schedule of its own, it trains; 1 if left out.
     whole: True for a class that trains the network end to end, on the loss of the last head alone.
+    facts: :class:`~sgr_train.methods.facts.Facts` of a class, for the table of ``sgr-train methods``.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from ..networks.network import Network
 from ..registry import Registry
+from .facts import COLUMNS, Facts
 
 REGISTRY = Registry("method", __name__)
 register, names = REGISTRY.register, REGISTRY.names
@@ -62,6 +64,13 @@ def phases(method: Method, network: Network) -> int:
 def is_whole(name: str) -> bool:
     """Whether it trains the network end to end."""
     return getattr(REGISTRY.find(name), "whole", False)
+
+
+def table() -> list[list[str]]:
+    """Attributes of Table 1 and costs, a row a method; "?" where its class does not say."""
+    entries = {name: REGISTRY.find(name) for name in names()}
+    unknown = ("?",) * len(Facts._fields)
+    return [list(COLUMNS), *([name, *getattr(entry, "facts", unknown)] for name, entry in entries.items())]
 
 
 def __getattr__(name: str) -> type:
