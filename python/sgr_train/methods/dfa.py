@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..networks.network import Network
+from ..options import Positive
 from . import Update, feedback, no_update, register
 from .facts import Facts
 
@@ -17,12 +18,18 @@ class DFA:
 
     The output x_k of block k gets delta x_k = B_k (p - y) / B in the place of its gradient, for softmax outputs p,
     one-hot labels y and B samples. The last head gets its true gradient; where nothing in it learns, the last block.
+
+    Args:
+        scale: of the matrices: uniform, between -1 and 1 times sqrt(6 / values of x_k a sample), times this.
     """
 
     facts = Facts("yes", "partly", "yes", "1 forward, 1 backward by block", "matrices classes x outputs", "all blocks")
 
+    def __init__(self, *, scale: Positive = 1.0) -> None:
+        self.scale = scale
+
     def prepare(self, network: Network, sample: Tensor) -> None:
-        feedback.prepare(network, sample)
+        feedback.prepare(network, sample, self.scale)
 
     def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]:
         outputs = []

@@ -26,7 +26,7 @@ class Matrices(nn.Module):
 
 
 def uniform(like: Tensor, shape: tuple[int, ...], fan_in: int) -> Tensor:
-    """He et al.'s uniform distribution: variance 2 / fan_in; dtype and device of ``like``."""
+    """He et al.'s uniform distribution, of variance 2 / fan_in, with dtype and device of ``like``."""
     return like.new_empty(shape).uniform_(-1, 1) * math.sqrt(6 / fan_in)
 
 
@@ -46,15 +46,18 @@ def learns(module: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def prepare(network: Network, sample: Tensor) -> None:
-    """Give every module a matrix (classes, ...) for the output (B, ...) of each of its hidden blocks."""
+def prepare(network: Network, sample: Tensor, scale: float) -> None:
+    """Give every module a matrix (classes, ...) for the output (B, ...) of each of its hidden blocks.
+
+    They are of He et al.'s distribution for as many inputs as the output has values a sample, times ``scale``.
+    """
     x = sample
     for module, blocks in zip(network, hidden_blocks(network), strict=True):
         matrices = []
         with frozen_statistics(module):
             for block in blocks:
                 x = block(x)
-                matrices.append(uniform(sample, (network.num_classes, *x.shape[1:]), x[0].numel()))
+                matrices.append(scale * uniform(sample, (network.num_classes, *x.shape[1:]), x[0].numel()))
         module.aux = Matrices(matrices)
 
 
