@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.conv import _ConvNd
-from torch.overrides import TorchFunctionMode
 
 from ..errors import UsageError
-from ..networks.network import LocalModule, Network
+from ..networks.network import Network
+from ..networks.statistics import frozen_statistics
 from . import Update, no_update, register
 from .facts import Facts
 from .feedback import Matrices, uniform
 
-INPUT_GRADIENTS = {  # (shape of x, weight, gradient of the output, stride, padding, dilation, groups) -> that of x
-    F.linear: lambda shape, weight, gradient: gradient @ weight,
-    F.conv1d: torch.nn.grad.conv1d_input,
-    F.conv2d: torch.nn.grad.conv2d_input,
-    F.conv3d: torch.nn.grad.conv3d_input,
+INPUT_GRADIENTS = {
+    nn.Conv1d: torch.nn.grad.conv1d_input,
+    nn.Conv2d: torch.nn.grad.conv2d_input,
+    nn.Conv3d: torch.nn.grad.conv3d_input,
 }
 
 
@@ -31,77 +31,89 @@ class FA:
     """Feedback alignment: back-propagation through fixed random matrices in the place of the transposed weights."""
 
     whole = True
-    facts = Facts("yes", "no", "no", "1 forward, 1 backward", "as many as in Linear and Conv layers", "all blocks")
+    facts = Facts("yes", "no", "no", "1 forward, 1 backward", "a matrix for every weight", "all blocks")
 
     def prepare(self, network: Network, sample: Tensor) -> None:
+        check(network, sample)
         for module in network:
-            weights = (layer.weight for layer in layers(module))
-            module.aux = Matrices(uniform(sample, w.shape, w[0].numel()) for w in weights)
+            weights = (layer.weight for layer in linear_layers(module))
+            module.aux = Matrices(uniform(sample, weight.shape, weight[0].numel()) for weight in weights)
 
     def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]:
-        with RandomFeedback(pair for module in network for pair in zip(layers(module), module.aux, strict=True)):
+        pairs = (pair for module in network for pair in zip(linear_layers(module), module.aux, strict=True))
+        with random_feedback(pairs):
             for module in network:
                 x = module.body(x)
             loss = network[-1].head(x, y)
-            torch.autograd.backward(loss)  # and not loss.backward(), for which the mode would be off
+            loss.backward()  # in here too: checkpointed blocks run again
         for k in range(len(network)):
             update(k)
         return [loss.detach()]
 
 
-def layers(module: LocalModule) -> list[nn.Module]:
-    """The linear layers of a module and its head."""
-    return [layer for layer in module.modules() if isinstance(layer, nn.Linear | _ConvNd)]
+def linear_layers(module: nn.Module) -> list[nn.Module]:
+    """The Linear and Conv layers whose weights learn."""
+    layers = (layer for layer in module.modules() if isinstance(layer, nn.Linear | _ConvNd))
+    return [layer for layer in layers if layer.weight.requires_grad]
 
 
-class RandomFeedback(TorchFunctionMode):
-    """While it is active, Linear and Conv layers send gradients back through other matrices than their weights.
+@torch.no_grad()
+def check(network: Network, sample: Tensor) -> None:
+    """Raises UsageError where a weight would send back its own gradient: not by a layer that is known here."""
+    used = set()
+    parts = [*(module.body for module in network), network[-1].head]
+    layers = [layer for part in parts for layer in linear_layers(part)]
+    handles = [layer.register_forward_pre_hook(lambda layer, _: used.add(layer)) for layer in layers]
+    with frozen_statistics(network):
+        for module in network:
+            sample = module.body(sample)
+        network[-1].head.logits(sample)
+    for handle in handles:
+        handle.remove()
+    for layer in layers:
+        kind = type(layer)
+        if kind is not nn.Linear and kind not in INPUT_GRADIENTS:
+            raise UsageError(f"--method fa knows no {kind.__name__}; take nn.Linear or nn.Conv2d, with ReLU by itself")
+        if layer not in used:
+            raise UsageError(f"--method fa needs every {kind.__name__} to be called, not its weight; take --model vgg")
+        if kind is not nn.Linear and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
+            raise UsageError(f"--method fa needs {kind.__name__} with zeros as padding, and their number")
 
-    Args:
-        pairs: layers and what stands in the place of their weights.
 
-    Raises:
-        UsageError: a weight is used in a way for which the matrix cannot stand in, instead of what would be its own
-            gradient after all.
-    """
+@contextlib.contextmanager
+def random_feedback(pairs: Iterable[tuple[nn.Module, Tensor]]) -> Iterator[None]:
+    """In here layers send gradients back through the matrices that come with them."""
+    layers = []
+    for layer, matrix in pairs:
+        layer.forward = partial(_forward, layer, matrix)
+        layers.append(layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward  # what its class has
 
-    def __init__(self, pairs: Iterable[tuple[nn.Module, Tensor]]) -> None:
-        super().__init__()
-        self.matrices = {id(layer.weight): matrix for layer, matrix in pairs}
 
-    def __torch_function__(
-        self, func: Callable, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in INPUT_GRADIENTS and not kwargs:
-            return self._layer(func, *args)
-        if func.__name__ != "__get__" and any(id(value) in self.matrices for value in (*args, *kwargs.values())):
-            raise UsageError(f"--method fa knows no {func.__name__}; take a --model of Linear and Conv layers")
-        return func(*args, **kwargs)
-
-    def _layer(self, func: Callable, x: Tensor, weight: Tensor, bias: Tensor | None = None, *geometry: Any) -> Tensor:
-        matrix = self.matrices.get(id(weight))
-        if matrix is None and weight.requires_grad:
-            raise UsageError(f"--method fa found a {func.__name__} that is no layer; take nn.Linear or nn.Conv2d")
-        if any(isinstance(value, str) for value in geometry):
-            raise UsageError(f"--method fa needs padding of {func.__name__} in numbers, got {geometry[1]!r}")
-        if matrix is None or not x.requires_grad:
-            return func(x, weight, bias, *geometry)
-        y = func(x.detach(), weight, bias, *geometry)
-        return _SendBack.apply(y, x, matrix, INPUT_GRADIENTS[func], geometry)
+def _forward(layer: nn.Module, matrix: Tensor, x: Tensor) -> Tensor:
+    return _SendBack.apply(type(layer).forward(layer, x.detach()), x, layer, matrix)
 
 
 class _SendBack(torch.autograd.Function):
-    """The output y of a layer of x, whose gradient for x is that of another weight."""
+    """What a layer gives for x without its graph; the gradient for x is that of the matrix as its weight."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor, matrix: Tensor, input_gradient: Callable, geometry: tuple) -> Tensor:
+    def forward(ctx: Any, y: Tensor, x: Tensor, layer: nn.Module, matrix: Tensor) -> Tensor:
+        ctx.layer, ctx.shape = layer, x.shape
         ctx.save_for_backward(matrix)
-        ctx.shape, ctx.input_gradient, ctx.geometry = x.shape, input_gradient, geometry
         return y.view_as(y)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (matrix,) = ctx.saved_tensors
-        return gradient, ctx.input_gradient(ctx.shape, matrix, gradient, *ctx.geometry), None, None, None
+        if not ctx.needs_input_grad[1]:
+            return gradient, None, None, None
+        (matrix,), layer = ctx.saved_tensors, ctx.layer
+        if isinstance(layer, nn.Linear):
+            return gradient, gradient @ matrix, None, None
+        geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
+        return gradient, INPUT_GRADIENTS[type(layer)](ctx.shape, matrix, gradient, *geometry), None, None
