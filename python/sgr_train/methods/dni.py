@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +13,7 @@ from .facts import Facts
 from .feedback import targets
 
 KERNEL = 5  # of convolutions, as published
+FORGET = 0.01  # of the size of gradients, a step
 
 
 @register("dni")
@@ -34,7 +33,7 @@ class DNI:
 
     def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]:
         label = targets(network, y, x.dtype)
-        synthetic = None  # gradient for the input, as the generator before foretells it
+        foretold = None  # for the input, by the generator of the module before
         for k, module in enumerate(network):
             x = x.detach().requires_grad_(k > 0)
             output = module.body(x)
@@ -43,28 +42,27 @@ class DNI:
                 loss.backward()
             else:
                 following = module.aux(output.detach(), label)
-                torch.autograd.backward(output, following.detach())
+                torch.autograd.backward(output, module.aux.gradient(following))
             if k > 0:
-                regression(synthetic, x.grad).backward()
+                network[k - 1].aux.regression(foretold, x.grad).backward()
                 update(k - 1)
             if module is not network[-1]:
-                x, synthetic = output, following
+                x, foretold = output, following
         update(len(network) - 1)
         return [loss.detach()]
 
 
-def scale(gradient: Tensor) -> float:
-    """What brings elements of the gradient of a mean over samples to order one: that of a sample is a vector of it."""
-    return len(gradient) * math.sqrt(gradient[0].numel())
-
-
-def regression(synthetic: Tensor, gradient: Tensor) -> Tensor:
-    """Mean squared error, of elements of order one."""
-    return F.mse_loss(scale(gradient) * synthetic, scale(gradient) * gradient)
-
-
 class Generator(nn.Module):
-    """Foretells the gradient of features (B, C, ...) from them and one-hot labels (B, classes). 0 at the start."""
+    """Foretells the gradient of features (B, C, ...) from them and one-hot labels (B, classes), in units of its size.
+
+    So what it learns is of order one, whatever the batch, the maps, and how far training is. It begins with 0.
+
+    Attributes:
+        size: 0-d, root mean square of the elements of a gradient: the largest of late, since while generators
+            begin, one after the other, gradients grow by orders of magnitude. 0 before the first.
+    """
+
+    size: Tensor
 
     def __init__(self, features: Features, num_classes: int) -> None:
         super().__init__()
@@ -80,7 +78,18 @@ class Generator(nn.Module):
         self.layers = nn.Sequential(*layers, layer(width, width, **options))
         nn.init.zeros_(self.layers[-1].weight)
         nn.init.zeros_(self.layers[-1].bias)
+        self.register_buffer("size", torch.zeros(()))
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         label = label.reshape(*label.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
-        return self.layers(torch.cat([x, label], 1)) / scale(x)
+        return self.layers(torch.cat([x, label], 1))
+
+    def gradient(self, foretold: Tensor) -> Tensor:
+        """The synthetic gradient, which is a constant for whom it trains."""
+        return self.size * foretold.detach()
+
+    def regression(self, foretold: Tensor, gradient: Tensor) -> Tensor:
+        """Mean squared error, of order one. Moves the size."""
+        size = gradient.square().mean().sqrt().to(self.size.dtype)
+        self.size.copy_(torch.maximum(self.size.lerp(size, FORGET), size))
+        return F.mse_loss(foretold, gradient / self.size.clamp_min(torch.finfo(self.size.dtype).tiny))
