@@ -26,6 +26,7 @@ INLINE = re.findall(r"`((?:python -m|sgr-train|sgr-bench) [^`]*)`", README)
 SHORT = {
     "make": "-n",
     "pip install": "--dry-run --no-deps --no-build-isolation",
+    "sgr-train methods": "",
     "sgr-train": "--epochs 1 --train-subset 64 --depth 3",
     "sgr-bench": "--help",
     "bash bench/gpu.sh": "--help",

@@ -239,3 +239,12 @@ def test_dgl_is_layerwise_with_this_head(batch):
         torch.testing.assert_close(a.grad, b.grad)
     assert [sum(isinstance(m, nn.Conv2d) for m in module.head.modules()) for module in net] == [2, 2, 0]
     assert all(module.aux is None for module in net)
+
+
+@pytest.mark.parametrize("method", [methods.DGL(), methods.InfoPro(local_loss="cross_entropy")])
+def test_their_heads_smooth_labels_as_those_before(batch, method):
+    net = networks.plainnet(num_classes=CLASSES, image_shape=SHAPE, depth=3, head="linear").double()
+    for module in net:
+        module.head.label_smoothing = 0.1
+    methods.prepare(method, net, batch[0])
+    assert [module.head.label_smoothing for module in net] == [0.1] * 3

@@ -1,7 +1,10 @@
-"""What local networks of a method must know of the module they stand on."""
+"""Local networks that a method puts on the modules of a network."""
 
 from __future__ import annotations
 
+from torch import Tensor
+
+from .. import heads
 from ..errors import UsageError
 from ..networks.network import Features, LocalModule
 
@@ -21,3 +24,10 @@ def features_of(module: LocalModule, method: str, *kinds: str) -> Features:
             f"{features.shape}; choose another --model"
         )
     return features
+
+
+def replace_head(module: LocalModule, name: str, features: Features, sample: Tensor, num_classes: int) -> None:
+    """Another head, with dtype and device of the sample and the label smoothing of the head that was there."""
+    head = heads.create(name, features, num_classes=num_classes).to(sample)
+    head.label_smoothing = getattr(module.head, "label_smoothing", 0.0)
+    module.head = head

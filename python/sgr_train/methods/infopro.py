@@ -13,7 +13,7 @@ from ..errors import UsageError
 from ..networks.network import Features, Network
 from ..options import NotNegative
 from . import Update, no_update, register
-from .auxiliary import features_of
+from .auxiliary import features_of, replace_head
 from .facts import Facts
 
 PUBLISHED = {2: (5, 1, 0, 0), 4: (6, 0, 1, 2), 8: (5, 0, 0, 2), 16: (5, 0.05, 0.2, 0.5)}  # ResNet-32, by modules
@@ -58,7 +58,7 @@ class InfoPro:
             if self.local_loss == "contrastive":
                 module.aux["embed"] = heads.create(name, features, num_classes=EMBEDDING).to(sample)
             else:
-                module.head = heads.create(name, features, num_classes=network.num_classes).to(sample)
+                replace_head(module, name, features, sample, network.num_classes)
 
     def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]:
         image = x * network.std + network.mean

@@ -69,6 +69,10 @@ class Pepita:
         return [F.cross_entropy(logits, target)]
 
 
+# These are the equations of the paper. Its published code turns the sign of the update of convolutions, divides it
+# twice by the batch, and takes the error of the second pass in the last layer.
+
+
 class Pass(NamedTuple):
     """Through one layer with weights.
 
