@@ -1,4 +1,8 @@
-"""PEPITA: error-driven input modulation (Dellaferrera & Kreiman 2022)."""
+"""PEPITA: error-driven input modulation (Dellaferrera & Kreiman 2022), by the equations of the paper.
+
+Its published code turns the sign of the update of convolutions, divides it twice by the batch, and takes the error of
+the second pass in the last layer.
+"""
 
 from __future__ import annotations
 
@@ -67,10 +71,6 @@ class Pepita:
         for k in range(len(network)):
             update(k)
         return [F.cross_entropy(logits, target)]
-
-
-# These are the equations of the paper. Its published code turns the sign of the update of convolutions, divides it
-# twice by the batch, and takes the error of the second pass in the last layer.
 
 
 class Pass(NamedTuple):
