@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from sgr_train.live_memory import peak_live_bytes_below
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sgr_kernels.gpu_path import cpu_as_gpu
 
-from .live_memory import peak_live_bytes_below
 from .methods import Inputs, module_step, zero_grad
 from .networks import NETWORKS, LocalModule, Network
 

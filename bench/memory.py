@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from sgr_train.live_memory import peak_bytes
 
 from .cuts import IMAGENET, SGR_METHODS, Stretches, search
-from .live_memory import peak_bytes
 from .methods import METHODS, require_agreement
 from .networks import NETWORKS, Network, modules
 

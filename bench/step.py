@@ -24,12 +24,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from sgr_train.live_memory import peak_bytes
 from torch import Tensor
 
 from sgr_kernels.engines import automatic
 
 from .checks import REPORTED, WrongResult, reason, require_error_below
-from .live_memory import peak_bytes
 from .methods import (
     ENGINES,
     EVERY,

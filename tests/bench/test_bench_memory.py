@@ -12,9 +12,9 @@ import pytest
 import torch
 from sgr_bench import cli, cuts, memory
 from sgr_bench.cuts import Stretches
-from sgr_bench.live_memory import peak_live_bytes
 from sgr_bench.methods import METHODS
 from sgr_bench.networks import NETWORKS, modules
+from sgr_train.live_memory import peak_live_bytes
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import sgr_kernels.engines.directional

@@ -10,6 +10,9 @@ It may have more:
         ``module.aux``. ``sample`` is an input (B, C, H, W).
     begin_epoch(epoch, epochs): called before each epoch, counted from 0; ``epochs`` are those of one phase.
     phases(network): how many times ``epochs`` epochs, each with a schedule of its own, it trains; 1 if left out.
+    module_step(module, x, y, delta_pre, last): of a method whose modules step one after the other, each on its own: the
+        part of ``step`` for one of them, a sgr_kernels.LocalStep. ``delta_pre`` is the ``delta_out`` of the module
+        before it. With it ``--cuts auto`` measures modules in the place of whole steps.
     whole: True for a class that trains the network end to end, on the loss of the last head alone.
 """
 
