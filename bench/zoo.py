@@ -46,15 +46,6 @@ def classes(name: str) -> int:
     return 10 if image_size(name) <= 64 else 1000
 
 
-def cuts_of(network: Network) -> tuple[int, ...]:
-    """The blocks that begin a new module."""
-    begun, cuts = 0, []
-    for module in list(network)[:-1]:
-        begun += len(module.body)
-        cuts.append(begun)
-    return tuple(cuts)
-
-
 def network_name(word: str) -> str:
     """For argparse: a name of SIZES, or of an entry."""
     try:

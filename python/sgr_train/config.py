@@ -43,7 +43,8 @@ class Settings:
         model: Network.
         modules: K, the number of gradient-isolated modules; left out: every block is one. Cut where the network has
             cuts of its own for this number, or as many stages, else into about equal numbers of blocks.
-        cuts: Cuts in the place of modules: the indices (from 0) of the blocks that begin a new module, or "stages".
+        cuts: Cuts in the place of modules: the indices (from 0) of the blocks that begin a new module, or "stages";
+            with modules, "auto" looks for those of least peak memory for this method and batch, which may take minutes.
         head: Classifier of every module; left out: the network's own.
         bp_free: BP-free training (Table 4): every linear-ReLU block is a module with a fixed ETF head, updates are
             analytic and no autograd graph is built.

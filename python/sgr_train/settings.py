@@ -116,6 +116,8 @@ def validate(config: Settings) -> None:
     weights = getattr(config, "weights", ())
     if len({f"{weight:g}" for weight in weights}) < len(weights):  # names of their folders
         raise refusal(fields["weights"], "numbers that differ in their first six digits", weights)
+    if config.cuts == ("auto",) and config.modules is None:
+        raise UsageError("--cuts auto needs --modules, the number of modules; add it")
     for kind, entries in config.options.items():
         for name, values in entries.items():
             for option in REGISTRIES[kind].options(name):

@@ -50,6 +50,7 @@ class Training:
             "history": self.history,
             "classes": self.classes,
             "image_shape": self.network.image_shape,
+            "cuts": self.network.cuts,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -235,6 +236,7 @@ def test(run: Training, config: RunConfig, data: Data) -> dict[str, Any]:
         "method": config.method,
         "seed": config.seed,
         "modules": len(run.network),
+        "cuts": list(run.network.cuts),
         "parameters": sum(p.numel() for p in run.network.parameters()),
         "epochs": run.epochs,
         "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},

@@ -100,7 +100,7 @@ def test_k3_cuts_where_the_resolution_changes_and_k2_keeps_the_last_stage():
         ("plainnet", {"cuts": (3, 2)}, "increase"),
         ("plainnet", {"cuts": (2, 2)}, "increase"),
         ("plainnet", {"cuts": (2,), "modules": 3}, "drop --modules"),
-        ("plainnet", {"cuts": "middle"}, "numbers or stages, got 'middle'"),
+        ("plainnet", {"cuts": "middle"}, "numbers, stages or auto, got 'middle'"),
         ("plainnet", {"width": 2}, "--width"),
         ("plainnet", {"width": 0}, "--width must be at least 1, got 0"),
         ("plainnet", {"norm": "layer"}, "--norm must be one of batch, none, got 'layer'"),

@@ -67,9 +67,8 @@ class Reforward(Layerwise):
     def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]:
         losses = []
         for k, module in enumerate(network):
-            step = self.module_step(module, x, y, None, last=k + 1 == len(network))
+            losses.append(self.module_step(module, x, y, None, last=k + 1 == len(network)).loss)
             update(k)
-            losses.append(step.loss)
             if k + 1 < len(network):
                 with torch.no_grad(), frozen_statistics(module):  # statistics move once a step
                     x = module.body(x)
