@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Sequence
 
 import torch
 from sgr_train import networks
 from sgr_train.errors import UsageError
 from sgr_train.networks.network import Network
-from sgr_train.registry import Registry
 from torch import Tensor
 
 # Names of sizes: the entry and its options. PlainNets are those of the paper's BP-free training.
@@ -20,25 +20,46 @@ SIZES = {
 SMALL = ("resnet14", "vgg7", "vit_cifar", "swin_cifar")  # one of every kind, for what takes long
 
 
-def create(name: str, modules: int | None = None, cuts: Sequence[int] = (), image_size: int | None = None) -> Network:
+def create(
+    name: str,
+    modules: int | None = None,
+    cuts: Sequence[int] = (),
+    *,
+    image_size: int | None = None,
+    device: str = "cpu",
+) -> Network:
     """A network with new weights, cut and with heads as the zoo has them, for as many classes as its data set has."""
     model, options = SIZES.get(name, (name, {}))
-    channels, size, _ = networks.facts(model).image_shape
-    shape = channels, image_size or size, image_size or size
-    return networks.create(
-        model, num_classes=classes(name), image_shape=shape, modules=modules, cuts=tuple(cuts), **options
-    )
+    with torch.device("meta") if device == "meta" else contextlib.nullcontext():
+        network = networks.create(
+            model,
+            num_classes=classes(name),
+            image_shape=_shape(name, image_size),
+            modules=modules,
+            cuts=tuple(cuts),
+            **options,
+        )
+    return network.to(device)
 
 
 def inputs(name: str, batch: int, device: str = "cpu", image_size: int | None = None) -> tuple[Tensor, Tensor]:
     """Random images (B, C, H, W), of the data set's size if no other is given, and labels."""
-    channels, size, _ = networks.facts(SIZES.get(name, (name,))[0]).image_shape
-    images = torch.randn(batch, channels, image_size or size, image_size or size, device=device)
+    images = torch.randn(batch, *_shape(name, image_size), device=device)
     return images, torch.randint(classes(name), (batch,), device=device)
 
 
+def at_most(name: str, modules: int) -> int:
+    """So many modules, or as many as there are blocks."""
+    return min(modules, len(create(name, device="meta")))
+
+
+def _shape(name: str, size: int | None) -> tuple[int, int, int]:
+    channels, own, _ = networks.facts(SIZES.get(name, (name,))[0]).image_shape
+    return channels, size or own, size or own
+
+
 def image_size(name: str) -> int:
-    return networks.facts(SIZES.get(name, (name,))[0]).image_shape[1]
+    return _shape(name, None)[1]
 
 
 def classes(name: str) -> int:
@@ -55,6 +76,7 @@ def network_name(word: str) -> str:
     return word
 
 
-def of_plugins(registry: Registry) -> list[str]:
-    """Names of the entries that do not come with the zoo."""
-    return [name for name in registry.names() if not registry.find(name).__module__.startswith("sgr_train.")]
+def of_plugins() -> list[str]:
+    """Names of the networks that do not come with the zoo."""
+    own = f"{networks.__name__}."
+    return [name for name in networks.names() if not networks.REGISTRY.find(name).__module__.startswith(own)]

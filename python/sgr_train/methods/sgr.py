@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import sgr_kernels as sk
 
-from ..errors import UsageError
+from ..errors import UsageError, one_line
 from ..networks.network import LocalModule, Network
 from ..networks.statistics import frozen_statistics
 from ..options import LARGEST_FLOAT, Count, NotNegative
@@ -29,7 +29,7 @@ def local_step(module: LocalModule, x: Tensor, y: Tensor, delta_pre: Tensor | No
         with sdpa_kernel(SDPBackend.MATH) if twice else contextlib.nullcontext():
             return sk.local_step(module.body, module.head, x, y, delta_pre, **options)
     except ValueError as error:
-        raise UsageError(f"--engine {options['engine']}: {error}") from error
+        raise UsageError(f"--engine {options['engine']}: {one_line(error)}") from error
 
 
 @register("layerwise")
