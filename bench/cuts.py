@@ -15,7 +15,8 @@ from sgr_train.step_memory import Sizes
 from torch import Tensor
 
 from . import zoo
-from .ways import PUBLISHED, Way, ways
+from .stored import PUBLISHED
+from .ways import Way, ways
 
 SGR = ["directional", PUBLISHED]
 IMAGENET = ["resnet50", "resnet101", "vit_s_16", "swin_t", "swin_s"]

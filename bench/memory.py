@@ -30,7 +30,8 @@ from torch import Tensor
 
 from . import cuts, zoo
 from .checks import REPORTED, WrongResult, reason
-from .ways import CHECKPOINTED, PUBLISHED, WAYS, Step, Way, gradient, require_agreement, truth, ways
+from .stored import CHECKPOINTED, PUBLISHED
+from .ways import WAYS, Step, Way, gradient, require_agreement, truth, ways
 
 # Table 5: memory of SGR over that of global BP, by network and K
 PAPER = {

@@ -31,9 +31,10 @@ from torch import Tensor
 
 from . import zoo
 from .checks import REPORTED, WrongResult, reason, require_error_below
+from .stored import CHECKPOINTED
 from .timing import Timing, interleaved, repeats_for, replayed
 from .traced import compiled_algorithm1
-from .ways import CHECKPOINTED, Inputs, Step, Truth, gradient, module_inputs, require_agreement, truth, ways
+from .ways import Inputs, Step, Truth, gradient, module_inputs, require_agreement, truth, ways
 
 COMPILED = "Algorithm 1, compiled"
 METHODS_OF_MODULES = ["plain local", "directional", "Algorithm 1"]

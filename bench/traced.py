@@ -17,7 +17,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .checks import require_error_below
 from .micro.sgr_loss import eager as published_residual
-from .ways import ALLOWED, PUBLISHED, WAYS, WEIGHT, Inputs, gradient, module_inputs
+from .stored import PUBLISHED
+from .ways import ALLOWED, WAYS, WEIGHT, Inputs, gradient, module_inputs
 
 
 def compiled_algorithm1(network: Sequence[LocalModule], x: Tensor, y: Tensor) -> Callable[[], None]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import sgr_kernels as sk
 
 from .checks import require_error_below
+from .stored import CHECKPOINTED, PUBLISHED
 
 # Of the SGR loss with reduction "mean": some percent of the gradient, so that rounding does not hide it.
 WEIGHT = 1e6
@@ -21,7 +22,6 @@ WEIGHT = 1e6
 # bfloat16 does to a difference up to 40%.
 ALLOWED = {"float32": 0.1, "bfloat16": 0.5}
 EVERY = 4
-CHECKPOINTED = " + checkpointing"
 
 
 class Way(NamedTuple):
@@ -40,7 +40,7 @@ def _sgr(engine: str, **options: Any) -> Way:
 
 
 _PLAIN = {"engine": "autograd"}
-EVERY_NTH, PUBLISHED = f"directional, every {EVERY}th", "Algorithm 1"
+EVERY_NTH = f"directional, every {EVERY}th"
 WAYS = {
     "BP": Way("bp"),
     f"BP{CHECKPOINTED}": Way("bp", checkpointed=True),
