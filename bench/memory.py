@@ -97,8 +97,11 @@ class Measured:
         with self.sizes.only():
             return peak_bytes(lambda: step(x, y), "cpu")
 
-    def stretches(self, way: Way) -> Stretches:
-        return Stretches(cuts.blocks(self.name, way), way.make(), *self.inputs("meta"), self.sizes)
+    def stretches(self, way: Way, plain: bool = False) -> Stretches:
+        """Peaks of modules; ``plain``: given no gradient to reconcile with."""
+        found = Stretches(cuts.blocks(self.name, way), way.make(), *self.inputs("meta"), self.sizes)
+        found.reconciles = found.reconciles and not plain
+        return found
 
     def cuts(self, way: Way, count: int) -> Cuts:
         return cuts.found(self.name, way, count, *self.inputs("meta"), self.sizes)[0] if count > 1 else ()
@@ -153,9 +156,8 @@ def _check_on(measured: Measured) -> Callable[[str, Way], None]:
 
 
 def _module_rows(measured: Measured, way: Way, chosen: Cuts) -> Iterator[Row]:
-    """Every module that reconciles, against its own plain local step."""
-    plain = WAYS["plain local"]._replace(checkpointed=way.checkpointed)
-    stretches = [measured.stretches(each) for each in (way, plain)]
+    """Every module that reconciles, against its own plain local step, which hands on a gradient too."""
+    stretches = [measured.stretches(way), measured.stretches(way, plain=True)]
     edges = itertools.pairwise((0, *chosen, len(stretches[0].blocks)))
     for number, edge in enumerate(edges, start=1):
         if edge[0] > 0:
