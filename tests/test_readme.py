@@ -67,7 +67,7 @@ def test_snippets_run(until):
 
 def test_there_are_snippets_and_commands():
     assert len(BLOCKS) == 3
-    assert len(COMMANDS) == 14
+    assert len(COMMANDS) == 15
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *INLINE])
