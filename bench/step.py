@@ -1,9 +1,14 @@
 """Time and peak memory of one training step: back-propagation, local learning, SGR with and without a double backward.
 
-For every network, whole steps of all methods, and for its modules after the first, whose steps reconcile, plain local
-learning, the directional engine and Algorithm 1. All are run interleaved in one process. The SGR gradient of every
-module is compared with that of Algorithm 1 on the reference kernels first, in float32, and that of checkpointing with
-BP's. What is wrong or raises is reported and not timed; the exit status is then 1.
+For every network, whole steps of all methods of the zoo and of plug-ins, and for its modules after the first, whose
+steps reconcile, plain local learning, the directional engine and Algorithm 1. All are run interleaved in one process.
+A step leaves its gradients in ``.grad``, as the backward pass of BP does; nothing is updated, in none of them. Greedy
+training is the mean step of its phases, passes through frozen modules included, lazy SGR that of steps of which one
+reconciles. A method that is not defined on a network says why.
+
+SGR gradients of every module are compared with those of Algorithm 1 on the reference kernels first, in float32, and
+gradients with checkpointing with those without. What is wrong or raises is reported and not timed; the exit status is
+then 1.
 
 In bfloat16 (autocast) images and convolutions are channels_last. float32 is float32, not TF32. On a GPU whole steps are
 timed a second time as CUDA graphs ("captured"), whose gradients are compared with those of the eager step.

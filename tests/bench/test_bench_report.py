@@ -9,8 +9,9 @@ import re
 
 import example_results
 import pytest
-from sgr_bench import compare, plots, stored, style, tables, ways
+from sgr_bench import compare, plots, stored, style, tables, ways, zoo
 from sgr_bench.cli import main
+from sgr_bench.results import STORED
 
 
 @pytest.fixture
@@ -399,6 +400,15 @@ def test_exact_back_propagation_and_the_frontier_are_drawn(parts):
 def test_the_frontier_has_what_nothing_beats():
     points = [(1.0, 1.0), (1.3, 0.4), (1.1, 0.5), (2.0, 0.4), (1.1, 0.6), (3.0, 0.3)]
     assert plots.frontier(points) == [(1.0, 1.0), (1.1, 0.5), (1.3, 0.4), (3.0, 0.3)]
+
+
+@pytest.mark.parametrize("part", ["step", "memory", "compiled"])
+def test_stored_rows_are_of_networks_and_methods_that_there_are(part):
+    rows = [row for parts in stored.read(STORED).values() for row in parts.get(part, {"rows": []})["rows"]]
+    assert rows and {zoo.network_name(name) for name in {row["network"] for row in rows}}
+    if part != "compiled":
+        names = {row["method"].removesuffix(", captured") for row in rows}
+        assert names <= {*ways.WAYS, "Algorithm 1, compiled"}
 
 
 # The page
