@@ -127,7 +127,6 @@ def time_and_memory(parts: Parts) -> dict[str, Figure]:
     figure, axes = style.panels(len(shown), size=(4.2, 3.6))
     drawn = [_draw_methods(axis, *setting) for axis, setting in zip(axes, shown, strict=True)]
     style.legend(figure, axes)
-    figure.supxlabel("time of a step, over BP")
     figure.supylabel("peak memory of a step, over BP")
     figure.draw_without_rendering()  # the labels need the final size of the axes
     figure.set_layout_engine("none")
@@ -166,7 +165,11 @@ def _draw_methods(axis: Any, bp: Row, rows: list[Row]) -> tuple[list[labels.Labe
     axis.plot(*zip(*exact, strict=True), label="exact back-propagation", **ring)
     edge = {"color": style.GREY, "linewidth": 1.2, "drawstyle": "steps-post", "zorder": 0}
     axis.plot(*zip(*frontier(known), strict=True), label="frontier: nothing is faster and smaller", **edge)
-    axis.set(xlim=(0, 1.25 * max(p.x for p in points)), ylim=(0, 1.2 * max(p.y for p in points)))
+    axis.set(
+        xlabel="time of a step, over BP",
+        xlim=(0, 1.25 * max(p.x for p in points)),
+        ylim=(0, 1.2 * max(p.y for p in points)),
+    )
     axis.set_title(f"{setting(rows[0])}, K = {rows[0]['count']}", fontsize=10)
     return points, lines
 
