@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from . import labels, style
-from .stored import BASELINES, OURS, PUBLISHED, Parts, Row, back_propagation, family, grouped, one
+from .stored import BASELINES, OURS, PUBLISHED, Parts, Row, back_propagation, family, frontier, grouped, one
 from .tables import setting
 
 Sizes = Callable[[list[int]], list[int]]
@@ -172,15 +172,6 @@ def _draw_methods(axis: Any, bp: Row, rows: list[Row]) -> tuple[list[labels.Labe
     )
     axis.set_title(f"{setting(rows[0])}, K = {rows[0]['count']}", fontsize=10)
     return points, lines
-
-
-def frontier(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those that no other is below in one number without being above in the other, by the first one."""
-    best: list[tuple[float, float]] = []
-    for point in sorted(points):
-        if not best or point[1] < best[-1][1]:
-            best.append(point)
-    return best
 
 
 def memory_by_count(parts: Parts) -> dict[str, Figure]:

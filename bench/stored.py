@@ -108,6 +108,15 @@ def back_propagation(rows: Sequence[Row], row: Row) -> Row | None:
     return one(rows, count=row["count"], **like) or one(rows, **like)
 
 
+def frontier(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those that no other is below in one number without being above in the other, by the first one."""
+    best: list[tuple[float, float]] = []
+    for point in sorted(points):
+        if not best or point[1] < best[-1][1]:
+            best.append(point)
+    return best
+
+
 def _hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
