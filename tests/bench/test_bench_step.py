@@ -136,7 +136,7 @@ def test_a_wrong_kernel_gives_no_number(monkeypatch, tmp_path):
 
     def wrong(*args):
         loss, coefficients = right(*args)
-        return loss, coefficients * torch.tensor([[1.0], [0.5], [1.0]])  # beta
+        return loss, coefficients * torch.tensor([[1.0], [0.5], [1.0], [1.0]])  # beta
 
     replace_operator(monkeypatch, sgr_loss, wrong)
     found = run(tmp_path, "--methods", "BP", "directional", ways.EVERY_NTH)

@@ -165,7 +165,7 @@ class Operator:
             # What records calls sees the overload, and no autograd Function.
             if torch.compiler.is_compiling() or in_function_mode() or in_jit_trace():
                 return overload(*args)
-            if torch.is_grad_enabled():
+            if _is_differentiated(args):
                 return _Eager.apply(*args, parts)
             with below_autograd():
                 return overload(*args)
