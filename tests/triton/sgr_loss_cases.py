@@ -216,8 +216,10 @@ def test_floor_fades_small_rows_out(n, normalize, kind):
         exact.append(np.concatenate([weight * row[index] for weight, row in zip(weights, single, strict=True)]))
         expected.append(torch.cat([float(weight) * row[index] for weight, row in zip(weights, plain, strict=True)]))
     any_order = any_order_errors(delta, target, reduction="sum", normalize=normalize, floor=0.3)
+    *results, lengths = results
     for result, index in zip(results, (0, 1, 2, 0, 1), strict=True):
         assert_as_exact_as(result, expected[index], np.asarray(exact[index]), any_order[index])
+    assert_lengths(lengths, exact[1])
 
 
 def pairs(delta, target):

@@ -193,7 +193,7 @@ def finish_rows(partials: Tensor, delta: Tensor, options: Options, exact: bool) 
     coef = delta.new_empty((4, batch), dtype=torch.float64)
     coefficients_kernel[losses.shape](
         losses, coef, partials, batch, splits, *row_options(options, delta),
-        NORMALIZE=options.normalize, EXACT=exact, ROWS=rows_a_program, SPLITS=padded, num_warps=8,
+        NORMALIZE=options.normalize, EXACT=exact, ROWS=rows_a_program, SPLITS=padded, num_warps=16,
     )  # fmt: skip
     return total_loss(losses, delta), coef
 
