@@ -15,6 +15,8 @@ import sys
 from collections.abc import Sequence
 
 import torch
+from sgr_train import plugins
+from sgr_train.errors import UsageError
 
 from .checks import WrongResult
 from .results import Writer
@@ -25,9 +27,16 @@ PARTS = ("roofline", "micro", "step", "memory", "cuts", "gradients", "compiled")
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; exit status 1 where a result is wrong or was not to be had, 2 for a wrong command.
 
-    A row with a ``failure`` says why something was not measured. It is reported, and the others go on.
+    A row with a ``failure`` says why something was not measured. It is reported, and the others go on. One that is
+    ``undefined`` says why there is nothing to measure: a method may not be defined on a network.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        plugins.load_installed()
+        plugins.load(_plugins(argv))
+    except UsageError as error:
+        print(f"sgr-bench: {error}", file=sys.stderr)
+        return 2
     args = _parser(argv).parse_args(argv)
     if args.part == "report":
         return importlib.import_module(".report", __package__).run(args)
@@ -38,18 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.manual_seed(0)
     part = importlib.import_module(f".{args.part}", __package__)
     common = f"sgr-bench {args.part} --device {args.device} --threads {args.threads}"
+    common += "".join(f" --plugin {shlex.quote(str(file))}" for file in args.plugin)
     writer = Writer(args.out, args.part, args.device, f"{common} {_options(argv[1:])}".strip())
     failed = False
     try:
         for selection, row in part.rows(args):
             row["command"] = f"{common} {selection}".strip()
+            writer.add(row)
             if "failure" in row:
                 failed = True
-                writer.add_failure(row)
                 print(f"sgr-bench {args.part}: {row['failure']}", file=sys.stderr, flush=True)
             else:
-                writer.add(row)
-                print(part.line(row), flush=True)
+                print(f"not defined: {row['undefined']}" if "undefined" in row else part.line(row), flush=True)
     except WrongResult as error:
         print(f"sgr-bench {args.part}: {error}", file=sys.stderr)
         return 1
@@ -75,7 +84,16 @@ def _common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--quick", action="store_true", help="fewer cases and repeats: under two minutes on two cores")
+    what = "methods and networks of your own, which are measured with the others"
+    parser.add_argument("--plugin", type=pathlib.Path, action="append", default=[], metavar="FILE.py", help=what)
     parser.add_argument("--out", type=pathlib.Path, metavar="DIR", help="write PART-DEVICE.json there, row by row")
+
+
+def _plugins(argv: list[str]) -> list[pathlib.Path]:
+    """Before everything else is parsed: they decide what there is to choose from."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--plugin", type=pathlib.Path, action="append", default=[])
+    return parser.parse_known_args(argv)[0].plugin
 
 
 def _options(argv: list[str]) -> str:
@@ -83,7 +101,7 @@ def _options(argv: list[str]) -> str:
     kept, words = [], iter(argv)
     for word in words:
         name = word.partition("=")[0]
-        if name in ("--device", "--threads", "--out"):
+        if name in ("--device", "--threads", "--out", "--plugin"):
             if "=" not in word:
                 next(words, None)
         else:

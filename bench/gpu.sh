@@ -104,7 +104,7 @@ sanitized() { # TOOL BACKEND DTYPE ...
 
 # The budget is the time of one comparison in seconds: a GPU is steadier than a CPU.
 part_step() {
-  measure "$out" step --whole --budget 3 --networks resnet50 resnet32 vit_small swin_tiny \
+  measure "$out" step --whole --budget 3 --networks resnet50 resnet32 vit_s_16 swin_t \
     --methods BP 'BP + checkpointing' 'plain local' directional 'directional, every 4th' 'Algorithm 1'
 }
 

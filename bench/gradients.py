@@ -12,22 +12,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import itertools
 import math
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sgr_train.networks.network import LocalModule, Network
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import sgr_kernels as sk
 
+from . import zoo
 from .checks import cosine, relative_error
-from .kinds import KINDS
-from .networks import NETWORKS, LocalModule, modules
 from .precisions import PRECISIONS, in_precision
 
 WEIGHT, EPOCHS, KNOWN = 0.1, 150, 0.93
@@ -43,14 +44,14 @@ class _Case(NamedTuple):
     """A network and how it is trained; a batch is also what engines are compared on.
 
     Attributes:
-        make: its modules, from two images.
+        modules: K.
         compared: numbers of the modules, from 1, of which gradients are compared.
         truth: the dtype that is exact enough.
         images: how many are trained on; None: those of the option.
         weight: of SGR in training.
     """
 
-    make: Callable[[Tensor], list[LocalModule]]
+    modules: int
     image_size: int
     batch: int
     compared: tuple[int, ...]
@@ -61,22 +62,11 @@ class _Case(NamedTuple):
     weight: float
 
 
-def _small(kind: str) -> _Case:
-    return _Case(lambda _: KINDS[kind](), 32, 64, (2,), torch.float64, None, EPOCHS, 2e-3, WEIGHT)
-
-
-def _deep(name: str, image_size: int, batch: int) -> _Case:
-    def make(images: Tensor) -> list[LocalModule]:
-        return modules(NETWORKS[name], 3, images)
-
-    return _Case(make, image_size, batch, (2, 3), torch.float32, 4 * batch, 10, 3e-4, 0.0)
-
-
-CASES = {kind: _small(kind) for kind in KINDS} | {
-    "resnet32": _deep("resnet32", 32, 64),
-    "resnet50": _deep("resnet50", 64, 16),
-    "vit_small": _deep("vit_small", 64, 16),
-    "swin_tiny": _deep("swin_tiny", 64, 16),
+_SMALL = _Case(2, 32, 64, (2,), torch.float64, None, EPOCHS, 2e-3, WEIGHT)
+_DEEP = _Case(3, 64, 16, (2, 3), torch.float32, 64, 10, 3e-4, 0.0)
+CASES = dict.fromkeys(zoo.SMALL, _SMALL) | {
+    "resnet32": _DEEP._replace(image_size=32, batch=64, images=256),
+    **dict.fromkeys(("resnet50", "vit_s_16", "swin_t"), _DEEP),
 }
 
 
@@ -104,7 +94,7 @@ def rows(args: argparse.Namespace) -> Iterator[tuple[str, Row]]:
         images, epochs = (128, 1) if args.quick else (case.images or args.images, case.epochs)
         torch.manual_seed(0)
         x, y = (tensor.to(args.device) for tensor in _cifar10(args.data, images, case.image_size))
-        network = [LocalModule(*(part.to(args.device) for part in module)) for module in case.make(x[:2])]
+        network = zoo.create(name, case.modules, image_size=case.image_size).to(args.device)
         common = {"network": name, "images": images, "relative_floor": args.floor}
         precisions = " ".join(args.precisions)
         selection = f"--data {args.data} --images {args.images} --floor {args.floor} --networks {name}"
@@ -124,10 +114,9 @@ def _cifar10(path: pathlib.Path, count: int, size: int) -> tuple[Tensor, Tensor]
     return x if size == x.shape[-1] else F.interpolate(x, size=size, mode="bilinear"), labels.long().flatten()
 
 
-def _train(network: list[LocalModule], x: Tensor, y: Tensor, case: _Case, floor: float, epochs: int) -> float:
+def _train(network: Network, x: Tensor, y: Tensor, case: _Case, floor: float, epochs: int) -> float:
     """Until more than 90% of the images are known; their share."""
-    parameters = [p for module in network for part in module for p in part.parameters()]
-    optimizer = torch.optim.Adam(parameters, case.rate)
+    optimizer = torch.optim.Adam(network.parameters(), case.rate)
     known = 0.0
     for _ in range(epochs):
         for batch in torch.randperm(len(x), device=x.device).split(case.batch):
@@ -144,11 +133,8 @@ def _train(network: list[LocalModule], x: Tensor, y: Tensor, case: _Case, floor:
 
 
 @torch.no_grad()
-def _accuracy(network: list[LocalModule], x: Tensor, y: Tensor) -> float:
-    for module in network:
-        x = copy.deepcopy(module.body).eval()(x)
-    logits = copy.deepcopy(network[-1].head).eval().logits(x)
-    return float((logits.argmax(1) == y).float().mean())
+def _accuracy(network: Network, x: Tensor, y: Tensor) -> float:
+    return float((copy.deepcopy(network).eval()(x).argmax(1) == y).float().mean())
 
 
 def _step(module, x, y, delta: Tensor | None, floor: float, weight: float, **options) -> sk.LocalStep:
@@ -156,12 +142,10 @@ def _step(module, x, y, delta: Tensor | None, floor: float, weight: float, **opt
     # The double backward of Algorithm 1 has no flash attention to go through.
     twice = delta is not None and options["engine"] == "autograd"
     with sdpa_kernel(SDPBackend.MATH) if twice else contextlib.nullcontext():
-        return sk.local_step(*module, x, y, delta, **settings, **options)
+        return sk.local_step(module.body, module.head, x, y, delta, **settings, **options)
 
 
-def _agreements(
-    network: list[LocalModule], x: Tensor, y: Tensor, case: _Case, floor: float, precision: str
-) -> Iterator[Row]:
+def _agreements(network: Network, x: Tensor, y: Tensor, case: _Case, floor: float, precision: str) -> Iterator[Row]:
     for number, probe in enumerate(_probes(network, x, y, floor, precision), start=2):
         if number not in case.compared:
             continue
@@ -178,13 +162,15 @@ def _agreements(
             yield {"module": number, **what, "against": against, "spread": spread, **_agreement(gradient, exact)}
 
 
-def _probes(network: list[LocalModule], x: Tensor, y: Tensor, floor: float, precision: str) -> Iterator[_Probe]:
+def _probes(network: Network, x: Tensor, y: Tensor, floor: float, precision: str) -> Iterator[_Probe]:
     """Of the second module and those after it, as they come up in a step of this precision."""
     delta = None
-    for module, following in zip(network, network[1:], strict=False):
+    for module, following in itertools.pairwise(network):
         with in_precision(precision, x.device.type):
             torch.manual_seed(0)
-            step = _step(_copy(module), x, y, None, floor, WEIGHT, engine="autograd", grad_scale=_scale(precision))
+            step = _step(
+                copy.deepcopy(module), x, y, None, floor, WEIGHT, engine="autograd", grad_scale=_scale(precision)
+            )
         x, delta = step.output, step.delta_out
         yield _Probe(following, x, y, delta, floor)
 
@@ -194,11 +180,11 @@ def _sgr_gradient(probe: _Probe, precision: str, engine: str, order: int = 1) ->
     results = []
     weight, scale = WEIGHT_IN_FLOAT16 if precision == "float16" else LARGE_WEIGHT, _scale(precision)
     for target, name in ((probe.delta_pre, engine), (None, "autograd")):
-        parts = _copy(probe.module)
+        parts = copy.deepcopy(probe.module)
         torch.manual_seed(0)  # the same dropout
         options = {"engine": name, "grad_scale": scale, "order": order if name == "directional" else 1}
         _step(parts, probe.x, probe.y, target, probe.floor, weight, **options)
-        gradients = [p.grad for part in parts for p in part.parameters() if p.grad is not None]
+        gradients = [p.grad for p in parts.parameters() if p.grad is not None]
         results.append(torch.cat([gradient.double().flatten() / scale for gradient in gradients]))
     return (results[0] - results[1]) / weight
 
@@ -207,20 +193,16 @@ def _scale(precision: str) -> float:
     return LOSS_SCALE if precision == "float16" else 1.0
 
 
-def _copy(module: LocalModule) -> LocalModule:
-    return LocalModule(*copy.deepcopy(tuple(module)))
-
-
 def _in(dtype: torch.dtype, probe: _Probe) -> _Probe:
-    wide = LocalModule(*(part.to(dtype) for part in _copy(probe.module)))
+    wide = copy.deepcopy(probe.module).to(dtype)
     return _Probe(wide, probe.x.to(dtype), probe.y, probe.delta_pre.to(dtype), probe.floor)
 
 
 def _spread(probe: _Probe) -> float:
     """Largest over smallest |delta_b|."""
     leaf = probe.x.detach().requires_grad_()
-    body, head = _copy(probe.module)
-    norms = torch.autograd.grad(head(body(leaf), probe.y), leaf)[0].float().flatten(1).norm(dim=1)
+    module = copy.deepcopy(probe.module)
+    norms = torch.autograd.grad(module.head(module.body(leaf), probe.y), leaf)[0].float().flatten(1).norm(dim=1)
     return float(norms.max() / norms.min())
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from . import labels, style
-from .stored import BASELINES, OURS, PUBLISHED, Parts, Row, back_propagation, grouped, one
+from .stored import BASELINES, OURS, PUBLISHED, Parts, Row, back_propagation, family, frontier, grouped, one
 from .tables import setting
 
 Sizes = Callable[[list[int]], list[int]]
@@ -126,7 +126,7 @@ def time_and_memory(parts: Parts) -> dict[str, Figure]:
         return {}
     figure, axes = style.panels(len(shown), size=(4.2, 3.6))
     drawn = [_draw_methods(axis, *setting) for axis, setting in zip(axes, shown, strict=True)]
-    figure.supxlabel("time of a step, over BP")
+    style.legend(figure, axes)
     figure.supylabel("peak memory of a step, over BP")
     figure.draw_without_rendering()  # the labels need the final size of the axes
     figure.set_layout_engine("none")
@@ -146,6 +146,7 @@ def _draw_methods(axis: Any, bp: Row, rows: list[Row]) -> tuple[list[labels.Labe
     """The labels that the points need, and the lines that they are to keep off."""
     looks = {"color": style.BLACK, "linewidth": 1, "linestyle": ":"}
     points, lines = [], [axis.axvline(1, **looks), axis.axhline(1, **looks)]
+    known, exact = [], []
     for row in (bp, *rows):
         looks, x = style.method_style(row["method"]), row["seconds"] / bp["seconds"]
         if row["peak_bytes"] is None:
@@ -153,11 +154,22 @@ def _draw_methods(axis: Any, bp: Row, rows: list[Row]) -> tuple[list[labels.Labe
             points.append(labels.Label(f"{row['method']}\n(memory unknown)", x, 0.05, looks["color"]))
             continue
         y = row["peak_bytes"] / bp["peak_bytes"]
+        known.append((x, y))
+        if family(row["method"]) == "BP":
+            exact.append((x, y))
         spread = [[x - row["low"] / bp["seconds"]], [row["high"] / bp["seconds"] - x]]
         bar = axis.errorbar(x, y, xerr=spread, markersize=7, linewidth=1, **looks)
         lines += bar.lines[2]
         points.append(labels.Label(row["method"], x, y, looks["color"]))
-    axis.set(xlim=(0, 1.25 * max(p.x for p in points)), ylim=(0, 1.2 * max(p.y for p in points)))
+    ring = {"marker": "o", "markersize": 14, "fillstyle": "none", "color": style.BLACK, "linestyle": "none"}
+    axis.plot(*zip(*exact, strict=True), label="exact back-propagation", **ring)
+    edge = {"color": style.GREY, "linewidth": 1.2, "drawstyle": "steps-post", "zorder": 0}
+    axis.plot(*zip(*frontier(known), strict=True), label="frontier: nothing is faster and smaller", **edge)
+    axis.set(
+        xlabel="time of a step, over BP",
+        xlim=(0, 1.25 * max(p.x for p in points)),
+        ylim=(0, 1.2 * max(p.y for p in points)),
+    )
     axis.set_title(f"{setting(rows[0])}, K = {rows[0]['count']}", fontsize=10)
     return points, lines
 

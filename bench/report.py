@@ -69,8 +69,9 @@ PICTURES: dict[str, list[Picture]] = {
         Picture(
             "Time and memory",
             plots.time_and_memory,
-            "One step by every method over one step of back-propagation: left is faster, down is smaller. Hollow: "
-            "variants. Bars: 20th to 80th percentile of the time.",
+            "One step by every method over one step of back-propagation, without what an optimizer adds: left is "
+            "faster, down is smaller. Grey: the frontier, than which nothing is faster and smaller. Ringed: exact "
+            "back-propagation. Hollow: with checkpointing; half full: other variants. Bars: 20th to 80th percentile.",
         ),
         Picture(
             "Time by the number of modules", plots.scaling_with_modules, "Medians, with the 20th and 80th percentile."
@@ -116,6 +117,9 @@ def _device(device: str, parts: Parts, folder: pathlib.Path) -> list[str]:
     failures = [f"* {part}: {each['failure']}" for part in parts for each in parts[part].get("failures", [])]
     if failures:
         page += ["**Wrong, or failed, and not measured:**", "\n".join(failures)]
+    undefined = [f"* {part}: {each['undefined']}" for part in parts for each in parts[part].get("undefined", [])]
+    if undefined:
+        page += ["Not defined, so that there is nothing to measure:", "\n".join(undefined)]
     for part in TITLES:
         if part in parts:
             page += [f"### {TITLES[part]}"]

@@ -22,17 +22,12 @@ class Writer:
 
     def __init__(self, folder: pathlib.Path | None, part: str, device: str, command: str) -> None:
         self.result = {"part": part, "date": today(), "command": command, "machine": machine(device), "rows": []}
-        self.result["failures"] = []
+        self.result |= {"undefined": [], "failures": []}
         self.path = folder / f"{part}-{device}.json" if folder is not None else None
 
     def add(self, row: dict[str, Any]) -> None:
-        self._add("rows", row)
-
-    def add_failure(self, failure: dict[str, Any]) -> None:
-        """What was to be measured, and why it was not."""
-        self._add("failures", failure)
-
-    def _add(self, kind: str, row: dict[str, Any]) -> None:
+        """A row with a ``failure`` or with why it is ``undefined`` stands apart from those that were measured."""
+        kind = "failures" if "failure" in row else "undefined" if "undefined" in row else "rows"
         self.result[kind].append(row)
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,14 @@
 """Time and peak memory of one training step: back-propagation, local learning, SGR with and without a double backward.
 
-For every network, whole steps of all methods, and for its modules after the first, whose steps reconcile, plain local
-learning, the directional engine and Algorithm 1. All are run interleaved in one process. The SGR gradient of every
-module is compared with that of Algorithm 1 on the reference kernels first, in float32, and that of checkpointing with
-BP's. What is wrong or raises is reported and not timed; the exit status is then 1.
+For every network, whole steps of all methods of the zoo and of plug-ins, and for its modules after the first, whose
+steps reconcile, plain local learning, the directional engine and Algorithm 1. All are run interleaved in one process.
+A step leaves its gradients in ``.grad``, as the backward pass of BP does; nothing is updated, in none of them. Greedy
+training is the mean step of its phases, passes through frozen modules included, lazy SGR that of steps of which one
+reconciles. A method that is not defined on a network says why.
+
+SGR gradients of every module are compared with those of Algorithm 1 on the reference kernels first, in float32, and
+gradients with checkpointing with those without. What is wrong or raises is reported and not timed; the exit status is
+then 1.
 
 In bfloat16 (autocast) images and convolutions are channels_last. float32 is float32, not TF32. On a GPU whole steps are
 timed a second time as CUDA graphs ("captured"), whose gradients are compared with those of the eager step.
@@ -17,40 +22,29 @@ traced as one function and compiled. That takes minutes on a CPU, and is done fo
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
+from sgr_train.errors import UsageError
+from sgr_train.live_memory import peak_bytes
+from sgr_train.networks.network import LocalModule, Network
 from torch import Tensor
 
-from sgr_kernels.engines import automatic
-
+from . import zoo
 from .checks import REPORTED, WrongResult, reason, require_error_below
-from .live_memory import peak_bytes
-from .methods import (
-    ENGINES,
-    EVERY,
-    EVERY_NTH,
-    METHODS,
-    Inputs,
-    Modules,
-    gradient,
-    module_inputs,
-    module_step,
-    require_agreement,
-    zero_grad,
-)
-from .networks import NETWORKS, LocalModule, cuts_of, modules
-from .timing import interleaved, repeats_for, replayed
+from .stored import CHECKPOINTED
+from .timing import Timing, interleaved, repeats_for, replayed
 from .traced import compiled_algorithm1
+from .ways import Inputs, Step, Truth, gradient, module_inputs, require_agreement, truth, ways
 
 COMPILED = "Algorithm 1, compiled"
 METHODS_OF_MODULES = ["plain local", "directional", "Algorithm 1"]
 DEFAULTS = {"resnet32": [3, 16], "plainnet4": [4], "plainnet8": [8], "plainnet16": [16]}
-NETWORK_NAMES = ["resnet50", "resnet32", "vit_small", "swin_tiny", "plainnet4", "plainnet8", "plainnet16"]
+NETWORKS = ["resnet50", "resnet32", "vit_s_16", "swin_t", "plainnet4", "plainnet8", "plainnet16"]
 # By the number of classes.
 BATCHES = {"cpu": {10: 128, 1000: 8}, "cuda": {10: 128, 1000: 256}}
 PRECISIONS = {"cpu": {10: "float32", 1000: "float32"}, "cuda": {10: "float32", 1000: "bfloat16"}}
@@ -60,7 +54,17 @@ SAME = {"float32": 1e-3, "bfloat16": 5e-2}
 FEW = 16  # images on which gradients are compared in float32 where the step itself is in bfloat16
 
 Row = dict[str, Any]
-Steps = dict[str, Callable[[], object]]
+
+
+class Run(NamedTuple):
+    """What is timed: ``steps`` training steps of a network."""
+
+    run: Callable[[], object]
+    network: Network | LocalModule
+    steps: int = 1
+
+
+Runs = dict[str, Run]
 
 
 class Case(NamedTuple):
@@ -73,14 +77,15 @@ class Case(NamedTuple):
         return f"{self.network}, batch {self.batch}, K={self.count}, {self.precision}"
 
 
-COMPILES = [("resnet32", 3), ("plainnet4", 4), ("vit_small", 3)]  # by default: others take five minutes and more
+COMPILES = [("resnet32", 3), ("plainnet4", 4), ("vit_s_16", 3)]  # by default: others take five minutes and more
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORK_NAMES)
+    default = [*NETWORKS, *zoo.of_plugins()]
+    parser.add_argument("--networks", nargs="+", type=zoo.network_name, default=default)
     parser.add_argument("--modules", type=int, nargs="+", help="K (default 3; resnet32 3 16; plainnet: one a layer)")
     parser.add_argument("--batch", type=int, help="images (default 128 of CIFAR's size; 8 of ImageNet's, GPU: 256)")
-    parser.add_argument("--methods", nargs="+", choices=[*METHODS, COMPILED], help="of whole steps (default: all)")
+    parser.add_argument("--methods", nargs="+", choices=[*ways(), COMPILED], help="of whole steps (default: all)")
     precision = "default float32; on a GPU bfloat16 for images of ImageNet's size"
     parser.add_argument("--precision", choices=["float32", "bfloat16"], help=precision)
     parser.add_argument("--budget", type=float, default=60.0, help="seconds for one comparison (default 60)")
@@ -100,7 +105,7 @@ def rows(args: argparse.Namespace) -> Iterator[tuple[str, Row]]:
 
 def _cases(args: argparse.Namespace) -> Iterator[Case]:
     for name in ["resnet32", "plainnet4"] if args.quick else args.networks:
-        counts, classes = args.modules or DEFAULTS.get(name, [3]), NETWORKS[name].classes
+        counts, classes = args.modules or DEFAULTS.get(name) or [zoo.at_most(name, 3)], zoo.classes(name)
         batch = args.batch or (32 if args.quick else BATCHES[args.device][classes])
         for count in counts[:1] if args.quick else counts:
             yield Case(name, count, batch, args.precision or PRECISIONS[args.device][classes])
@@ -111,90 +116,82 @@ def _case_rows(args: argparse.Namespace, case: Case) -> Iterator[Row]:
     facts = {**case._asdict(), "module": None, "method": None}
     try:
         for row in _measured(args, case):
-            failure = {"failure": f"{_name(case, row)}: {row['failure']}"} if "failure" in row else {}
-            yield {**facts, **row, **failure}
+            why = {key: f"{_name(case, row)}: {row[key]}" for key in ("failure", "undefined") if key in row}
+            yield {**facts, **row, **why}
+    except UsageError as error:
+        yield {**facts, "undefined": f"{case}: {error}"}
     except REPORTED as error:  # without the network, or BP, there is nothing to compare
         yield {**facts, "failure": f"{case}: {reason(error)}"}
 
 
 def _measured(args: argparse.Namespace, case: Case) -> Iterator[Row]:
-    network = NETWORKS[case.network]
-    x, y = network.inputs(case.batch, args.device)
-    parts = modules(network, case.count, x)
+    network = zoo.create(case.network, case.count, device=args.device)
+    x, y = zoo.inputs(case.network, case.batch, args.device)
     if case.precision == "bfloat16":
-        x = _channels_last(parts, x)
-    facts = {"cuts": cuts_of(parts), "image_size": network.image_size}
+        network, x = (each.to(memory_format=torch.channels_last) for each in (network, x))
+    facts = {"cuts": network.cuts, "image_size": network.image_shape[1]}
     few = FEW if case.precision == "bfloat16" else None
-    names = _methods(args, case, parts)
-    errors, wrong = _agreement(parts, x[:few], y[:few], [name for name in names if name in ENGINES])
-    steps: Steps = {}
-    for name in names:
+    exact = functools.cache(lambda: truth(network, x[:few], y[:few]))
+    runs: Runs = {}
+    errors: dict[str, dict[int, float]] = {}
+    for name in _methods(args, case):
         try:
-            if name in wrong:
-                raise wrong[name]
-            steps[name] = _step(case, name, parts, x, y)
+            runs[name], errors[name] = _run(case, name, network, x, y, exact)
+        except UsageError as error:
+            yield {"method": name, "undefined": str(error)}
         except REPORTED as error:
             yield {"method": name, "failure": reason(error)}
     repeats = 1
-    for method, measured in _compare(args, parts, steps):
-        worst = max((error for (_, name), error in errors.items() if name == method), default=None)
-        yield {**facts, "method": method, **_of_one_step(method, measured), "error": worst}
+    for method, measured in _compare(args, runs):
+        yield {**facts, "method": method, **measured, "error": max(errors[method].values(), default=None)}
         repeats = measured.get("repeats", repeats)
     if args.device in CAPTURED_ON:
-        yield from ({**facts, **row} for row in _captured(args, case, parts, steps, repeats))
+        yield from ({**facts, **row} for row in _captured(args, case, runs, repeats))
     if case.count == 3 and not args.whole:
         with _autocast(case, args.device):
-            given = module_inputs(parts, x, y)
-        for index, inputs in enumerate(given[1:], start=2):
-            module = parts[index - 1]
-            for method, measured in _compare(args, [module], _module_steps(case, module, inputs, index < 3)):
-                yield {**facts, "module": index, "method": method, **measured, "error": errors.get((index, method))}
+            given = module_inputs(network, x, y)
+        for number, (module, inputs) in enumerate(zip(network, given, strict=True), start=1):
+            if number > 1:
+                for method, measured in _compare(args, _module_runs(case, module, inputs, number == len(network))):
+                    error = errors.get(method, {}).get(number)
+                    yield {**facts, "module": number, "method": method, **measured, "error": error}
 
 
-def _channels_last(parts: Modules, x: Tensor) -> Tensor:
-    for part in (part for module in parts for part in module):
-        part.to(memory_format=torch.channels_last)
-    return x.to(memory_format=torch.channels_last)
-
-
-def _methods(args: argparse.Namespace, case: Case, parts: Modules) -> list[str]:
-    """Those asked for that apply to this network."""
-    names = [name for name in METHODS if name != "fused" or all(automatic(body) == "fused" for body, _ in parts)]
+def _methods(args: argparse.Namespace, case: Case) -> list[str]:
+    names = list(ways())
     names += [COMPILED] if args.methods or ((case.network, case.count) in COMPILES and not args.quick) else []
     return [name for name in names if name in (args.methods or names)]
 
 
-def _agreement(
-    parts: Modules, x: Tensor, y: Tensor, engines: list[str]
-) -> tuple[dict[tuple[int, str], float], dict[str, Exception]]:
-    """Errors by module and engine; what is wrong with engines, and so with methods that use them."""
-    try:
-        return require_agreement(parts, x, y, engines), {}
-    except REPORTED as error:
-        if len(engines) == 1:
-            return {}, dict.fromkeys([engines[0], *([EVERY_NTH] if engines == ["directional"] else [])], error)
-    errors, wrong = {}, {}
-    for engine in engines:
-        found, faults = _agreement(parts, x, y, [engine])
-        errors, wrong = errors | found, wrong | faults
-    return errors, wrong
+def _run(
+    case: Case, name: str, network: Network, x: Tensor, y: Tensor, exact: Callable[[], Truth]
+) -> tuple[Run, dict[int, float]]:
+    """What is timed, and the errors of its SGR gradients by module.
+
+    Raises:
+        UsageError: the method is not defined on this network.
+        WrongResult: its gradient is not that of Algorithm 1 or, of one that is checkpointed, that without.
+    """
+    if name == COMPILED:
+        with _autocast(case, x.device.type):
+            return Run(_in_precision(case, x.device.type, compiled_algorithm1(network, x, y)), network), {}
+    way = ways()[name]
+    step = Step(way, network, x)
+    run = Run(_in_precision(case, x.device.type, functools.partial(step, x, y)), step.network, step.steps)
+    if way.checkpointed:
+        without, _ = _run(case, name.removesuffix(CHECKPOINTED), network, x, y, exact)
+        _require_same(case, _gradient(run), _gradient(without))
+    return run, require_agreement(name, step, exact()) if way.method == "sgr" else {}
 
 
-def _step(case: Case, name: str, parts: Modules, x: Tensor, y: Tensor) -> Callable[[], None]:
-    with _autocast(case, x.device.type):
-        method = compiled_algorithm1(parts, x, y) if name == COMPILED else partial(METHODS[name], parts, x, y)
-    step = _in_precision(case, x.device.type, method)
-    if name == "BP + checkpointing":
-        _require_same(case, _gradient(parts, step), _gradient(parts, _step(case, "BP", parts, x, y)))
-    return step
-
-
-def _module_steps(case: Case, module: LocalModule, inputs: Inputs, need_delta_out: bool) -> Steps:
+def _module_runs(case: Case, module: LocalModule, inputs: Inputs, last: bool) -> Runs:
     def step(method: str) -> None:
-        zero_grad([module])
-        module_step(module, inputs, method, need_delta_out and method != "plain local")
+        module.zero_grad()
+        methods[method].module_step(module, *inputs, last=last)
 
-    return {method: _in_precision(case, inputs.x.device.type, partial(step, method)) for method in METHODS_OF_MODULES}
+    methods = {name: ways()[name].make() for name in METHODS_OF_MODULES}
+    device = inputs.x.device.type
+    return {name: Run(_in_precision(case, device, functools.partial(step, name)), module) for name in methods}
 
 
 def _in_precision(case: Case, device: str, step: Callable[[], object]) -> Callable[[], None]:
@@ -209,71 +206,71 @@ def _autocast(case: Case, device: str) -> torch.autocast:
     return torch.autocast(device, torch.bfloat16, enabled=case.precision == "bfloat16")
 
 
-def _compare(args: argparse.Namespace, parts: Modules, steps: Steps) -> Iterator[tuple[str, Row]]:
-    """Time and memory of every step; of those that raise or are wrong, first, the failure."""
+def _compare(args: argparse.Namespace, runs: Runs) -> Iterator[tuple[str, Row]]:
+    """Time and memory of every step; of those that raise or are wrong, first, why."""
     peaks, seconds = {}, 0.0
-    for name, step in steps.items():
+    for name, run in runs.items():
         _release_memory(args.device)
         try:
             if args.device == "cuda":
-                step()  # what a first step sets up once
+                run.run()  # what a first step sets up once
             # What compiled code allocates on a CPU, no dispatcher sees.
             unseen = name == COMPILED and args.device == "cpu"
             started = time.perf_counter()
-            peak = None if unseen else peak_bytes(step, args.device)
-            if not unseen and not gradient(parts).isfinite().all():
+            peak = None if unseen else peak_bytes(run.run, args.device)
+            if not unseen and not gradient(run.network).isfinite().all():
                 raise WrongResult("its gradient is not finite")
             peaks[name] = peak
             seconds += time.perf_counter() - started
+        except UsageError as error:
+            yield name, {"undefined": str(error)}
         except REPORTED as error:
             yield name, {"failure": reason(error)}
-    zero_grad(parts)
+        run.network.zero_grad()
     repeats = repeats_for(seconds, args.budget)
-    timings = interleaved({name: steps[name] for name in peaks}, repeats, args.device)
-    yield from ((name, {**timing._asdict(), "peak_bytes": peaks[name]}) for name, timing in timings.items())
+    timings = interleaved({name: runs[name].run for name in peaks}, repeats, args.device)
+    for name, timing in timings.items():
+        yield name, {**_of_one_step(runs[name], timing), "peak_bytes": peaks[name]}
 
 
-def _captured(args: argparse.Namespace, case: Case, parts: Modules, steps: Steps, repeats: int) -> Iterator[Row]:
+def _captured(args: argparse.Namespace, case: Case, runs: Runs, repeats: int) -> Iterator[Row]:
     """Whole steps as CUDA graphs, one after another: each keeps the memory of a step of its own."""
-    for name, step in steps.items():
+    for name, run in runs.items():
         method = f"{name}, captured"
         _release_memory(args.device)
         try:
-            found = _of_one_step(name, _replay(args, case, parts, step, repeats))
-            yield {"method": method, **found, "peak_bytes": None}
+            yield {"method": method, **_replay(args, case, run, repeats), "peak_bytes": None}
         except REPORTED as error:
             yield {"method": method, "failure": reason(error)}
 
 
-def _replay(args: argparse.Namespace, case: Case, parts: Modules, step: Callable[[], object], repeats: int) -> Row:
+def _replay(args: argparse.Namespace, case: Case, run: Run, repeats: int) -> Row:
     """Time of a replay, and the error of its gradient: an empty graph would be a fast one."""
-    expected = _gradient(parts, step)
-    replay = replayed(lambda: step)
-    for parameter in (p for module in parts for part in module for p in part.parameters()):
+    expected = _gradient(run)
+    replay = replayed(lambda: run.run)
+    for parameter in run.network.parameters():
         if parameter.grad is not None:
             parameter.grad.zero_()
     torch.manual_seed(0)
     replay()
-    error = _require_same(case, gradient(parts), expected)
-    return {**interleaved({"replay": replay}, repeats, args.device)["replay"]._asdict(), "error": error}
+    error = _require_same(case, gradient(run.network), expected)
+    return {**_of_one_step(run, interleaved({"replay": replay}, repeats, args.device)["replay"]), "error": error}
 
 
 def _require_same(case: Case, found: Tensor, expected: Tensor) -> float:
     return require_error_below(SAME[case.precision], "its gradient", found, expected)
 
 
-def _gradient(parts: Modules, step: Callable[[], object]) -> Tensor:
+def _gradient(run: Run) -> Tensor:
     torch.manual_seed(0)  # the same dropout
-    zero_grad(parts)
-    step()
-    return gradient(parts)
+    run.network.zero_grad()
+    run.run()
+    return gradient(run.network)
 
 
-def _of_one_step(method: str, measured: Row) -> Row:
-    """The lazy method is run for as many steps as one of them reconciles."""
-    if method != EVERY_NTH or "failure" in measured:
-        return measured
-    return {**measured, **{key: measured[key] / EVERY for key in ("seconds", "low", "high")}}
+def _of_one_step(run: Run, timing: Timing) -> Row:
+    """The mean of the steps that a run takes."""
+    return {**timing._asdict(), **{name: getattr(timing, name) / run.steps for name in ("seconds", "low", "high")}}
 
 
 def _release_memory(device: str) -> None:

@@ -39,15 +39,13 @@ FINDINGS = {
 }
 # What some of them may be: each has a column, a colour or a line of its own.
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-FAMILIES = ("BP", "plain local", "directional", "fused", "Algorithm 1")
 OURS = ("default", "cpu", "triton", "cuda")
 BASELINES = ("reference", "eager", "torch.relu", "torch.compile")
+CHECKPOINTED = " + checkpointing"  # ends the name of a method whose blocks are computed twice
 PRODUCTS, PUBLISHED = ("library GEMM", "library conv"), "Algorithm 1"
 VALUES = {
     "roofline": {"limit": ("copy", "gemm"), "dtype": DTYPES},
     "micro": {"provider": (*OURS, *BASELINES, *PRODUCTS, PUBLISHED), "dtype": DTYPES, "bound": ("memory", "compute")},
-    "step": {"family": FAMILIES},
-    "memory": {"family": FAMILIES},
 }
 MACHINE = ("device", "name", "threads", "python", "torch", "sgr_kernels", "revision")
 UNKNOWN = ("step", "peak_bytes", None)  # of compiled code on a CPU
@@ -88,7 +86,7 @@ def describe(part: str, row: Row) -> str:
 
 def family(method: str) -> str:
     """Of a variant: "directional, every 4th" is of "directional", "BP + checkpointing" of "BP"."""
-    return method.partition(",")[0].partition(" + ")[0]
+    return method.partition(",")[0].removesuffix(CHECKPOINTED)
 
 
 def grouped(rows: Iterable[Row], names: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
@@ -108,6 +106,15 @@ def back_propagation(rows: Sequence[Row], row: Row) -> Row | None:
     """The whole step of BP on the same batch, measured along with ``row`` where it was measured more than once."""
     like = {"method": "BP", **{name: row[name] for name in (*SETTING, "precision")}}
     return one(rows, count=row["count"], **like) or one(rows, **like)
+
+
+def frontier(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those that no other is below in one number without being above in the other, by the first one."""
+    best: list[tuple[float, float]] = []
+    for point in sorted(points):
+        if not best or point[1] < best[-1][1]:
+            best.append(point)
+    return best
 
 
 def _hashable(value: Any) -> Any:
@@ -141,9 +148,8 @@ def _check(place: str, part: str, row: Row) -> None:
     if missing:
         raise BadResult(f"{place} lacks {', '.join(missing)}")
     for name, allowed in VALUES.get(part, {}).items():
-        value = family(row["method"]) if name == "family" else row[name]
-        if value not in allowed:
-            raise BadResult(f"{place}: the {name} is {value!r}, expected one of {', '.join(allowed)}")
+        if row[name] not in allowed:
+            raise BadResult(f"{place}: the {name} is {row[name]!r}, expected one of {', '.join(allowed)}")
     for name in _POSITIVE:
         if name in FINDINGS[part] and not (_positive(row[name]) or (part, name, row[name]) == UNKNOWN):
             raise BadResult(f"{place}: {name} is {row[name]!r}, expected a number above 0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import pathlib
+import zlib
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 from PIL import Image
 
-from .stored import family
+from .stored import CHECKPOINTED, family
 
 # Okabe and Ito: safe for colour-blind readers.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -35,6 +36,8 @@ PROVIDERS = {
 _METHODS = {
     "BP": (BLACK, "s"),
     "plain local": (ORANGE, "^"),
+    "reforward": (SKY, "<"),
+    "greedy": (PURPLE, "P"),
     "directional": (BLUE, "o"),
     "fused": (GREEN, "D"),
     "Algorithm 1": (VERMILLION, "v"),
@@ -48,9 +51,11 @@ _DPI = 140
 
 
 def method_style(method: str) -> dict[str, Any]:
-    """Colour of the family; a variant ("directional, every 4th", "BP + checkpointing") is hollow."""
-    colour, marker = _METHODS[family(method)]
-    return {"color": colour, "marker": marker, "markerfacecolor": colour if method in _METHODS else "white"}
+    """Colour and marker of the family, grey for those of plug-ins; with checkpointing hollow, other variants half."""
+    name = family(method)
+    colour, marker = _METHODS.get(name) or (GREY, _MARKERS[zlib.crc32(name.encode()) % len(_MARKERS)])
+    fill = "none" if CHECKPOINTED in method else "full" if name == method else "left"
+    return {"color": colour, "marker": marker, "fillstyle": fill, "markerfacecoloralt": "white"}
 
 
 def provider_style(provider: str) -> dict[str, Any]:

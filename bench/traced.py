@@ -5,33 +5,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch._inductor.config
 import torch.nn.functional as F
+from sgr_train.networks.network import LocalModule
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .checks import require_error_below
-from .methods import ALLOWED, WEIGHT, Inputs, Modules, gradient, module_inputs, module_step, zero_grad
 from .micro.sgr_loss import eager as published_residual
-from .networks import LocalModule
+from .stored import PUBLISHED
+from .ways import ALLOWED, WAYS, WEIGHT, Inputs, gradient, module_inputs
 
 
-def compiled_algorithm1(modules: Modules, x: Tensor, y: Tensor) -> Callable[[], None]:
+def compiled_algorithm1(network: Sequence[LocalModule], x: Tensor, y: Tensor) -> Callable[[], None]:
     """Compiles a step on inputs of these shapes; what comes back runs it and sets ``.grad``.
 
     Raises:
         WrongResult: its SGR gradients are not those of Algorithm 1.
     """
     steps = []
-    for module, inputs in zip(modules, module_inputs(modules, x, y), strict=True):
+    for module, inputs in zip(network, module_inputs(network, x, y), strict=True):
         steps.append(_compile(module, inputs))
         if inputs.delta_pre is not None:
             _check(steps[-1], module, inputs)
-    zero_grad(modules)
+        module.zero_grad()
 
     def run() -> None:
         features, delta_pre = x, None
@@ -49,7 +50,7 @@ class _Forward(nn.Module):
 
     def __init__(self, module: LocalModule) -> None:
         super().__init__()
-        self.body, self.head = module
+        self.body, self.head = module.body, module.head
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         output = self.body(x)
@@ -58,13 +59,15 @@ class _Forward(nn.Module):
 
 def _check(step: Step, module: LocalModule, inputs: Inputs) -> None:
     """With a weight at which the SGR term is not lost in the rounding of the rest, which is that of other kernels."""
+    weight = 1000 * WEIGHT
     torch.manual_seed(0)  # the same dropout
-    step(inputs, 1000 * WEIGHT)
-    compiled = gradient([module])
-    zero_grad([module])
+    step(inputs, weight)
+    compiled = gradient(module)
+    module.zero_grad()
     torch.manual_seed(0)
-    module_step(module, inputs, "Algorithm 1", need_delta_out=False, weight=1000 * WEIGHT)
-    require_error_below(ALLOWED["float32"], "Algorithm 1, compiled,", compiled, gradient([module]))
+    published = WAYS[PUBLISHED]._replace(options={**WAYS[PUBLISHED].options, "weight": weight}).make()
+    published.module_step(module, *inputs, last=True)
+    require_error_below(ALLOWED["float32"], "Algorithm 1, compiled,", compiled, gradient(module))
 
 
 def _compile(module: LocalModule, inputs: Inputs) -> Step:

@@ -48,7 +48,7 @@ def spacing_of(device: str, dtypes: Iterable[torch.dtype], kinds: Iterable[str])
         device: type of the device, as "cuda".
         kinds: of ``KINDS``, those of the products that take part.
     """
-    found = {dtype for dtype in dtypes if dtype.is_floating_point}
+    found = {dtype for dtype in set(dtypes) if dtype.is_floating_point}
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         found.add(torch.get_autocast_dtype(device))
     kinds = set(kinds) if torch.float32 in found else ()

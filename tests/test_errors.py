@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import sgr_kernels as sk
+from sgr_kernels.operators.common.operator import computed
 
 X = torch.randn(4, 6)
 
@@ -35,6 +36,18 @@ X = torch.randn(4, 6)
 def test_residual_refuses(function, delta, target, options, error, message):
     with pytest.raises(error, match=message):
         function(delta, target, **options)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("CUDA out of memory. Tried to allocate 2 GiB", torch.OutOfMemoryError), ("rows", RuntimeError)]
+)
+def test_no_memory_for_a_kernel_is_what_torch_calls_it(text, kind):
+    def kernel(*_):
+        raise RuntimeError(text)
+
+    with pytest.raises(RuntimeError, match=text) as raised:
+        computed(kernel, (X,))
+    assert raised.type is kind
 
 
 def test_loss_module_refuses_an_unknown_reduction():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 import threading
 from functools import partial
@@ -18,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 import sgr_kernels as sk
 from sgr_kernels.engines.streams import Streams, shows_moves
-from sgr_kernels.gates import Record
+from sgr_kernels.gates import Record, Replay
 from sgr_kernels.gates.randomness import HIDDEN, may_draw
 
 
@@ -176,6 +177,24 @@ def test_masks_take_a_bit_an_element():
             function()
         sizes = [t.nbytes for entry in gates.tape for t in torch.utils._pytree.tree_leaves(entry) if torch.is_tensor(t)]
         assert sizes == [64 * 64 / 8]
+
+
+@pytest.mark.parametrize("name", ["dropout", "dropout in place", "dropout channels-last", "dropout2d", "alpha_dropout"])
+def test_what_is_no_number_shows_where_it_is_dropped(name):
+    """As with torch alone, in both passes and in the gradient, which is given to them as one number after another."""
+    values = torch.tensor([math.nan, math.inf, -math.inf, 1.0, 0.0])
+    x = values.repeat(2 * 6 * 4 * 5).view(2, 6, 4, 25).requires_grad_()
+
+    def results(gates) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(0)
+        with gates:
+            y = FUNCTIONS[name](x)
+        return y, torch.autograd.grad(y, x, x.detach())[0]
+
+    expected = results(contextlib.nullcontext())
+    for gates in (recording := Record(x), Replay(recording.tape)):
+        for result, plain in zip(results(gates), expected, strict=True):
+            torch.testing.assert_close(result, plain, equal_nan=True)
 
 
 # --- captures of CUDA graphs ------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from helpers import (
     DTYPES,
     any_order_errors,
     assert_as_exact_as,
+    assert_lengths,
     device_of,
     exact_value_and_grads,
     gamma,
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 from sgr_bench import reference
 
 import sgr_kernels as sk
+from sgr_kernels.functional.direction import sgr_direction
 from sgr_kernels.operators.common.options import Options
 
 OPTIONS = [(normalize, reduction) for normalize in (True, False) for reduction in ("mean", "batchmean", "sum")]
@@ -39,6 +41,7 @@ def check(backend: str, delta, target, **options) -> None:
     with sk.backend(backend):
         result = value_and_grads(lambda d, g: sk.sgr_loss(d, g, **options), delta, target)
         loss, v = sk.sgr_residual(delta, target, **options)
+        _, direction = sgr_direction(delta, target, Options(**options))
     plain = value_and_grads(lambda d, g: plain_sgr_loss(d, g, **options), delta, target)
     truth = exact_value_and_grads(delta, target, **options)
     assert result[0].dtype == loss.dtype == v.dtype == (delta.dtype if delta.dtype == torch.float64 else torch.float32)
@@ -46,6 +49,7 @@ def check(backend: str, delta, target, **options) -> None:
     for mine, index in ((result[0], 0), (result[1], 1), (result[2], 2), (loss, 0), (v, 1)):
         assert_as_exact_as(mine, plain[index], truth[index], any_order[index])
     assert v.shape == result[1].shape == delta.shape
+    assert_lengths(direction.norms(), truth[1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -86,12 +86,13 @@ def truth(delta: Tensor, target: Tensor, options: Options) -> tuple[Tensor, Tens
 
 
 def _compare_loss(results: tuple[Tensor, ...], delta: Tensor, target: Tensor, *arguments) -> Iterator[Compared]:
-    loss, (alpha, beta, alpha_target) = results
+    loss, (alpha, beta, alpha_target, length) = results
     expected, v, v_target = truth(delta, target, Options.of(*arguments))
     delta, target = delta.detach(), target.detach()
     yield Compared("loss", loss, expected)
     yield Compared("alpha and beta", combined(alpha, delta, beta, target), v, loss.dtype)
     yield Compared("alpha_target", combined(alpha_target, target, beta, delta), v_target, loss.dtype)
+    yield Compared("length", length, v.norm(dim=1), loss.dtype)
 
 
 def coefficients(rows: int, inputs: Inputs) -> tuple[Tensor, Tensor]:

@@ -45,17 +45,19 @@ __device__ inline void add_pair(const Packs<T, width, 2>& pair, double d_scale, 
 // Memory the kernels need besides inputs and outputs.
 struct Workspace {
   double* row_loss;  // (rows)
-  double* coef;      // (3, rows)
+  double* coef;      // (kCoefRows, rows)
   RowSums sums;
 
   // memory: (doubles(rows, cols))
   Workspace(double* memory, int64_t rows)
-      : row_loss(memory), coef(memory + rows), sums(memory + 4 * rows, rows) {}
+      : row_loss(memory), coef(memory + rows), sums(memory + (1 + kCoefRows) * rows, rows) {}
 
-  static int64_t doubles(int64_t rows, int64_t cols) { return 4 * rows + RowSums::doubles(rows, cols, 3); }
+  static int64_t doubles(int64_t rows, int64_t cols) {
+    return (1 + kCoefRows) * rows + RowSums::doubles(rows, cols, 3);
+  }
 };
 
-// coef: (3, rows). Between the two sweeps of float64, dd and gg lie in the place of alpha and beta.
+// coef: (kCoefRows, rows). Between the two sweeps of float64, dd and gg lie in the place of alpha and beta.
 template <Sums kind, typename T, bool normalize>
 __device__ inline void write_row(int64_t row, int64_t rows, double (&sums)[3], const Options& options,
                                  const Workspace& work, double* coef) {
@@ -68,14 +70,12 @@ __device__ inline void write_row(int64_t row, int64_t rows, double (&sums)[3], c
       sums[1] = coef[rows + row];
     }
     const RowCoef result = finish_row<T>(sums, normalize, options);
-    coef[row] = result.alpha;
-    coef[rows + row] = result.beta;
-    coef[2 * rows + row] = result.alpha_target;
+    write_coefficients(result, row, rows, coef);
     work.row_loss[row] = result.loss;
   }
 }
 
-// coef: (3, rows). loss: one number.
+// coef: (kCoefRows, rows). loss: one number.
 template <Sums kind, typename T, bool normalize>
 __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     sgr_loss_kernel(RowSet<T, 2> in, Options options, Workspace work, double* coef, Wide<T>* loss) {
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
   }
 }
 
-// coef: (3, rows), see row_math.h. loss: one number. Neither rows nor cols may be 0.
+// coef: (kCoefRows, rows), see row_math.h. loss: one number. Neither rows nor cols may be 0.
 template <typename T>
 void launch_sgr_loss(const RowSet<T, 2>& in, const Options& options, const Workspace& work, double* coef,
                      Wide<T>* loss, cudaStream_t stream) {

@@ -34,7 +34,7 @@ SGR_CLONES double stretch_distance(const T* __restrict d, const T* __restrict g,
   return sum;
 }
 
-// alpha, beta and alpha_target of every row. Adds the losses of the rows to *loss. coef: (3, rows).
+// Adds the losses of the rows to *loss. coef: (kCoefRows, rows).
 template <typename T>
 void row_coefficients(const RowSet<T, 2>& in, const Options& options, double* coef, double* loss) {
   const bool of_units = options.normalize && kUnitDistance<T>;
@@ -55,9 +55,7 @@ void row_coefficients(const RowSet<T, 2>& in, const Options& options, double* co
   }
   for (int64_t b = 0; b < rows; ++b) {
     const RowCoef row = finish_row<T>(&sums[b * 3], options.normalize, options);
-    coef[b] = row.alpha;
-    coef[rows + b] = row.beta;
-    coef[2 * rows + b] = row.alpha_target;
+    write_coefficients(row, b, rows, coef);
     *loss += row.loss;
   }
 }

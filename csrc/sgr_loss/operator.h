@@ -22,17 +22,17 @@ Options make_options(const Tensor& delta, bool normalize, int64_t reduction, dou
 }
 
 // Every device has run_sgr_loss(device, in, options, coef, loss) for rows of at least one element. loss: one number.
-// coef: (3, rows).
+// coef: (kCoefRows, rows).
 template <class Device>
 std::tuple<Tensor, Tensor> sgr_loss(Tensor delta, Tensor target, bool normalize, int64_t reduction, double floor,
                                     std::optional<Tensor> floor_tensor, double eps) {
   check_row_pair<Device>(delta, target, "delta and target");
   Device device(delta);
   if (delta.numel() == 0)
-    return {new_zeros(delta, {}, result_type(delta)), new_zeros(delta, {3, delta.size(0)}, ScalarType::Double)};
+    return {new_zeros(delta, {}, result_type(delta)), new_zeros(delta, {kCoefRows, delta.size(0)}, ScalarType::Double)};
   const auto options = make_options<Device>(delta, normalize, reduction, floor, floor_tensor, eps);
   auto loss = new_empty(delta, {}, result_type(delta));
-  auto coef = new_empty(delta, {3, delta.size(0)}, ScalarType::Double);
+  auto coef = new_empty(delta, {kCoefRows, delta.size(0)}, ScalarType::Double);
   dispatch<Device>(delta, [&](auto type) {
     using T = decltype(type);
     run_sgr_loss(device, row_set<T>(delta, target), options, mutable_data<double>(coef), mutable_data<Wide<T>>(loss));

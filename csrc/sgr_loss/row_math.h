@@ -17,10 +17,19 @@ struct Options {
   double eps;
 };
 
-// Coefficients of dL/d delta = alpha delta + beta target and dL/d target = alpha_target target + beta delta.
+// Coefficients of dL/d delta = alpha delta + beta target and dL/d target = alpha_target target + beta delta, and
+// |dL/d delta|.
 struct RowCoef {
-  double alpha, beta, alpha_target, loss;
+  double alpha, beta, alpha_target, length, loss;
 };
+constexpr int kCoefRows = 4;  // of coef, (kCoefRows, rows): all of these but the loss, in this order
+
+SGR_HOST_DEVICE inline void write_coefficients(const RowCoef& row, int64_t b, int64_t rows, double* coef) {
+  coef[b] = row.alpha;
+  coef[rows + b] = row.beta;
+  coef[2 * rows + b] = row.alpha_target;
+  coef[3 * rows + b] = row.length;
+}
 
 // s of the loss: 2 / (B n), 2 / B or 2. The loss is s * sum_b w_b (1 - c_b) with the cosine c_b and the floor weight
 // w_b; without normalize it is s / 2 * sum_b w_b |delta_b - target_b|^2.
@@ -52,18 +61,20 @@ SGR_HOST_DEVICE RowCoef finish_row(const double* sums, bool normalize, const Opt
   const double dd = sums[0], gg = sums[1], third = sums[2];
   const double s = options.scale, d_norm = sqrt(dd);
   const double w = floor_weight(d_norm, options.floor.get());
-  if (!normalize) return {s * w, -s * w, s * w, 0.5 * s * w * third};
+  if (!normalize) return {s * w, -s * w, s * w, s * w * sqrt(third), 0.5 * s * w * third};
   const double g_norm = sqrt(gg);
   // Ask for dead, never for live: comparisons with NaN are false, so NaN rows go on and show.
-  if (d_norm <= options.eps || g_norm <= options.eps) return {0.0, 0.0, 0.0, 0.0};
+  if (d_norm <= options.eps || g_norm <= options.eps) return {0.0, 0.0, 0.0, 0.0, 0.0};
   const double ratio = sqrt(gg / dd);
   const double c = kUnitDistance<T> ? 1.0 - 0.5 * third : third / gg * ratio;  // exactly 1 for equal rows
   double one_minus_c = kUnitDistance<T> ? 0.5 * third : 1.0 - c;
   if (one_minus_c < 0.0) one_minus_c = 0.0;
+  if (one_minus_c > 2.0) one_minus_c = 2.0;
+  const double sine = sqrt(one_minus_c * (2.0 - one_minus_c));
   // alpha delta and beta target cancel where the two are parallel. Taking alpha from beta by the ratio of the norms
   // keeps their rounding errors together.
   const double beta = -s * w / (dd * ratio);
-  return {-beta * (c * ratio), beta, -beta * (c / ratio), s * w * one_minus_c};
+  return {-beta * (c * ratio), beta, -beta * (c / ratio), s * w / d_norm * sine, s * w * one_minus_c};
 }
 
 }  // namespace sgr

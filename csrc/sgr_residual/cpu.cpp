@@ -10,7 +10,7 @@ void run_sgr_residual(const Device& device, const RowSet<T, 2>& in, const Option
                       Wide<T>* v) {
   constexpr int64_t cache_block = 262144;  // elements
   const int64_t block = std::clamp<int64_t>(cache_block / in.cols(), 1, in.rows());
-  std::vector<double> coef(3 * block);
+  std::vector<double> coef(kCoefRows * block);
   double sum = 0.0;
   for (int64_t first = 0; first < in.rows(); first += block) {
     const auto some = in.slice(first, std::min(first + block, in.rows()));

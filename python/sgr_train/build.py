@@ -1,15 +1,21 @@
-"""The network and the method of a run."""
+"""The network, the method, the optimizers and the learning rate of a run."""
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable
 
 import torch
 
 import sgr_kernels as sk
 
-from . import methods, networks
+from . import methods, networks, optimizers, schedules
+from .best_cuts import best_cuts
 from .config import RunConfig
 from .errors import UsageError
+from .networks.cuts import Cuts
 from .networks.network import Network
+from .step_memory import Sizes
 
 
 def build(config: RunConfig, num_classes: int, image_shape: tuple[int, int, int]) -> tuple[Network, methods.Method]:
@@ -21,29 +27,68 @@ def build(config: RunConfig, num_classes: int, image_shape: tuple[int, int, int]
         UsageError: the cuts do not fit the blocks, the head does not fit the features, or the method the network.
     """
     method = methods.REGISTRY.make(config.method, **own_options(config))
-    network = networks.create(
+    create = functools.partial(
+        networks.create,
         config.model,
         num_classes=num_classes,
         image_shape=image_shape,
-        modules=config.modules,
-        cuts="stages" if config.cuts == ("stages",) else config.cuts,
         head=config.head,
         head_options=config.options["head"][config.head],
         **config.options["model"][config.model],
     )
+    network = create(modules=config.modules, cuts=_cuts(config, create, method))
     if methods.is_whole(config.method):
         network = network.whole()
     if config.bp_free:
         _require_closed_form(config, network)
+    if config.label_smoothing:
+        _smooth_labels(config, network)
     if config.checkpoint_blocks:
         network.checkpoint_blocks()
     methods.prepare(method, network, torch.zeros(2, *image_shape))
     return network, method
 
 
+def _cuts(config: RunConfig, create: Callable[..., Network], method: methods.Method) -> Cuts | str:
+    """What the network is made with; "auto" searches the cuts, and draws no random numbers."""
+    if config.cuts == ("stages",):
+        return "stages"
+    if config.cuts != ("auto",):
+        return config.cuts
+    if methods.is_whole(config.method):
+        return ()  # it is not cut
+    with torch.random.fork_rng(devices=[]):
+        blocks, start = create(), create(modules=config.modules).cuts
+    if config.checkpoint_blocks:
+        blocks.checkpoint_blocks()
+    x = torch.empty(config.batch_size, *blocks.image_shape, device="meta")
+    y = torch.empty(config.batch_size, dtype=torch.long, device="meta")
+    sizes = Sizes(gpu=config.device != "cpu" and torch.cuda.is_available())
+    return best_cuts(blocks, method, x, y, start, sizes)[0]
+
+
+def make_optimizers(config: RunConfig, network: Network) -> list[torch.optim.Optimizer]:
+    """One a module."""
+    make, options = optimizers.REGISTRY.find(config.optimizer), config.options["optimizer"][config.optimizer]
+    return [make(module.parameters(), config.lr, config.weight_decay, **options) for module in network]
+
+
+def learning_rate(config: RunConfig, epoch: float) -> float:
+    """After so many epochs, with a fraction within one."""
+    factor, options = schedules.REGISTRY.find(config.schedule), config.options["schedule"][config.schedule]
+    return config.lr * factor(epoch % config.epochs, config.epochs, **options)
+
+
 def own_options(config: RunConfig) -> dict[str, object]:
     """Those of the method of the run."""
     return config.options["method"][config.method]
+
+
+def _smooth_labels(config: RunConfig, network: Network) -> None:
+    for module in network:
+        if not hasattr(module.head, "label_smoothing"):
+            raise UsageError(f"--label-smoothing: --head {config.head} cannot smooth labels; choose another --head")
+        module.head.label_smoothing = config.label_smoothing
 
 
 def _require_closed_form(config: RunConfig, network: Network) -> None:

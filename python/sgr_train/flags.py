@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import methods, plugins, report
-from .config import COMMANDS, REGISTRIES, Settings, fields_of
+from . import methods, plugins, recipes, report
+from .config import COMMANDS, REGISTRIES, RunConfig, Settings, fields_of
 from .errors import UsageError, say
 from .options import Option, number_or_name, shape_of
-from .settings import chosen, entry_flags, make
+from .settings import changed, chosen, entry_flags, make
 
 METAVARS = {int: "N", float: "X", str: "NAME", Path: "PATH", number_or_name: "N"}
 READERS = {
@@ -22,7 +22,9 @@ READERS = {
     "export": "Write a run's network as a program that runs without this package, pixels from 0 to 1 -> logits.",
 }
 TABLES = {"methods": "Print what every method does without, and what it costs."}
-FIRST = ("method", "methods", "model", "head", "data", "bp_free", "plugin")  # they decide which flags there are
+RECIPE = "Train a network of the paper, by the name of its recipe."
+OTHERS = {"recipe": RECIPE, **READERS, **TABLES}
+FIRST = {*REGISTRIES, "methods", "bp_free", "plugin"}  # they decide which flags there are
 
 
 class _Parser(argparse.ArgumentParser):
@@ -56,8 +58,10 @@ def parse(words: Sequence[str]) -> Settings | Callable[[], None]:
         return _table(command, words)
     if command in READERS:
         return _reader(command, words)
+    if command == "recipe":
+        return _recipe(words)
     if command not in COMMANDS:
-        raise UsageError(f"the command must be one of {', '.join((*COMMANDS, *READERS, *TABLES))}, got {command!r}")
+        raise UsageError(f"the command must be one of {', '.join((*COMMANDS, *OTHERS))}, got {command!r}")
     kind = COMMANDS[command]
     first = _Parser(add_help=False)
     for option in fields_of(kind):
@@ -83,6 +87,31 @@ def _reader(command: str, words: Sequence[str]) -> Callable[[], None]:
 
     actions = {"evaluate": finished.evaluate, "predict": finished.predict, "export": finished.export}
     return partial(actions[command], folder, *others)
+
+
+def _recipe(words: Sequence[str]) -> Settings | Callable[[], None]:
+    parser = _Parser(prog="sgr-train recipe", description=f"{RECIPE} It is resumed like any other run.")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="name of a recipe")
+    parser.add_argument("--list", action="store_true", help="print all names, and what the paper has for them")
+    others = "other values for flags of run: epochs=2 'cuts=3 7' download=true clip_grad_norm=none"
+    parser.add_argument("--set", nargs="+", action="extend", metavar="KEY=VALUE", help=others)
+    parser.add_argument("--dry-run", action="store_true", help="train nothing: print the network and what it will take")
+    parser.add_argument("--plugin", type=Path, nargs="+", action=_Tuple, metavar="PATH", help="files with more recipes")
+    parser.add_argument("--out", type=Path, metavar="PATH", help="folder, as of run")
+    given = vars(parser.parse_args(words))
+    plugins.load(given.get("plugin", ()))
+    from . import recipe_text
+
+    if "list" in given:
+        return recipe_text.show_all
+    if "name" not in given:
+        raise UsageError("recipe needs a NAME; sgr-train recipe --list shows all")
+    recipe = recipes.find(given["name"])
+    own = {name: given[name] for name in ("plugin", "out") if name in given}
+    config = make(RunConfig, **changed(RunConfig, recipe.settings, given.get("set", ())), **own)
+    if config.resume is not None:
+        raise UsageError("--set resume is for no recipe: sgr-train run --resume FOLDER goes on with its run")
+    return partial(recipe_text.show, given["name"], recipe, config) if "dry_run" in given else config
 
 
 def _table(command: str, words: Sequence[str]) -> Callable[[], None]:
@@ -121,7 +150,7 @@ def _add(parser: Any, option: Option, more: str = "") -> None:
         return
     default = "" if option.default in (None, ()) else f" (default: {_shown(option.default)})"
     metavar = f"{{{','.join(shape.choices)}}}" if shape.choices else METAVARS[shape.kind]
-    several = {"nargs": "+", "action": _Tuple} if shape.several else {}
+    several = {"nargs": "*" if shape.optional else "+", "action": _Tuple} if shape.several else {}
     parser.add_argument(option.flag, dest=option.name, type=shape.kind, metavar=metavar, help=text + default, **several)
 
 
@@ -138,7 +167,7 @@ def _overview() -> str:
     lines = ["usage: sgr-train COMMAND [flags]", "", "Local training with successive gradient reconciliation.", ""]
     for command, kind in COMMANDS.items():
         lines.append(f"  {command:8} {inspect.getdoc(kind).splitlines()[0]}")
-    lines += [f"  {command:8} {text}" for command, text in (READERS | TABLES).items()]
+    lines += [f"  {command:8} {text}" for command, text in OTHERS.items()]
     for kind, registry in REGISTRIES.items():
         lines += ["", f"--{kind}:"]
         lines += [f"  {name:16} {registry.summary(name)}" for name in registry.names()]

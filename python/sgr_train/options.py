@@ -28,6 +28,7 @@ class Range(NamedTuple):
 Count = Annotated[int, Range(1, LARGEST_INTEGER)]
 NotNegative = Annotated[float, Range(0.0, LARGEST_FLOAT)]
 Positive = Annotated[float, Range(0.0, LARGEST_FLOAT, open=True)]
+Share = Annotated[float, Range(0.0, 1.0)]
 
 
 class Option(NamedTuple):
@@ -102,6 +103,22 @@ def from_plain(option: Option, value: Any) -> Any:
     if shape.several:
         return tuple(Path(each) if shape.kind is Path else each for each in value)
     return Path(value) if shape.kind is Path else value
+
+
+def from_text(option: Option, text: str) -> Any:
+    """The value that a user writes as ``text``: several are separated by spaces; none, true and false have values.
+
+    Raises:
+        UsageError: it is no value of the option.
+    """
+    shape = shape_of(option.type)
+    if text == "none" and shape.optional:
+        return None
+    kind = {"true": True, "false": False}.__getitem__ if shape.kind is bool else shape.kind
+    try:
+        return tuple(map(kind, text.split())) if shape.several else kind(text)
+    except (KeyError, ValueError) as error:
+        raise refusal(option, "true or false" if shape.kind is bool else f"of type {kind.__name__}", text) from error
 
 
 def refusal(option: Option, expected: str, value: Any) -> UsageError:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from . import networks
+from . import augmentations, networks
 from .config import REGISTRIES, ChooseConfig, Options, Settings, fields_of
 from .errors import UsageError
-from .options import Option, check, refusal
+from .options import Option, check, from_text, refusal
 
 Entries = dict[str, tuple[str, ...]]  # names of the chosen entries, by kind
+WITH_BP_FREE = {"head": ("etf",), "modules": (None,), "cuts": ((),), "checkpoint_blocks": (False,)}
+WITH_BP_FREE["label_smoothing"] = (0.0,)
 SWEPT = "weight"  # the option of sgr that choose tries
 
 
@@ -54,6 +57,27 @@ def make(kind: type[Settings], **given: Any) -> Settings:
     return config
 
 
+def changed(kind: type[Settings], given: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """What is given to :func:`make`, with others in its place. Options of entries that are replaced go with them.
+
+    Args:
+        changes: "key=value" each, the key by the name of the flag.
+
+    Raises:
+        UsageError: one is written otherwise, or it is no value of its flag.
+    """
+    if not all("=" in change for change in changes):
+        raise UsageError(f"--set must be KEY=VALUE ..., got {' '.join(changes)!r}")
+    texts = {key.replace("-", "_"): text for key, _, text in (change.partition("=") for change in changes)}
+    own = {option.name: option for option in fields_of(kind)}
+    before = entry_flags(kind, chosen(kind, given))
+    given = {**given, **{name: from_text(own[name], text) for name, text in texts.items() if name in own}}
+    targets = entry_flags(kind, chosen(kind, given))
+    given = {name: value for name, value in given.items() if name not in before or name in targets}
+    of_entries = {name: from_text(targets[name][0].option, text) for name, text in texts.items() if name in targets}
+    return {**given, **of_entries, **{name: text for name, text in texts.items() if name not in {*own, *targets}}}
+
+
 def chosen(kind: type[Settings], given: dict[str, Any]) -> Entries:
     """The entries that the settings name, or that stand where they name none.
 
@@ -65,13 +89,20 @@ def chosen(kind: type[Settings], given: dict[str, Any]) -> Entries:
         names = ("sgr", "layerwise")
     else:
         names = tuple(value["methods"]) if "methods" in value else (value["method"],)
-    model, data = value["model"], value["data"].partition(":")[0]
-    for registry, wanted in (("method", names), ("model", (model,)), ("data", (data,))):
+    model = value["model"]
+    entries = {
+        "method": names,
+        "model": (model,),
+        "head": (value["head"] or ("etf" if value["bp_free"] else networks.facts(model).head),),
+        "data": (value["data"].partition(":")[0],),
+        "augment": augmentations.OF_COLOUR if value["augment"] is None else value["augment"],
+        "optimizer": (value["optimizer"],),
+        "schedule": (value["schedule"],),
+    }
+    for kind_of_entry, wanted in entries.items():
         for name in wanted:
-            REGISTRIES[registry].find(name)
-    head = value["head"] or ("etf" if value["bp_free"] else networks.facts(model).head)
-    REGISTRIES["head"].find(head)
-    return {"method": names, "model": (model,), "head": (head,), "data": (data,)}
+            REGISTRIES[kind_of_entry].find(name)
+    return entries
 
 
 def entry_flags(kind: type[Settings], entries: Entries) -> dict[str, list[Target]]:
@@ -116,6 +147,8 @@ def validate(config: Settings) -> None:
     weights = getattr(config, "weights", ())
     if len({f"{weight:g}" for weight in weights}) < len(weights):  # names of their folders
         raise refusal(fields["weights"], "numbers that differ in their first six digits", weights)
+    if config.cuts == ("auto",) and config.modules is None:
+        raise UsageError("--cuts auto needs --modules, the number of modules; add it")
     for kind, entries in config.options.items():
         for name, values in entries.items():
             for option in REGISTRIES[kind].options(name):
@@ -130,11 +163,13 @@ def _check_bp_free(config: Settings, fields: dict[str, Option]) -> None:
         if name not in analytic:
             flag = fields.get("methods") or fields["method"]
             raise refusal(flag, f"{' or '.join(analytic)} with --bp-free", name)
-    for name, allowed in (("head", ("etf",)), ("modules", (None,)), ("cuts", ((),)), ("checkpoint_blocks", (False,))):
+    for name, allowed in WITH_BP_FREE.items():
         value = getattr(config, name)
         if value not in allowed:
             what = "left out" if not allowed[0] else allowed[0]
             raise refusal(fields[name], f"{what} with --bp-free", value)
+    if "mixup" in config.options["augment"]:
+        raise refusal(fields["augment"], "without mixup with --bp-free", config.augment)
     for kind, flag, value in (("model", "norm", "none"), ("method", "engine", "fused")):
         for name, options in config.options[kind].items():
             if options.get(flag, value) != value:

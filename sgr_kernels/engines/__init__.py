@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..functional.relu_sgr import check_curvature
 from ..gates.randomness import is_capturing
 from ..operators.common.checks import check_number, check_number_or_tensor
-from ..operators.common.options import Options
+from ..operators.common.options import check_reduction
 from . import autograd, directional, fused
 from .common import LocalStep, StepInputs, StepOptions, as_constant
 from .wrappers import refuse_wrapped
@@ -109,7 +109,7 @@ def local_step(
     if radius is not None:
         check_number("radius", radius, "> 0")
     check_curvature(curvature)
-    Options(reduction=reduction).check()
+    check_reduction(reduction)
     check_number_or_tensor("weight", weight)
     check_number("relative_floor", relative_floor)
     check_number("grad_scale", grad_scale, "> 0")

@@ -111,8 +111,9 @@ class Passes:
             self.end.restore()
 
     def _forward(self, x: Tensor, gates: Replay) -> tuple[Tensor, Tensor]:
+        moved = [*([self.streams] if self.streams.moved else []), *self.stretches]
         with contextlib.ExitStack() as streams, gates:
-            for stream in (self.streams, *self.stretches):
+            for stream in moved:
                 streams.enter_context(stream.again())
             output = self.inputs.body(x)
             loss = self.inputs.head(output, self.inputs.y)

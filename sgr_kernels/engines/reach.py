@@ -16,6 +16,7 @@ from ..torch_internals import parts_of
 
 LARGEST = 10_000  # items: larger containers hold data, and searching them takes time
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
+_FOLLOWED = (Tensor, *_CONTAINERS)  # in attributes, beside what can be called
 _OURS = ("torch", "sgr_kernels", "builtins", "functools")  # their modules keep all their state in buffers
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _LEAVES = frozenset(
@@ -107,7 +108,7 @@ class Reach:
         if is_state:
             self.places.append(attributes)
         own = [value for name, value in attributes.items() if name not in _OF_EVERY_MODULE]
-        self._follow([each for each in own if callable(each) or isinstance(each, (Tensor, *_CONTAINERS))], is_state)
+        self._follow([each for each in own if callable(each) or isinstance(each, _FOLLOWED)], is_state)
 
     def _visit_container(self, container: Any, is_state: bool) -> None:
         if len(container) > LARGEST:

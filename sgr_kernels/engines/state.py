@@ -72,6 +72,8 @@ class Snapshot(NamedTuple):
 
 
 def _with_contents(tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    if not tensors:
+        return []
     with torch.no_grad():
         return [(tensor, tensor.clone()) for tensor in tensors]
 
@@ -90,12 +92,20 @@ def _items(place: Any) -> Any:
 
 def _put_back(place: Any, items: Any) -> None:
     """Make ``items`` those of a dict, a list, a set or a deque. What is as it was is not touched."""
+    if _is_as_it_was(place, items):
+        return
     if isinstance(place, dict):
         for key in [key for key in place if key not in items]:
             del place[key]
         for key, value in items.items():
             if key not in place or place[key] is not value:
                 place[key] = value
-    elif len(place) != len(items) or not all(map(operator.is_, place, items)):
+    else:
         place.clear()
         place.update(items) if isinstance(place, set) else place.extend(items)
+
+
+def _is_as_it_was(place: Any, items: Any) -> bool:
+    """Whether all items are the same objects in the same order."""
+    same = len(place) == len(items) and all(map(operator.is_, place, items))
+    return same and (not isinstance(place, dict) or all(map(operator.is_, place.values(), items.values())))

@@ -61,7 +61,7 @@ def inverse_length(
     nowhere, distances = at_input.values == 0, lengths / at_input.values
     if radius is not None:
         return distances.masked_fill_(nowhere, 0.0).amax() / radius
-    ratios = relative_lengths(lengths, at_input, at_output)  # rho
+    ratios = relative_lengths(lengths, distances, nowhere, at_input, at_output)  # rho
     eps = rounding_of(spacing)
     root = eps**0.5
     sizes = at_input.gradient
@@ -97,23 +97,26 @@ def norms_of(values: Tensor, gradient: Tensor | None) -> Norms | None:
     return Norms(*map(row_norms, rows), values.numel())
 
 
-def relative_lengths(lengths: Tensor, at_input: Norms, at_output: Norms | None) -> Tensor:
+def relative_lengths(
+    lengths: Tensor, distances: Tensor, nowhere: Tensor, at_input: Norms, at_output: Norms | None
+) -> Tensor:
     """rho_b, (B,) float64: |v_b| / |x_b|, times the gain of the sample to the power GAIN_POWER where that is below 1.
 
     Where x_b = 0, it is times the gain, in which |x_b| cancels.
 
     Args:
         lengths: |v_b|, (B,).
+        distances: |v_b| / |x_b|, (B,).
+        nowhere: whether |x_b| = 0, (B,).
         at_output: without a row for each sample, gains are taken to be 1.
     """
-    nowhere, ratios = at_input.values == 0, lengths / at_input.values
     if at_output is None or len(at_output.values) != len(lengths):
-        return torch.where(nowhere, 0.0, ratios)
+        return distances.masked_fill(nowhere, 0.0)
     per_value = at_input.gradient / (at_output.values * at_output.gradient)
     per_value *= (at_output.elements / at_input.elements) ** 0.5
     gains = (per_value * at_input.values).nan_to_num_(1.0, 1.0).clamp_(max=1)
     at_zero = (lengths * per_value).nan_to_num_(0.0, 0.0)
-    return torch.where(nowhere, at_zero, ratios.mul_(gains.pow_(GAIN_POWER)))
+    return torch.where(nowhere, at_zero, gains.pow_(GAIN_POWER).mul_(distances))
 
 
 def gain_of_module(at_input: Norms, at_output: Norms | None) -> Tensor:

@@ -143,8 +143,13 @@ def shows_moves(memory: Callable[[], bytes], *moves: Callable[[], Any]) -> bool:
 
 def _bytes_of(thing: object) -> bytes:
     """What the object itself has in memory, without its reference count."""
+    return _memory_of(thing).raw
+
+
+@functools.lru_cache(maxsize=8)  # making it takes longer than reading it; the cache keeps the object alive
+def _memory_of(thing: object) -> ctypes.Array:
     header = object.__basicsize__
-    return ctypes.string_at(id(thing) + header, type(thing).__basicsize__ - header)
+    return (ctypes.c_char * (type(thing).__basicsize__ - header)).from_address(id(thing) + header)
 
 
 def _same(a: Any, b: Any) -> bool:

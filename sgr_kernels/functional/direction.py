@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ..operators.common.options import Options
@@ -19,14 +18,12 @@ class Direction:
 
     Attributes:
         delta, target: (B, ...).
-        coef: alpha, beta and alpha_target of the rows, (3, B) float64.
-        normalize: as of the loss.
+        coef: alpha, beta, alpha_target and |v_b| of the rows, (4, B) float64.
     """
 
     delta: Tensor
     target: Tensor
     coef: Tensor
-    normalize: bool
 
     def shift(self, x: Tensor, step: float | Tensor) -> Tensor:
         """x + step * v. In half precision v itself may overflow where the sum does not.
@@ -36,17 +33,13 @@ class Direction:
             step: a number or a 0-d float64 tensor.
         """
         is_number = isinstance(step, float)
-        alpha, beta, _ = (self.coef if is_number else step * self.coef).unbind()
+        alpha, beta, *_ = (self.coef if is_number else step * self.coef).unbind()
         rows = as_rows(x, self.delta, self.target)
         return from_rows(shift_operator(*rows, alpha, beta, step if is_number else 1.0), x)
 
     def norms(self) -> Tensor:
-        """|v_b| = |target_b| sqrt(beta_b^2 - alpha_b alpha_target_b), (B,)."""
-        if not self.normalize:
-            return self.coef[0] * row_norms(self.delta - self.target)
-        dead = self.coef[1] == 0  # rows without coefficients, whose target may be infinite
-        alpha, beta, alpha_target = (self.coef * row_norms(self.target).masked_fill_(dead, 0.0)).unbind()
-        return torch.addcmul(beta * beta, alpha, alpha_target, value=-1).clamp_(min=0).sqrt_()
+        """|v_b|, (B,) float64."""
+        return self.coef[3]
 
 
 def sgr_direction(delta: Tensor, target: Tensor, options: Options) -> tuple[Tensor, Direction]:
@@ -54,7 +47,7 @@ def sgr_direction(delta: Tensor, target: Tensor, options: Options) -> tuple[Tens
     check_pair(delta, target, options)
     delta, target = delta.detach(), target.detach()
     loss, coef = loss_operator(*as_rows(delta, target), *options.arguments(delta))
-    return loss, Direction(delta, target, coef, options.normalize)
+    return loss, Direction(delta, target, coef)
 
 
 def row_norms(tensor: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from .. import torch_internals
 from .tape import Record, Replay
@@ -17,15 +17,18 @@ _CURRENT = _Current()
 _FIRST = threading.Lock()
 
 
-@contextlib.contextmanager
-def recomputing_along(gates: Record | Replay) -> Iterator[None]:
+class recomputing_along:
     """Inside, ``torch.utils.checkpoint`` (``use_reentrant=False``) computes regions again with the decisions taped."""
-    _intercept_once()
-    before, _CURRENT.gates = _CURRENT.gates, gates
-    try:
-        yield
-    finally:
-        _CURRENT.gates = before
+
+    def __init__(self, gates: Record | Replay) -> None:
+        self.gates = gates
+
+    def __enter__(self) -> None:
+        _intercept_once()
+        self.before, _CURRENT.gates = _CURRENT.gates, self.gates
+
+    def __exit__(self, *error) -> None:
+        _CURRENT.gates = self.before
 
 
 def _intercept_once() -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..operators.common.checks import FLOATING
-from ..operators.gate_bits import record_relu_, replay_relu
+from ..operators.gate_bits import record_relu_, replay_relu_
 from .packing import in_memory, memory_format, strided_as_from
 from .tape import Gates
 
@@ -94,7 +94,8 @@ class _Dropout(torch.autograd.Function):
 
 
 def _masked(values: Tensor, bits: Tensor, layout: torch.memory_format) -> Tensor:
-    """A copy with zeros where a bit is 0; no view, so that a network may write into it."""
+    """The values times their bits, as torch has it: NaN and Inf show where a bit is 0."""
     dense = values.contiguous(memory_format=layout)
-    y = replay_relu(in_memory(dense), bits, 0.0).as_strided(dense.shape, dense.stride()).detach()
-    return strided_as_from(values, y)
+    y = torch.ones_like(dense)
+    replay_relu_(in_memory(y), bits, 0.0)
+    return strided_as_from(values, y.mul_(dense))

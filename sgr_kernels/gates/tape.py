@@ -74,11 +74,13 @@ class Gates(TorchFunctionMode):
         """The function as this pass calls it."""
         if func.__name__ == "__get__":
             return self.without_rule(func, args, kwargs)
-        # First what most calls are: for small tensors, each question takes as long as a kernel.
-        if func in SHAPE_ONLY or (torch.is_grad_enabled() and self.has_no_gates(func)):
+        # First what most calls are: for small tensors, each question takes as long as a kernel. Compiled graphs were
+        # traced with their gates, so their calls need none.
+        if func in SHAPE_ONLY or (torch.is_grad_enabled() and self.has_no_gates(func)) or in_compiled_graph():
             return func(*args, **kwargs)
-        if in_compiled_graph():  # traced with its gates, so its calls need none
-            return func(*args, **kwargs)
+        if func in RULES and torch.is_grad_enabled() and has_floats((args, kwargs)):  # integers have no gradient
+            self.enter(func)
+            return RULES[func](self, *args, **kwargs)
         if func is Tensor.register_hook:
             raise ValueError(
                 "Tensor.register_hook may change a gradient, and engine='directional' needs that of the loss: remove "
@@ -86,9 +88,6 @@ class Gates(TorchFunctionMode):
             )
         if func in CONSTANT or func in SOURCES or not torch.is_grad_enabled():
             return self.constant(func, args, kwargs)
-        if func in RULES and has_floats((args, kwargs)):  # integers have no gradient, and need no gates
-            self.enter(func)
-            return RULES[func](self, *args, **kwargs)
         if func in LAYERS:
             result = (LAYERS[func] if autocast_is_on() else func)(*args, **kwargs)
             if self.recording:
@@ -246,7 +245,8 @@ class Replay(Gates):
 
     def enter(self, func: Callable) -> None:
         """Checks that the same function is called as in the first pass."""
-        expected = self.recall()
+        expected = self.tape[self.position] if self.position < len(self.tape) else None
+        self.position += 1
         if expected is not func:
             raise RuntimeError(
                 f"the network is not the same in two passes: {_name(func)} where {_name(expected)} was recorded"

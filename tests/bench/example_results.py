@@ -25,7 +25,11 @@ METHODS = {
     "BP": (1.0, 1.0),
     "BP + checkpointing": (1.31, 0.42),
     "plain local": (1.05, 0.44),
+    "plain local + checkpointing": (1.4, 0.3),
+    "reforward": (1.35, 0.45),
+    "greedy": (0.7, 0.4),
     "directional": (1.78, 0.47),
+    "directional + checkpointing": (2.3, 0.36),
     "directional, every 4th": (1.24, 0.47),
     "fused": (1.12, 0.45),
     "Algorithm 1": (2.95, 0.98),
@@ -34,8 +38,8 @@ METHODS = {
 # Seconds and bytes of a step of BP, and the numbers of modules.
 NETWORKS = {
     "resnet50": (2.3, 2.6e9, (2, 3)),
-    "vit_small": (1.1, 1.5e9, (3,)),
-    "swin_tiny": (1.4, 1.9e9, (3,)),
+    "vit_s_16": (1.1, 1.5e9, (3,)),
+    "swin_t": (1.4, 1.9e9, (3,)),
     "resnet32": (0.2, 2.1e8, (2, 3, 4, 8, 16)),
     "plainnet4": (0.02, 5e7, (4,)),
     "plainnet8": (0.045, 1e8, (8,)),
@@ -182,14 +186,14 @@ def _step() -> list[Row]:
 
 def _memory() -> list[Row]:
     rows = []
-    for network in ("resnet50", "vit_small", "resnet32"):
+    for network in ("resnet50", "vit_s_16", "resnet32"):
         size = NETWORKS[network][1]
         setting = {"network": network, "batch": 256, "image_size": 224, "how": "fake tensors"}
         for method in ("BP", "BP + checkpointing"):
             rows.append({**setting, **_peak(1, method, size * METHODS[method][1], size, None)})
         for count in NETWORKS[network][2]:
             for method in ("directional", "Algorithm 1"):
-                paper = {("resnet50", 2): 0.834, ("resnet50", 3): 0.714, ("vit_small", 3): 0.567}.get((network, count))
+                paper = {("resnet50", 2): 0.834, ("resnet50", 3): 0.714, ("vit_s_16", 3): 0.567}.get((network, count))
                 share = METHODS[method][1] * (0.7 + 0.9 / count) * size
                 rows.append(
                     {**setting, **_peak(count, method, share, size, paper if method == "Algorithm 1" else None)}

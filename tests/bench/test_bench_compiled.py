@@ -25,7 +25,7 @@ def test_steps_of_eager_and_of_compiled_modules(tmp_path, monkeypatch):
     kinds = {f"{code}, {method}" for code in ("eager", "compiled") for method in ("plain local", "directional")}
     assert {row["method"] for row in rows} == kinds
     for row in rows:
-        assert (row["network"], row["batch"]) == ("vit", 8)
+        assert (row["network"], row["batch"]) == ("vit_cifar", 8)
         assert row["warm_up"] > row["seconds"] > 0 and row["error"] < 0.05
 
 
@@ -35,4 +35,4 @@ def test_code_that_was_compiled_wrongly_gives_no_number(tmp_path, monkeypatch, c
 
     monkeypatch.setattr(torch, "compile", wrong)
     assert cli.main(["compiled", "--quick", "--batch", "8", "--out", str(tmp_path)]) == 1
-    assert "compiled vit is wrong" in capsys.readouterr().err
+    assert "compiled vit_cifar is wrong" in capsys.readouterr().err

@@ -23,7 +23,7 @@ def images(tmp_path):
 
 
 def measured(images, tmp_path, *precisions: str) -> dict:
-    options = ["--quick", "--networks", "vgg", "--precisions", *precisions, "--out", str(tmp_path)]
+    options = ["--quick", "--networks", "vgg7", "--precisions", *precisions, "--out", str(tmp_path)]
     assert cli.main(["gradients", "--data", str(images), *options]) == 0
     rows = json.loads((tmp_path / "gradients-cpu.json").read_text())["rows"]
     assert {(row["module"], row["against"]) for row in rows} == {(2, "float64")}

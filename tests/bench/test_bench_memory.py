@@ -1,90 +1,66 @@
-"""The part "memory": fake tensors tell the truth, the search finds the best cuts, wrong engines give no numbers."""
+"""The part "memory": whole steps and modules against BP and the paper; wrong engines give no numbers."""
 
 from __future__ import annotations
 
-import contextlib
+import argparse
 import itertools
 import json
-import math
-import random
 
 import pytest
-import torch
-from sgr_bench import cli, cuts, memory
-from sgr_bench.cuts import Stretches
-from sgr_bench.live_memory import peak_live_bytes
-from sgr_bench.methods import METHODS
-from sgr_bench.networks import NETWORKS, modules
-from torch._subclasses.fake_tensor import FakeTensorMode
+from sgr_bench import cli, memory, ways, zoo
+from sgr_train.best_cuts import Stretches
+from sgr_train.live_memory import peak_live_bytes
+from sgr_train.step_memory import Sizes
 
 import sgr_kernels.engines.directional
 
-NETWORK = NETWORKS["resnet32"]
+
+def measured(network: str, batch: int, as_gpu: bool = False) -> memory.Measured:
+    return memory.Measured(network, argparse.Namespace(batch=batch, device="cpu", as_gpu=as_gpu))
 
 
-@pytest.mark.parametrize("method", ["BP", "BP + checkpointing", "plain local", "directional", "Algorithm 1"])
+@pytest.mark.parametrize("method", [name for name in ways.WAYS if name != "fused"])
 def test_fake_tensors_need_what_real_ones_do(method):
-    def peak(real: bool) -> int:
-        with contextlib.nullcontext() if real else FakeTensorMode():
-            x, y = torch.randn(4, 3, 32, 32), torch.randint(10, (4,))
-            parts = modules(NETWORK, (6, 11), x)
-            METHODS[method](parts, x, y)  # the first step of a module is checked, with one more pass
-            return peak_live_bytes(lambda: METHODS[method](parts, x, y))
-
-    real, fake = peak(True), peak(False)
+    network, (x, y) = zoo.create("resnet14", 3), zoo.inputs("resnet14", 4)
+    step = ways.Step(ways.WAYS[method], network, x)
+    step(x, y)  # the first step of a module is checked, with one more pass
+    real = peak_live_bytes(lambda: step(x, y))
+    fake = measured("resnet14", 4).step(ways.WAYS[method], () if method.startswith("BP") else network.cuts)
     assert real > 1e6
     assert abs(fake / real - 1) < 0.005
-
-
-@pytest.mark.parametrize("as_gpu", [False, True])
-def test_peak_of_a_step_is_that_of_its_worst_module(as_gpu):
-    stretches, edges = Stretches(NETWORK, 64, as_gpu), [0, 6, 11, 16]
-    for method in ("directional", "Algorithm 1"):
-        worst = max(stretches.peak(*pair, method) for pair in itertools.pairwise(edges))
-        whole = memory._step(stretches, (6, 11), method, "cpu")
-        assert worst <= whole < 1.05 * worst  # and the gradients of the modules before it
 
 
 def test_as_on_a_gpu_a_step_needs_little_more_than_plain_local_learning():
     peaks = {}
     for as_gpu in (False, True):
-        stretches = Stretches(NETWORK, 16, as_gpu)
-        peaks[as_gpu] = [stretches.peak(6, 11, method) for method in ("directional", "plain local")]
+        size = measured("resnet32", 16, as_gpu)
+        peaks[as_gpu] = [size.stretches(ways.WAYS["directional"], plain).peak(6, 11) for plain in (False, True)]
     assert all(0.4 < mine / wide < 0.6 for mine, wide in zip(peaks[True], peaks[False], strict=True))
     ratios = {as_gpu: directional / plain for as_gpu, (directional, plain) in peaks.items()}
     assert ratios[True] < 0.95 * ratios[False]
 
 
-class _Table:
-    """Stretches whose peaks are random numbers: longer ones need not need more."""
-
-    def __init__(self, seed: int) -> None:
-        numbers = random.Random(seed)
-        self.blocks, self.network = [None] * 8, NETWORK._replace(cuts={})
-        self.table = {pair: numbers.randrange(1000) for pair in itertools.combinations(range(9), 2)}
-
-    def peak(self, first: int, last: int, method: str, bound: float) -> float:
-        return self.table[first, last]
-
-
-@pytest.mark.parametrize(("seed", "count"), list(itertools.product(range(10), (2, 3, 5, 8))))
-def test_search_finds_the_best_of_all_cuts(seed, count):
-    table = _Table(seed)
-    found, peak = cuts.search(table, count, "directional")
-    everything = {
-        chosen: max(table.table[pair] for pair in itertools.pairwise([0, *chosen, 8]))
-        for chosen in itertools.combinations(range(1, 8), count - 1)
-    }
-    assert peak == min(everything.values()) == everything[found]
+@pytest.mark.parametrize("network", ["resnet50", "vit_s_16", "swin_t"])
+def test_as_on_a_gpu_no_module_needs_a_tenth_more_than_plain_local_learning(network):
+    """bfloat16 autocast, batch 256, channels-last images, the network's own cuts into three modules."""
+    size = measured(network, 256, as_gpu=True)
+    mine, plain = (size.stretches(ways.WAYS["directional"], plain) for plain in (False, True))
+    edges = itertools.pairwise((0, *zoo.create(network, 3, device="meta").cuts, len(mine.blocks)))
+    for edge in list(edges)[1:]:
+        assert mine.peak(*edge) <= 1.1 * plain.peak(*edge)
 
 
 def test_command_compares_with_the_paper(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(memory.PAPER, ("resnet32", 3), 0.5)
-    arguments = ["memory", "--networks", "resnet32", "--batch", "128", "--cuts", "6", "11", "--out", str(tmp_path)]
-    assert cli.main(arguments) == 0
-    rows = json.loads((tmp_path / "memory-cpu.json").read_text())["rows"]
+    chosen = ["BP + checkpointing", "plain local", "directional", "fused", "Algorithm 1"]
+    arguments = ["--networks", "resnet32", "--batch", "128", "--cuts", "6", "11", "--methods", *chosen]
+    assert cli.main(["memory", *arguments, "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "memory-cpu.json").read_text())
+    rows = result["rows"]
     whole = {row["method"]: row for row in rows if row["module"] is None}
-    assert list(whole) == ["BP", "BP + checkpointing", "directional", "Algorithm 1"]
+    assert list(whole) == ["BP", *(name for name in chosen if name != "fused")]
+    [undefined] = result["undefined"]
+    assert undefined["method"] == "fused" and "closed form" in undefined["undefined"]
     assert whole["BP"]["over_bp"] == 1.0 and whole["Algorithm 1"]["paper_over_bp"] == 0.5
     for row in whole.values():
         assert row["over_bp"] == row["peak_bytes"] / whole["BP"]["peak_bytes"]
@@ -95,22 +71,37 @@ def test_command_compares_with_the_paper(tmp_path, monkeypatch, capsys):
     assert "(paper: 0.500)" in capsys.readouterr().out
 
 
-def test_wrong_engine_gives_no_number(monkeypatch, capsys):
+def test_every_method_is_cut_where_it_needs_least(tmp_path):
+    arguments = ["--networks", "plainnet4", "--batch", "16", "--modules", "2", "--out", str(tmp_path)]
+    assert cli.main(["memory", *arguments]) == 0
+    rows = [row for row in json.loads((tmp_path / "memory-cpu.json").read_text())["rows"] if row["module"] is None]
+    assert {row["method"] for row in rows} == set(ways.ways())
+    for row in rows:
+        if row["count"] == 2:
+            size, way = measured("plainnet4", 16), ways.WAYS[row["method"]]
+            peaks = [size.step(way, (cut,)) for cut in (1, 2, 3)]
+            assert row["peak_bytes"] < 1.05 * min(peaks)  # gradients of the modules before are left in .grad here
+
+
+def test_the_part_cuts_is_the_search_of_the_driver(tmp_path, capsys):
+    arguments = ["--networks", "plainnet4", "--batch", "16", "--modules", "2", "5", "--methods", "directional"]
+    assert cli.main(["cuts", *arguments, "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "cuts-cpu.json").read_text())
+    [row], [undefined] = result["rows"], result["undefined"]
+    made = Stretches(zoo.create("plainnet4"), ways.WAYS["directional"].make(), *zoo.inputs("plainnet4", 16), Sizes())
+    assert row["peak_bytes"] == min(max(made.peak(0, cut), made.peak(cut, 4)) for cut in (1, 2, 3))
+    assert "--modules must be 1 to 4" in undefined["undefined"] and "not defined" in capsys.readouterr().out
+
+
+def test_wrong_engine_gives_no_number(monkeypatch, tmp_path, capsys):
     right = sgr_kernels.engines.directional.reconciled
     monkeypatch.setattr(
         sgr_kernels.engines.directional,
         "reconciled",
         lambda passes, first, points, factor: right(passes, first, points, -factor),
     )
-    assert cli.main(["memory", "--quick"]) == 1
-    output = capsys.readouterr()
-    assert output.out == "" and "directional in module 2 is wrong" in output.err
-
-
-def test_a_stretch_that_needs_too_much_is_given_up_and_measured_again_where_that_is_not_enough():
-    stretches, stretch = Stretches(NETWORK, 16), (6, 11, "Algorithm 1")
-    exact = Stretches(NETWORK, 16).peak(*stretch)
-    assert stretches.peak(*stretch, exact / 2) == math.inf
-    assert stretches.peak(*stretch, exact) == math.inf
-    assert stretches.peak(*stretch, exact + 1) == exact
-    assert stretches.peak(*stretch, exact / 2) == math.inf  # known by now
+    arguments = ["--networks", "plainnet4", "--modules", "2", "--methods", "directional", "--out", str(tmp_path)]
+    assert cli.main(["memory", *arguments]) == 1
+    result = json.loads((tmp_path / "memory-cpu.json").read_text())
+    assert [row["method"] for row in result["rows"]] == ["BP"]
+    assert "directional in module 2 is wrong" in capsys.readouterr().err

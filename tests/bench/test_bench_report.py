@@ -9,8 +9,9 @@ import re
 
 import example_results
 import pytest
-from sgr_bench import compare, methods, plots, stored, style, tables
+from sgr_bench import compare, plots, stored, style, tables, ways, zoo
 from sgr_bench.cli import main
+from sgr_bench.results import STORED
 
 
 @pytest.fixture
@@ -152,10 +153,10 @@ def stored_parts(folder: pathlib.Path, results: dict) -> dict:
 def test_new_and_vanished_rows_are_listed(plain, tmp_path, capsys):
     new = copy.deepcopy(plain)
     gone = new["compiled"]["rows"].pop()
-    new["cuts"]["rows"].append({**new["cuts"]["rows"][0], "network": "swin_tiny"})
+    new["cuts"]["rows"].append({**new["cuts"]["rows"][0], "network": "swin_t"})
     status, _, page = report(tmp_path, plain, new, capsys)
     assert status == 0
-    assert "### New rows\n\n* cpu, cuts: swin_tiny, batch 32, count 3, directional\n" in page
+    assert "### New rows\n\n* cpu, cuts: swin_t, batch 32, count 3, directional\n" in page
     assert f"### Vanished rows\n\n* cpu, compiled: resnet50, batch 4, {gone['method']}\n" in page
 
 
@@ -288,7 +289,7 @@ def test_every_method_has_a_labelled_point(parts):
     (figure,) = plots.time_and_memory(parts).values()
     assert [axis.get_title() for axis in figure.axes][:2] == [
         "resnet50, batch 32, 224 px, K = 2",
-        "vit_small, batch 32, 224 px, K = 3",
+        "vit_s_16, batch 32, 224 px, K = 3",
     ]
     assert len(figure.axes) == len(example_results.NETWORKS)
     for axis, network in zip(figure.axes, example_results.NETWORKS, strict=True):
@@ -372,8 +373,42 @@ def test_depths_of_one_network_are_one_curve(parts):
 
 
 def test_every_method_of_the_benchmarks_has_a_colour():
-    looks = [style.method_style(method) for method in (*methods.METHODS, "Algorithm 1, compiled")]
+    looks = [style.method_style(method) for method in (*ways.WAYS, "Algorithm 1, compiled", "of a plug-in")]
     assert len({tuple(look.values()) for look in looks}) == len(looks)
+
+
+def test_methods_of_plug_ins_are_drawn_with_the_others(results, tmp_path):
+    renamed = ({**row, "method": row["method"].replace("greedy", "guessing")} for row in results["step"]["rows"])
+    rows = [row for row in renamed if row["network"] == "resnet50"]
+    (figure,) = plots.time_and_memory({"step": {**results["step"], "rows": rows}}).values()
+    assert "guessing" in [text.get_text() for text in figure.axes[0].texts]
+    example_results.write(tmp_path, {"step": {**results["step"], "rows": rows}})
+    assert stored.read(tmp_path)["cpu"]["step"]["rows"]
+
+
+def test_exact_back_propagation_and_the_frontier_are_drawn(parts):
+    (figure,) = plots.time_and_memory(parts).values()
+    axis = figure.axes[0]
+    lines = {line.get_label(): [tuple(point) for point in line.get_xydata()] for line in axis.get_lines()}
+    exact = lines["exact back-propagation"]
+    assert exact == [(1.0, 1.0), pytest.approx(example_results.METHODS["BP + checkpointing"])]
+    edge = lines["frontier: nothing is faster and smaller"]
+    assert edge == stored.frontier(points_of(axis)) and 1 < len(edge) < len(points_of(axis))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(lines)[-2:]
+
+
+def test_the_frontier_has_what_nothing_beats():
+    points = [(1.0, 1.0), (1.3, 0.4), (1.1, 0.5), (2.0, 0.4), (1.1, 0.6), (3.0, 0.3)]
+    assert stored.frontier(points) == [(1.0, 1.0), (1.1, 0.5), (1.3, 0.4), (3.0, 0.3)]
+
+
+@pytest.mark.parametrize("part", ["step", "memory", "compiled"])
+def test_stored_rows_are_of_networks_and_methods_that_there_are(part):
+    rows = [row for parts in stored.read(STORED).values() for row in parts.get(part, {"rows": []})["rows"]]
+    assert rows and {zoo.network_name(name) for name in {row["network"] for row in rows}}
+    if part != "compiled":
+        names = {row["method"].removesuffix(", captured") for row in rows}
+        assert names <= {*ways.WAYS, "Algorithm 1, compiled"}
 
 
 # The page
@@ -416,6 +451,17 @@ def test_missing_parts_are_named(results, tmp_path):
     assert "**Missing:** no results of roofline, step, memory, cuts, gradients, compiled on this device." in text
     assert "*Roofline:* not drawn for want of the part roofline." in text
     assert "*Speed-up:* not drawn, the results have nothing to compare." in text
+
+
+def test_what_is_not_defined_is_named_in_the_report(results, tmp_path):
+    results["cuts"]["undefined"] = [{"undefined": "resnet32, K=3, fused: no chain of layers"}]
+    folder = example_results.write(tmp_path / "in", {"cuts": results["cuts"]})
+    assert main(["report", str(folder), "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "report.md").read_text()
+    assert (
+        "Not defined, so that there is nothing to measure:\n\n* cuts: resnet32, K=3, fused: no chain of layers\n"
+        in text
+    )
 
 
 def test_what_failed_is_named_in_the_report(results, tmp_path):
@@ -463,7 +509,6 @@ def test_malformed_results_are_refused_by_name(results, tmp_path, capsys, change
         ("micro", {"provider": "magic"}, "the provider is 'magic', expected one of default, cpu, triton, cuda"),
         ("micro", {"bound": "luck"}, "the bound is 'luck', expected one of memory, compute"),
         ("roofline", {"dtype": "int4"}, "the dtype is 'int4'"),
-        ("step", {"method": "guessing, every 4th"}, "the family is 'guessing', expected one of BP"),
     ],
 )
 def test_unknown_names_are_refused(results, tmp_path, part, change, message):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
 from helpers import replace_operator
-from sgr_bench import cli, methods, step, stored, traced
+from sgr_bench import cli, step, stored, traced, ways, zoo
+from sgr_bench import timing as timing_module
 from sgr_bench.checks import WrongResult, cosine, relative_error
-from sgr_bench.networks import NETWORKS, LocalModule, modules
+from sgr_train import methods
+from sgr_train.networks.network import LocalModule, Network
 from torch import nn
 
 import sgr_kernels as sk
@@ -21,35 +25,52 @@ from sgr_kernels.operators.sgr_loss import sgr_loss
 
 def plainnet(batch: int = 4):
     torch.manual_seed(0)
-    x, y = torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))
-    return modules(NETWORKS["plainnet4"], (1, 2, 3), x), x, y
+    return zoo.create("plainnet4"), *zoo.inputs("plainnet4", batch)
 
 
-def gradient_of(name: str, parts, x, y) -> torch.Tensor:
-    methods.zero_grad(parts)
+def gradient_of(name: str, network: Network, x, y) -> torch.Tensor:
     torch.manual_seed(0)
-    methods.METHODS[name](parts, x, y)
-    return methods.gradient(parts)
+    made = ways.Step(ways.ways()[name], network, x)
+    made(x, y)
+    return ways.gradient(made.network)
 
 
 def test_methods_give_their_gradients():
-    parts, x, y = plainnet()
-    found = {
-        name: gradient_of(name, parts, x, y) for name in methods.METHODS if name not in ("BP", "BP + checkpointing")
-    }
+    network, x, y = plainnet()
+    found = {name: gradient_of(name, network, x, y) for name in ways.WAYS}
     plain, published = found["plain local"], found["Algorithm 1"]
     assert cosine(plain, published) < 0.9  # the SGR term is not lost in the rest
-    for name in ("directional", "fused"):
+    for name in ("directional", "fused", "directional + checkpointing"):
         assert cosine(found[name] - plain, published - plain) > 0.999
-    assert relative_error(gradient_of("BP + checkpointing", parts, x, y), gradient_of("BP", parts, x, y)) < 1e-6
+    for name in ("BP", "plain local"):
+        assert relative_error(found[f"{name} + checkpointing"], found[name]) < 1e-6
+    assert relative_error(found["reforward"], plain) < 1e-6  # nothing is updated between
+    assert relative_error(found["BP"], plain) > 0.1
 
 
-def test_lazy_steps_reconcile_once_in_every(monkeypatch):
-    parts, x, y = plainnet()
-    calls = []
-    monkeypatch.setattr(methods, "local", lambda modules, x, y, method: calls.append(method))
-    methods.every_nth(parts, x, y)
-    assert calls == ["directional", "plain local", "plain local", "plain local"]
+def test_a_call_takes_a_step_of_every_kind():
+    network, x, y = plainnet()
+    steps = {name: ways.Step(way, network, x) for name, way in ways.WAYS.items()}
+    assert {name: made.steps for name, made in steps.items() if made.steps > 1} == {ways.EVERY_NTH: 4, "greedy": 4}
+    reconciled, trained = [], []
+    lazy, greedy = steps[ways.EVERY_NTH], steps["greedy"]
+    step_of, phase_of = lazy.method.step, greedy.method.step
+    lazy.method.step = lambda *args: (step_of(*args), reconciled.append(lazy.method.reconcile))
+    greedy.method.step = lambda *args: (phase_of(*args), trained.append(greedy.method.active))
+    for _ in range(2):
+        lazy(x, y)
+        greedy(x, y)
+        assert network.training and all(module.training for module in network.modules())
+    assert reconciled == 2 * [True, False, False, False] and trained == 2 * [0, 1, 2, 3]
+
+
+def test_methods_share_blocks_and_nothing_else():
+    network, x, _ = plainnet()
+    lazy, plain = (ways.Step(ways.WAYS[name], network, x) for name in (ways.EVERY_NTH, "plain local + checkpointing"))
+    assert network[0].aux is None and lazy.network[0].aux is not None and plain.network[0].aux is None
+    assert type(network[0].body[0]) is type(lazy.network[0].body[0]) is not type(plain.network[0].body[0])
+    parameters = [[id(p) for p in each.parameters()] for each in (network, lazy.network, plain.network)]
+    assert parameters[0] == parameters[1] == parameters[2]
 
 
 def test_traced_algorithm1_is_algorithm1():
@@ -59,22 +80,22 @@ def test_traced_algorithm1_is_algorithm1():
         body = nn.Sequential(nn.Linear(inputs, 8), nn.BatchNorm1d(8), nn.ReLU())
         return LocalModule(body, sk.CrossEntropyHead(nn.Linear(8, 3)))
 
-    parts, x, y = [module(5), module(8)], torch.randn(16, 5), torch.randint(3, (16,))
-    run = traced.compiled_algorithm1(parts, x, y)
-    methods.zero_grad(parts)
+    network, x, y = Network([module(5), module(8)], (5,), 3), torch.randn(16, 5), torch.randint(3, (16,))
+    run = traced.compiled_algorithm1(network, x, y)
+    network.zero_grad()
     run()
-    compiled = methods.gradient(parts)
-    assert relative_error(compiled, gradient_of("Algorithm 1", parts, x, y)) < 1e-4
-    assert relative_error(compiled, gradient_of("plain local", parts, x, y)) > 1e-2
+    compiled = ways.gradient(network)
+    assert relative_error(compiled, gradient_of("Algorithm 1", network, x, y)) < 1e-4
+    assert relative_error(compiled, gradient_of("plain local", network, x, y)) > 1e-2
 
 
 def test_command_measures_steps_and_modules(tmp_path, capsys):
     options = ["--networks", "resnet32", "--modules", "3", "--batch", "4", "--budget", "0.1"]
-    selected = ["--methods", "BP", "directional", methods.EVERY_NTH]
+    selected = ["--methods", "BP", "directional", ways.EVERY_NTH]
     assert cli.main(["step", *options, *selected, "--out", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "step-cpu.json").read_text())
     whole = {row["method"]: row for row in result["rows"] if row["module"] is None}
-    assert list(whole) == ["BP", "directional", methods.EVERY_NTH]
+    assert list(whole) == ["BP", "directional", ways.EVERY_NTH]
     parts = [(row["module"], row["method"]) for row in result["rows"] if row["module"] is not None]
     assert parts == [(k, name) for k in (2, 3) for name in ("plain local", "directional", "Algorithm 1")]
     for row in result["rows"]:
@@ -101,9 +122,9 @@ def test_a_wrong_engine_gives_no_number_and_the_others_do(engine, monkeypatch, t
     monkeypatch.setattr(
         module, "add_gradients", lambda p, gradients: right(p, [g if g is None else -g for g in gradients])
     )
-    chosen = {"BP", "directional", methods.EVERY_NTH, "fused"}
+    chosen = {"BP", "directional", ways.EVERY_NTH, "fused"}
     found = run(tmp_path, "--methods", *chosen)
-    wrong = {engine, methods.EVERY_NTH} if engine == "directional" else {engine}
+    wrong = {engine, ways.EVERY_NTH} if engine == "directional" else {engine}
     assert found["failures"].keys() == wrong and set(found["rows"]) == chosen - wrong
     assert f"whole step, {engine}: {engine} in module 2 is wrong" in found["failures"][engine]
     assert f"{engine} in module 2 is wrong" in capsys.readouterr().err
@@ -115,46 +136,111 @@ def test_a_wrong_kernel_gives_no_number(monkeypatch, tmp_path):
 
     def wrong(*args):
         loss, coefficients = right(*args)
-        return loss, coefficients * torch.tensor([[1.0], [0.5], [1.0]])  # beta
+        return loss, coefficients * torch.tensor([[1.0], [0.5], [1.0], [1.0]])  # beta
 
     replace_operator(monkeypatch, sgr_loss, wrong)
-    found = run(tmp_path, "--methods", "BP", "directional", methods.EVERY_NTH)
-    assert found["rows"] == ["BP"] and found["failures"].keys() == {"directional", methods.EVERY_NTH}
+    found = run(tmp_path, "--methods", "BP", "directional", ways.EVERY_NTH)
+    assert found["rows"] == ["BP"] and found["failures"].keys() == {"directional", ways.EVERY_NTH}
 
 
-def test_a_method_that_raises_does_not_stop_the_others(monkeypatch, tmp_path):
-    def fail(modules, x, y):
+@pytest.fixture
+def spoilt(monkeypatch):
+    """``spoilt(method, after)``: its steps end with ``after(network, x)``."""
+
+    def spoil(name: str, after) -> None:
+        kind = methods.REGISTRY.find(name)
+        right = kind.step
+        monkeypatch.setattr(kind, "step", lambda self, n, x, y, *rest: (right(self, n, x, y, *rest), after(n, x))[0])
+
+    return spoil
+
+
+def test_a_method_that_raises_does_not_stop_the_others(spoilt, tmp_path):
+    def fail(network, x):
         raise RuntimeError("CUDA out of memory.\n  Tried to allocate 2 GiB")
 
-    monkeypatch.setitem(methods.METHODS, "plain local", fail)
-    found = run(tmp_path, "--methods", "BP", "plain local", "directional")
+    spoilt("reforward", fail)
+    found = run(tmp_path, "--methods", "BP", "reforward", "directional")
     assert found["rows"] == ["BP", "directional"]
-    expected = "whole step, plain local: RuntimeError: CUDA out of memory. Tried to allocate 2 GiB"
-    assert found["failures"]["plain local"].endswith(expected)
+    expected = "whole step, reforward: RuntimeError: CUDA out of memory. Tried to allocate 2 GiB"
+    assert found["failures"]["reforward"].endswith(expected)
 
 
-def test_a_gradient_that_is_not_finite_gives_no_number(monkeypatch, tmp_path):
-    right = methods.METHODS["plain local"]
+def test_a_gradient_that_is_not_finite_gives_no_number(spoilt, tmp_path):
+    def not_finite(network, x):
+        next(network[1].body.parameters()).grad[0] = torch.nan
 
-    def not_finite(modules, x, y):
-        right(modules, x, y)
-        next(modules[1].body.parameters()).grad[0] = torch.nan
-
-    monkeypatch.setitem(methods.METHODS, "plain local", not_finite)
-    found = run(tmp_path, "--methods", "BP", "plain local")
-    assert found["rows"] == ["BP"] and "its gradient is not finite" in found["failures"]["plain local"]
+    spoilt("reforward", not_finite)
+    found = run(tmp_path, "--methods", "BP", "reforward")
+    assert found["rows"] == ["BP"] and "its gradient is not finite" in found["failures"]["reforward"]
 
 
-def test_checkpointing_has_the_gradient_of_back_propagation(monkeypatch, tmp_path):
-    monkeypatch.setitem(methods.METHODS, "BP + checkpointing", methods.METHODS["plain local"])
-    found = run(tmp_path, "--methods", "BP + checkpointing")
-    assert found["rows"] == [] and "its gradient is wrong" in found["failures"]["BP + checkpointing"]
+def test_checkpointing_changes_no_gradient(spoilt, tmp_path):
+    def wrong(network, x):
+        if type(network[0].body[0]).__name__ == "Checkpointed":
+            next(network.parameters()).grad.mul_(2)
+
+    spoilt("bp", wrong)
+    found = run(tmp_path, "--methods", "BP", "BP + checkpointing")
+    assert found["rows"] == ["BP"] and "its gradient is wrong" in found["failures"]["BP + checkpointing"]
+
+
+def test_a_method_that_is_not_defined_says_why_and_is_no_failure(tmp_path, capsys):
+    options = ["--networks", "resnet14", "--batch", "2", "--budget", "0.1", "--methods", "BP", "fused", "--whole"]
+    assert cli.main(["step", *options, "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "step-cpu.json").read_text())
+    assert [row["method"] for row in result["rows"]] == ["BP"] and result["failures"] == []
+    [row] = result["undefined"]
+    assert row["method"] == "fused" and "closed form for chains of Linear, Conv2d" in row["undefined"]
+    assert "not defined: resnet14, batch 2, K=3, float32, whole step, fused: --engine fused" in capsys.readouterr().out
+
+
+PLUGIN = '''
+from torch import nn
+from sgr_train import methods, networks
+
+
+@networks.register("plugged_network")
+def plugged_network(image_shape):
+    """Two convolutions."""
+    return [nn.Sequential(nn.Conv2d(image_shape[0], 8, 3), nn.Tanh()), nn.Sequential(nn.Conv2d(8, 8, 3), nn.Tanh())]
+
+
+@methods.register("plugged_method")
+class PluggedMethod(methods.Layerwise):
+    """Layerwise by another name."""
+
+    def __init__(self):
+        super().__init__(engine="autograd")
+'''
+
+
+def test_networks_and_methods_of_plug_ins_are_measured(tmp_path):
+    """In a process of its own: what is registered stays."""
+    (tmp_path / "plugin.py").write_text(PLUGIN)
+    options = ["--plugin", "plugin.py", "--networks", "plugged_network", "--batch", "2", "--out", ".", "--threads", "1"]
+    parts = [["step", *options, "--budget", "0.1", "--whole"], ["memory", *options, "--modules", "2"]]
+    code = f"import sys; from sgr_bench.cli import main; sys.exit(max(map(main, {parts})))"
+    process = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    for part in ("step", "memory"):
+        result = json.loads((tmp_path / f"{part}-cpu.json").read_text())
+        whole = {row["method"]: row for row in result["rows"] if row["module"] is None}
+        assert set(whole) | {row["method"] for row in result["undefined"]} == {*ways.WAYS, "plugged_method"}
+        assert whole["plugged_method"]["peak_bytes"] == whole["plain local"]["peak_bytes"]
+        assert "--plugin plugin.py" in whole["plugged_method"]["command"]
+
+
+def test_a_plug_in_that_fails_is_named(tmp_path, capsys):
+    (tmp_path / "plugin.py").write_text("1 / 0")
+    assert cli.main(["step", "--plugin", str(tmp_path / "plugin.py")]) == 2
+    assert "plugin.py fails: ZeroDivisionError" in capsys.readouterr().err
 
 
 class TestCaptured:
     """Whole steps as CUDA graphs, with graphs that can be had without a GPU."""
 
-    OPTIONS = "--networks", "plainnet4", "--batch", "4", "--budget", "0.1", "--methods", "BP", methods.EVERY_NTH
+    OPTIONS = "--networks", "plainnet4", "--batch", "4", "--budget", "0.1", "--methods", "BP", ways.EVERY_NTH
 
     @pytest.fixture(autouse=True)
     def everywhere(self, monkeypatch):
@@ -167,17 +253,16 @@ class TestCaptured:
         return {row["method"]: row for row in (*result["rows"], *result["failures"])}
 
     @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-    def test_they_are_timed_after_all_eager_ones(self, monkeypatch, tmp_path, precision):
-        order, shown = [], methods.METHODS["BP"]
+    def test_they_are_timed_after_all_eager_ones(self, monkeypatch, spoilt, tmp_path, precision):
+        order = []
 
-        def shows(modules, x, y):
+        def shows(network, x):
             order.append((torch.is_autocast_enabled("cpu"), x.is_contiguous(memory_format=torch.channels_last)))
-            shown(modules, x, y)
 
-        monkeypatch.setitem(methods.METHODS, "BP", shows)
+        spoilt("bp", shows)
         monkeypatch.setattr(step, "replayed", lambda make: make())
         rows = self.rows(tmp_path, 0, "--precision", precision)
-        lazy = methods.EVERY_NTH
+        lazy = ways.EVERY_NTH
         assert list(rows) == ["BP", lazy, "BP, captured", f"{lazy}, captured"]
         half = precision == "bfloat16"
         assert set(order) == {(half, half)}
@@ -200,10 +285,11 @@ class TestCaptured:
         assert rows["BP, captured"]["failure"].endswith("BP, captured: RuntimeError: operation not permitted")
 
 
-def test_the_lazy_method_is_timed_by_the_step():
-    times = {"seconds": 4.0, "low": 3.0, "high": 5.0, "peak_bytes": 7}
-    assert step._of_one_step(methods.EVERY_NTH, times) == {"seconds": 1.0, "low": 0.75, "high": 1.25, "peak_bytes": 7}
-    assert step._of_one_step("directional", times) == times
+def test_a_run_of_several_steps_is_timed_by_the_step():
+    timing, network = timing_module.Timing(4.0, 3.0, 5.0, 7), nn.Identity()
+    expected = {"seconds": 1.0, "low": 0.75, "high": 1.25, "repeats": 7}
+    assert step._of_one_step(step.Run(print, network, 4), timing) == expected
+    assert step._of_one_step(step.Run(print, network), timing) == timing._asdict()
 
 
 def test_on_a_gpu_networks_of_imagenet_are_in_half_precision():
@@ -220,6 +306,7 @@ def test_on_a_gpu_networks_of_imagenet_are_in_half_precision():
 
 
 def test_limit_of_agreement_holds():
-    parts, x, y = plainnet()
+    network, x, y = plainnet()
+    directional = ways.Step(ways.WAYS["directional"], network, x)
     with pytest.raises(WrongResult, match="directional in module 2 is wrong"):
-        methods.require_agreement(parts, x, y, ["directional"], limit=0.0)
+        ways.require_agreement("directional", directional, ways.truth(network, x, y), limit=0.0)

@@ -6,9 +6,8 @@ import json
 import re
 
 import pytest
-from sgr_bench import cases, goals
+from sgr_bench import cases, goals, zoo
 from sgr_bench.micro import MODES, NAMES, OPS
-from sgr_bench.networks import NETWORKS
 from sgr_bench.step import PRECISIONS
 
 
@@ -95,7 +94,7 @@ def test_goals_are_of_what_is_measured():
         assert operation.dtype == "float32" or sizes[operation.shape].halves
     assert goals.OURS in NAMES and {"eager", "torch.compile", "library GEMM", "Algorithm 1"} < set(NAMES)
     for case in (goals.RESNET50, goals.RESNET32):
-        assert PRECISIONS["cuda"][NETWORKS[case["network"]].classes] == case["precision"]
+        assert PRECISIONS["cuda"][zoo.classes(case["network"])] == case["precision"]
 
 
 def test_the_page_has_failures_steps_and_goals(tmp_path, capsys):

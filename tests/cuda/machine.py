@@ -84,7 +84,7 @@ class Machine(Simulator):
     """``offset`` is that of the result, in elements. In place, x must be the tensor of a Guarded."""
 
     def sgr_loss(self, delta: Tensor, target: Tensor, options: Options) -> tuple[Tensor, Tensor]:
-        coef, loss = Guarded((3, len(delta)), torch.float64), Guarded((), wide(delta))
+        coef, loss = Guarded((4, len(delta)), torch.float64), Guarded((), wide(delta))
         self.call("sgr_loss", "sgr_loss", matrix(delta), matrix(target), _settings(options), coef, loss)
         return loss.tensor, coef.tensor
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import any_order_errors, assert_as_exact_as, upcast
+from helpers import any_order_errors, assert_as_exact_as, assert_lengths, upcast
 from machine import Machine, Options
 from shim_library import DTYPES, SCHEDULES, Device, Guarded, assert_same_bits, far_apart
 from torch import Tensor
@@ -93,6 +93,7 @@ def check(delta: Tensor, target: Tensor, options: Options, machine: Machine, off
     grad_target = machine.sgr_loss_backward(one, target, delta, coef[2], coef[1], offset)
     assert_as_exact_as(grad_delta, usual[1], expected[1], any_order[1])
     assert_as_exact_as(grad_target, usual[2], expected[2], any_order[2])
+    assert_lengths(coef[3], expected[1])
     loss, v = machine.sgr_residual(delta, target, options, offset)
     assert_as_exact_as(loss, usual[0], expected[0], any_order[0])
     assert_as_exact_as(v, usual[1], expected[1], any_order[1])

@@ -16,7 +16,8 @@ from torch import nn
 
 import sgr_kernels as sk
 
-SMALL = {"mlp", "pepita_conv", "plainnet", "plainnet32", "resnet14", "resnet32", "resnet110", "vgg"}
+SMALL = {"mlp", "pepita_conv", "plainnet", "plainnet32", "resnet14", "resnet32", "resnet110"}
+SMALL |= {"swin_cifar", "vgg", "vit_cifar"}
 
 
 def count(module: nn.Module) -> int:
@@ -69,6 +70,8 @@ def test_every_network_gives_logits(name):
         ("plainnet", {"depth": 6, "cuts": (4,)}, [4, 2]),
         ("mlp", {"depth": 4, "modules": 2}, [2, 2]),
         ("vgg", {"depth": 17, "cuts": "stages"}, [3] * 5),
+        ("vit_cifar", {"depth": 5, "modules": 2}, [3, 3]),
+        ("swin_cifar", {"depths": (1, 2, 1), "cuts": "stages"}, [2, 3, 2]),
     ],
 )
 def test_cuts(name, settings, sizes):
@@ -97,7 +100,7 @@ def test_k3_cuts_where_the_resolution_changes_and_k2_keeps_the_last_stage():
         ("plainnet", {"cuts": (3, 2)}, "increase"),
         ("plainnet", {"cuts": (2, 2)}, "increase"),
         ("plainnet", {"cuts": (2,), "modules": 3}, "drop --modules"),
-        ("plainnet", {"cuts": "middle"}, "numbers or stages, got 'middle'"),
+        ("plainnet", {"cuts": "middle"}, "numbers, stages or auto, got 'middle'"),
         ("plainnet", {"width": 2}, "--width"),
         ("plainnet", {"width": 0}, "--width must be at least 1, got 0"),
         ("plainnet", {"norm": "layer"}, "--norm must be one of batch, none, got 'layer'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Literal
 
 import pytest
@@ -102,7 +103,8 @@ def test_one_file_joins_in_all_places(sgr_train, tmp_path, plugin):
     status, text, errors = sgr_train("run", "--plugin", plugin, *FLAGS, *own, *common)
     assert (status, errors) == (0, "") and "test accuracy" in text
     config = json.loads((out / "config.json").read_text())
-    assert config["options"] == {
+    chosen = {kind: config["options"][kind] for kind in ("method", "model", "head", "data")}
+    assert chosen == {
         "method": {"plugged_method": {"factor": 2.0}},
         "model": {"plugged_model": {"width": 5}},
         "head": {"plugged_head": {"width": 3}},
@@ -161,6 +163,14 @@ def test_a_module_of_an_installed_package(monkeypatch):
     monkeypatch.setattr(plugins.importlib.metadata, "entry_points", lambda group: [Point()])
     with pytest.raises(UsageError, match=r"plug-in other \(other.module\) fails: broken"):
         plugins.load_installed()
+
+
+@pytest.mark.parametrize("registry", REGISTRIES.values(), ids=lambda registry: registry.kind)
+def test_an_attribute_is_the_entry_and_not_the_file_of_its_name(registry):
+    package = sys.modules[registry.package]
+    for name in registry.names():
+        if name.isidentifier():
+            assert callable(getattr(package, name)), name
 
 
 def test_options_are_read_off_the_signature():

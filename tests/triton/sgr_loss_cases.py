@@ -16,6 +16,7 @@ from helpers import (
     DTYPES,
     any_order_errors,
     assert_as_exact_as,
+    assert_lengths,
     exact_value_and_grads,
     plain_sgr_loss,
     upcast,
@@ -38,20 +39,20 @@ def rows(shape, dtype=torch.float32, noise: float | None = None):
 
 
 def run(delta, target, *, normalize=True, reduction="mean", floor=0.0, eps=1e-12):
-    """Loss and both gradients by sgr_loss and its backward; loss and v by sgr_residual."""
+    """Loss and both gradients by sgr_loss and its backward; loss and v by sgr_residual; |v_b|."""
     number, tensor = (0.0, floor) if isinstance(floor, torch.Tensor) else (floor, None)
     options = (normalize, REDUCTIONS.index(reduction), number, tensor, eps)
     loss, coef = kernels.sgr_loss(delta, target, *options)
-    alpha, beta, alpha_target = coef
+    alpha, beta, alpha_target, lengths = coef
     one = torch.ones_like(loss)
     grad_delta = kernels.sgr_loss_backward(one, delta, target, alpha, beta)
     grad_target = kernels.sgr_loss_backward(one, target, delta, alpha_target, beta)
-    return loss, grad_delta, grad_target, *sgr_residual(delta, target, *options)
+    return loss, grad_delta, grad_target, *sgr_residual(delta, target, *options), lengths
 
 
 def check(delta, target, **options) -> None:
     """As exact as plain torch in the same dtype, measured against extended precision."""
-    loss, grad_delta, grad_target, residual, v = run(delta, target, **options)
+    loss, grad_delta, grad_target, residual, v, lengths = run(delta, target, **options)
     widest = torch.float64 if delta.dtype == torch.float64 else torch.float32
     assert loss.shape == residual.shape == ()
     assert loss.dtype == residual.dtype == v.dtype == widest
@@ -62,6 +63,7 @@ def check(delta, target, **options) -> None:
     any_order = any_order_errors(delta, target, **options)
     for result, index in ((loss, 0), (grad_delta, 1), (grad_target, 2), (residual, 0), (v, 1)):
         assert_as_exact_as(result, plain[index], truth[index], any_order[index])
+    assert_lengths(lengths, truth[1])
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -117,7 +119,7 @@ def test_near_parallel_long_rows_keep_their_digits_in_float64():
 @pytest.mark.parametrize("n", [1000, 4097])
 def test_equal_rows_have_no_loss(dtype, n):
     delta, _ = rows((6, n), dtype)
-    loss, _, _, residual, _ = run(delta, delta.clone())
+    loss, _, _, residual, *_ = run(delta, delta.clone())
     assert loss == residual == 0
 
 
@@ -127,7 +129,7 @@ def test_rounding_never_makes_the_loss_negative(dtype, n):
     """Multiples of a row by factors that are not powers of two: the cosine comes out above 1 about every other time."""
     delta, _ = rows((1, n), dtype)
     for factor in range(3, 33):
-        loss, _, _, residual, _ = run(delta, factor * delta)
+        loss, _, _, residual, *_ = run(delta, factor * delta)
         assert loss >= 0
         assert residual >= 0
 
@@ -177,7 +179,7 @@ def test_eps_is_a_norm_and_counts_as_dead(dtype):
 def test_nan_and_inf_propagate(dtype, normalize, poison, which):
     pair = rows((3, 40), dtype)
     pair[which][1, 7] = poison
-    loss, grad_delta, grad_target, residual, v = run(*pair, normalize=normalize, floor=1e-3)
+    loss, grad_delta, grad_target, residual, v, _ = run(*pair, normalize=normalize, floor=1e-3)
     assert not loss.isfinite()
     assert not residual.isfinite()
     for gradient in (grad_delta, grad_target, v):
@@ -189,7 +191,7 @@ def test_nan_and_inf_propagate(dtype, normalize, poison, which):
 def test_nan_survives_the_floor(normalize):
     delta, target = rows((2, 40))
     delta[0, 3] = math.nan
-    loss, grad_delta, _, residual, v = run(delta, target, normalize=normalize, floor=100.0)
+    loss, grad_delta, _, residual, v, _ = run(delta, target, normalize=normalize, floor=100.0)
     assert loss.isnan() and residual.isnan()
     assert grad_delta[0].isnan().all() and v[0].isnan().all()
 
@@ -214,8 +216,10 @@ def test_floor_fades_small_rows_out(n, normalize, kind):
         exact.append(np.concatenate([weight * row[index] for weight, row in zip(weights, single, strict=True)]))
         expected.append(torch.cat([float(weight) * row[index] for weight, row in zip(weights, plain, strict=True)]))
     any_order = any_order_errors(delta, target, reduction="sum", normalize=normalize, floor=0.3)
+    *results, lengths = results
     for result, index in zip(results, (0, 1, 2, 0, 1), strict=True):
         assert_as_exact_as(result, expected[index], np.asarray(exact[index]), any_order[index])
+    assert_lengths(lengths, exact[1])
 
 
 def pairs(delta, target):
@@ -284,7 +288,7 @@ def test_upstream_gradient_scales(dtype, factor):
 def test_v_of_half_input_does_not_overflow():
     delta, target = rows((2, 8), torch.float16)
     delta = (delta * 2e-6).half()
-    *_, v = run(delta, target, reduction="sum")
+    *_, v, _ = run(delta, target, reduction="sum")
     assert v.abs().max() > torch.finfo(torch.float16).max
     truth = exact_value_and_grads(delta, target, reduction="sum")
     plain = value_and_grads(lambda d, g: plain_sgr_loss(d, g, reduction="sum"), delta.float(), target.float())
@@ -296,8 +300,8 @@ def test_v_of_half_input_does_not_overflow():
 def test_empty(shape, dtype):
     delta, target = rows(shape, dtype)
     loss, coef = kernels.sgr_loss(delta, target, True, 0, 0.0, None, 1e-12)
-    assert loss == 0 and coef.shape == (3, shape[0]) and not coef.any()
-    loss, grad_delta, grad_target, residual, v = run(delta, target)
+    assert loss == 0 and coef.shape == (4, shape[0]) and not coef.any()
+    loss, grad_delta, grad_target, residual, v, _ = run(delta, target)
     assert loss == residual == 0
     assert grad_delta.shape == grad_target.shape == v.shape == shape
     assert loss.dtype == residual.dtype == v.dtype

@@ -1,15 +1,19 @@
 """Ways to train a network. They own no data, optimizer or schedule, and work in anybody's loop.
 
 A method is a class with one call, ``step(network, x, y, update) -> losses``: one training step for inputs ``x``
-(B, C, H, W) and labels ``y`` (B,). It adds gradients into ``.grad`` and calls ``update(k)`` when those of module k,
-counted from 0, are complete; the caller may then step its optimizer and clear its gradients. The result is a 0-d
-detached loss for each head that trains, the network's last. Options are the keyword-only arguments of the constructor.
+(B, C, H, W) and labels ``y`` (B,), or class probabilities (B, K) under mixup. It adds gradients into ``.grad`` and
+calls ``update(k)`` when those of module k, counted from 0, are complete; the caller may then step its optimizer and
+clear its gradients. The result is a 0-d detached loss for each head that trains, the network's last. Options are the
+keyword-only arguments of the constructor.
 
 It may have more:
     prepare(network, sample): called once, before the optimizers are made; puts what the method owns into
         ``module.aux``. ``sample`` is an input (B, C, H, W).
     begin_epoch(epoch, epochs): called before each epoch, counted from 0; ``epochs`` are those of one phase.
     phases(network): how many times ``epochs`` epochs, each with a schedule of its own, it trains; 1 if left out.
+    module_step(module, x, y, delta_pre, last): of a method whose modules step one after the other, each on its own: the
+        part of ``step`` for one of them, a sgr_kernels.LocalStep. ``delta_pre`` is the ``delta_out`` of the module
+        before it. With it ``--cuts auto`` measures modules in the place of whole steps.
     whole: True for a class that trains the network end to end, on the loss of the last head alone.
     facts: :class:`~sgr_train.methods.facts.Facts` of a class, for the table of ``sgr-train methods``.
 """
@@ -75,3 +79,6 @@ def table() -> list[list[str]]:
 
 def __getattr__(name: str) -> type:
     return REGISTRY.attribute(name)
+
+
+REGISTRY.load()

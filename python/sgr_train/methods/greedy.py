@@ -8,11 +8,11 @@ from torch import Tensor
 from ..networks.network import Network
 from . import Update, no_update, register
 from .facts import BP_FREE, Facts
-from .sgr import Engine, local_step
+from .sgr import Engine, Layerwise
 
 
 @register("greedy")
-class Greedy:
+class Greedy(Layerwise):
     """One module after the other, each for all epochs, on the outputs of those before it, which are frozen.
 
     It takes as many times the epochs as there are modules, each with a schedule of its own. Outside of a driver that
@@ -25,7 +25,8 @@ class Greedy:
     facts = Facts(BP_FREE, "yes", BP_FREE, "1 forward to a module, its backward", "local heads", "one module")
 
     def __init__(self, *, engine: Engine = "auto") -> None:
-        self.engine, self.active = engine, 0
+        super().__init__(engine=engine)
+        self.active = 0
 
     def phases(self, network: Network) -> int:
         return len(network)
@@ -37,6 +38,6 @@ class Greedy:
         with torch.no_grad():
             for module in list(network)[: self.active]:
                 x = module.eval().body(x)
-        step = local_step(network[self.active], x, y, None, weight=0.0, engine=self.engine, need_delta_out=False)
+        step = self.module_step(network[self.active], x, y, None, last=True)
         update(self.active)
         return [step.loss]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import sgr_kernels as sk
 
-from ..errors import UsageError
+from ..errors import UsageError, one_line
 from ..networks.network import LocalModule, Network
 from ..networks.statistics import frozen_statistics
 from ..options import LARGEST_FLOAT, Count, NotNegative
@@ -22,10 +24,13 @@ Reduction = Literal["mean", "batchmean", "sum"]
 
 def local_step(module: LocalModule, x: Tensor, y: Tensor, delta_pre: Tensor | None, **options) -> sk.LocalStep:
     """:func:`sgr_kernels.local_step`, whose refusals name the flag."""
+    # The double backward of Algorithm 1 has no flash attention to go through.
+    twice = delta_pre is not None and options["engine"] == "autograd"
     try:
-        return sk.local_step(module.body, module.head, x, y, delta_pre, **options)
+        with sdpa_kernel(SDPBackend.MATH) if twice else contextlib.nullcontext():
+            return sk.local_step(module.body, module.head, x, y, delta_pre, **options)
     except ValueError as error:
-        raise UsageError(f"--engine {options['engine']}: {error}") from error
+        raise UsageError(f"--engine {options['engine']}: {one_line(error)}") from error
 
 
 @register("layerwise")
@@ -41,12 +46,15 @@ class Layerwise:
     def __init__(self, *, engine: Engine = "auto") -> None:
         self.engine = engine
 
+    def module_step(self, module: LocalModule, x: Tensor, y: Tensor, delta_pre: None, last: bool) -> sk.LocalStep:
+        return local_step(module, x, y, None, weight=0.0, engine=self.engine, need_delta_out=False)
+
     def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]:
-        losses = []
+        losses, delta_pre = [], None
         for k, module in enumerate(network):
-            step = local_step(module, x, y, None, weight=0.0, engine=self.engine, need_delta_out=False)
+            step = self.module_step(module, x, y, delta_pre, last=k + 1 == len(network))
             update(k)
-            x = step.output
+            x, delta_pre = step.output, step.delta_out
             losses.append(step.loss)
         return losses
 
@@ -64,9 +72,8 @@ class Reforward(Layerwise):
     def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]:
         losses = []
         for k, module in enumerate(network):
-            step = local_step(module, x, y, None, weight=0.0, engine=self.engine, need_delta_out=False)
+            losses.append(self.module_step(module, x, y, None, last=k + 1 == len(network)).loss)
             update(k)
-            losses.append(step.loss)
             if k + 1 < len(network):
                 with torch.no_grad(), frozen_statistics(module):  # statistics move once a step
                     x = module.body(x)
@@ -88,7 +95,7 @@ class Counter(nn.Module):
 
 
 @register("sgr")
-class SGR:
+class SGR(Layerwise):
     """Layerwise with successive gradient reconciliation (Eq. 5).
 
     Args:
@@ -123,7 +130,7 @@ class SGR:
             raise UsageError("--curvature must be exact without --engine fused, got 'none'")
         if weight > LARGEST_FLOAT / every:
             raise UsageError(f"--weight must be at most {LARGEST_FLOAT / every:g} with --every {every}, got {weight}")
-        self.every, self.counter = every, Counter()
+        self.every, self.counter, self.reconcile = every, Counter(), True
         self.options = {
             "weight": weight * every,
             "reduction": reduction,
@@ -136,14 +143,13 @@ class SGR:
     def prepare(self, network: Network, sample: Tensor) -> None:
         network[0].aux = self.counter
 
+    def module_step(
+        self, module: LocalModule, x: Tensor, y: Tensor, delta_pre: Tensor | None, last: bool
+    ) -> sk.LocalStep:
+        need_delta_out = self.reconcile and not last
+        return local_step(module, x, y, delta_pre, need_delta_out=need_delta_out, **self.options)
+
     def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]:
-        reconcile = self.counter.steps % self.every == 0
+        self.reconcile = self.counter.steps % self.every == 0
         self.counter.steps += 1
-        losses, delta_pre = [], None
-        for k, module in enumerate(network):
-            need_delta_out = reconcile and k + 1 < len(network)
-            step = local_step(module, x, y, delta_pre, need_delta_out=need_delta_out, **self.options)
-            update(k)
-            x, delta_pre = step.output, step.delta_out
-            losses.append(step.loss)
-        return losses
+        return super().step(network, x, y, update)

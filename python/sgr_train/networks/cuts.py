@@ -27,7 +27,7 @@ def choose(model: str, stages: Sequence[int], stored: dict[int, Cuts], modules: 
     if cuts == "stages":
         cuts = between
     elif isinstance(cuts, str):
-        raise UsageError(f"--cuts must be numbers or stages, got {cuts!r}")
+        raise UsageError(f"--cuts must be numbers, stages or auto, got {cuts!r}")
     elif cuts == ():
         return _equal(model, count, between, stored, modules)
     if modules not in (None, len(cuts) + 1):

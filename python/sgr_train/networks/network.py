@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
@@ -77,6 +78,11 @@ class Network(nn.ModuleList):
         for module in self:
             x = module.body(x)
         return self[-1].head.logits(x)
+
+    @property
+    def cuts(self) -> tuple[int, ...]:
+        """The blocks, counted from 0, that begin the second module and those after."""
+        return tuple(itertools.accumulate(len(module.body) for module in list(self)[:-1]))
 
     def blocks(self) -> Iterator[nn.Module]:
         """All blocks, from the first module to the last."""

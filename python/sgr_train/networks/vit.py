@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UsageError
+from ..options import Count
 from . import register
 
 IMAGENET = {"head": "tokens", "image_shape": (3, 224, 224), "tokens": True}
@@ -29,11 +30,13 @@ class Patches(nn.Module):
         return self.proj(x).flatten(2).transpose(1, 2) + self.positions
 
 
-def _blocks(image_shape: tuple[int, int, int], width: int, heads: int, dropout: float) -> list[nn.Module]:
+def _blocks(
+    image_shape: tuple[int, int, int], width: int, heads: int, dropout: float, *, patch: int = 16, depth: int = 12
+) -> list[nn.Module]:
     from torchvision.models.vision_transformer import EncoderBlock
 
     block = partial(EncoderBlock, heads, width, 4 * width, dropout, 0.0, partial(nn.LayerNorm, eps=1e-6))
-    return [Patches(image_shape, 16, width), *(block() for _ in range(12))]
+    return [Patches(image_shape, patch, width), *(block() for _ in range(depth))]
 
 
 # Cuts: where a step of the directional engine needs least memory, found by search.
@@ -55,3 +58,23 @@ def vit_b_16(image_shape: tuple[int, int, int], *, dropout: float = 0.1) -> list
         dropout: rate, in every encoder block.
     """
     return _blocks(image_shape, 768, 12, dropout)
+
+
+@register("vit_cifar", head="tokens", tokens=True)
+def vit_cifar(
+    image_shape: tuple[int, int, int], *, depth: Count = 4, width: Count = 64, heads: Count = 4, dropout: float = 0.1
+) -> list[nn.Module]:
+    """ViT for small images: patches of 4 x 4 pixels.
+
+    Args:
+        depth: number of encoder blocks.
+        width: of a token; a multiple of the heads.
+        heads: of every attention.
+        dropout: rate, in every encoder block.
+
+    Raises:
+        UsageError: the heads do not divide the width.
+    """
+    if width % heads:
+        raise UsageError(f"--width must be a multiple of --heads ({heads}), got {width}")
+    return _blocks(image_shape, width, heads, dropout, patch=4, depth=depth)

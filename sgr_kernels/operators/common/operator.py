@@ -7,7 +7,7 @@ are written here and not in C++, because the other two need them where nothing w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,10 +165,9 @@ class Operator:
             # What records calls sees the overload, and no autograd Function.
             if torch.compiler.is_compiling() or in_function_mode() or in_jit_trace():
                 return overload(*args)
-            if torch.is_grad_enabled():
+            if _is_differentiated(args):
                 return _Eager.apply(*args, parts)
-            with below_autograd():
-                return overload(*args)
+            return computed(overload, args)
 
         return call
 
@@ -179,8 +178,7 @@ class Operator:
         def call(*args: Any) -> Any:
             if _is_differentiated(args):
                 raise RuntimeError(f"{self.name} has no derivative: it cannot write into what is differentiated")
-            with below_autograd():
-                return overload(*args)
+            return computed(overload, args)
 
         return call
 
@@ -196,8 +194,7 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *args: Any) -> Any:
         *inputs, (overload, save, ctx.derivative) = args
-        with below_autograd():
-            output = overload(*inputs)
+        output = computed(overload, inputs)
         save(ctx, inputs, output)
         return output
 
@@ -212,10 +209,24 @@ def _constant(overload: Callable[..., Any], plain: Callable[..., Any]) -> Callab
             return plain(*args)
         if torch.compiler.is_compiling() or _is_differentiated(args):
             return overload(*args)
-        with below_autograd():
-            return overload(*args)
+        return computed(overload, args)
 
     return call
+
+
+def computed(overload: Callable[..., Any], args: Iterable[Any]) -> Any:
+    """``overload(*args)``, without its derivative.
+
+    Raises:
+        torch.OutOfMemoryError: of a device. The compiled libraries can hand on no more of an error than its text.
+    """
+    try:
+        with below_autograd():
+            return overload(*args)
+    except RuntimeError as error:
+        if "out of memory" not in str(error) or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise torch.OutOfMemoryError(str(error)) from error
 
 
 def _is_differentiated(args: tuple) -> bool:

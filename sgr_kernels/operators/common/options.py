@@ -32,8 +32,7 @@ class Options(NamedTuple):
 
     def check(self) -> None:
         """Raises TypeError or ValueError where an option is out of range."""
-        if self.reduction not in REDUCTIONS:
-            raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {self.reduction!r}")
+        check_reduction(self.reduction)
         check_number("eps", self.eps)
         check_number_or_tensor("floor", self.floor, "a norm >= 0")
 
@@ -49,6 +48,11 @@ class Options(NamedTuple):
     def of(cls, normalize: bool, reduction: int, floor: float, floor_tensor: Tensor | None, eps: float) -> Options:
         """From the arguments of an operator."""
         return cls(normalize, REDUCTIONS[reduction], floor if floor_tensor is None else floor_tensor, eps)
+
+
+def check_reduction(reduction: str) -> None:
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
 
 
 DEFAULT = Options()

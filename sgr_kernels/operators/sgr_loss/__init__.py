@@ -23,7 +23,7 @@ def _kernels():
 def _fake_loss(delta, target, *options):
     torch._check(delta.dim() == 2, lambda: f"sgr_loss expects rows (B, n), got shape {tuple(delta.shape)}")
     loss = delta.new_empty((), dtype=loss_dtype(delta))
-    return loss, delta.new_empty((3, delta.shape[0]), dtype=torch.float64)
+    return loss, delta.new_empty((4, delta.shape[0]), dtype=torch.float64)
 
 
 def _fake_backward(grad_loss, delta, target, alpha, beta):
@@ -49,7 +49,7 @@ def _backward(ctx, alike, grad_loss, _grad_coef):
         found = iter(torch.autograd.grad(loss, wanted, grad_loss, create_graph=True))
         grads = (next(found) if need else None for need in (need_delta, need_target))
     else:
-        alpha, beta, alpha_target = coef.unbind(0)
+        alpha, beta, alpha_target, _ = coef.unbind(0)
         kernel = alike(sgr_loss_backward)
         grads = (
             kernel(grad_loss, delta, target, alpha, beta) if need_delta else None,
@@ -87,7 +87,7 @@ sgr_loss_backward = Operator(
     triton=lambda *args: _kernels().sgr_loss_backward(*args),
     example=_example_backward,
 )
-# coef: alpha, beta and alpha_target, (3, B) float64
+# coef: alpha, beta, alpha_target and |dL/d delta|, (4, B) float64
 sgr_loss = Operator(
     f"sgr_loss(Tensor delta, Tensor target, {opt.SCHEMA}) -> (Tensor loss, Tensor coef)",
     fake=_fake_loss,

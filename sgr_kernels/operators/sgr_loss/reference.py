@@ -41,22 +41,24 @@ def sgr_loss_backward(grad_loss: Tensor, delta: Tensor, target: Tensor, alpha: T
 
 
 def coefficients(delta: Tensor, target: Tensor, options: Options) -> Tensor:
-    """alpha, beta and alpha_target of rows (B, n): (3, B) float64."""
+    """alpha, beta, alpha_target and |dL/d delta| of rows (B, n): (4, B) float64."""
     if delta.numel() == 0:
-        return delta.new_zeros((3, len(delta)), dtype=torch.float64)
+        return delta.new_zeros((4, len(delta)), dtype=torch.float64)
     d, g = delta.double(), target.double()
     d_norm, g_norm = _row_norm(d), _row_norm(g)
     weight = 2 / _count(delta, options) * _floor_weight(d_norm, options.floor)
     if not options.normalize:
-        return torch.stack((weight, -weight, weight))
+        return torch.stack((weight, -weight, weight, weight * _row_norm(d - g)))
     dead = _dead(d_norm, g_norm, options)
-    cosine = 1 - (_unit_rows(d, dead) - _unit_rows(g, dead)).square().sum(1) / 2
+    distance = ((_unit_rows(d, dead) - _unit_rows(g, dead)).square().sum(1) / 2).clamp(max=2)  # 1 - cosine
+    cosine = 1 - distance
     d_norm, g_norm = d_norm.masked_fill(dead, 1.0), g_norm.masked_fill(dead, 1.0)
     # alpha delta and beta target cancel where the two are parallel. Taking alpha from beta by the ratio of the norms
     # keeps their rounding errors together.
     ratio = g_norm / d_norm
     beta = -weight / d_norm.square() / ratio
-    rows = torch.stack((-beta * (cosine * ratio), beta, -beta * (cosine / ratio)))
+    length = weight / d_norm * (distance * (2 - distance)).sqrt()
+    rows = torch.stack((-beta * (cosine * ratio), beta, -beta * (cosine / ratio), length))
     return rows.masked_fill(dead, 0.0)
 
 

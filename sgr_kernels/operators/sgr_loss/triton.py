@@ -57,7 +57,7 @@ def chunk_sums(
 
 @triton.jit
 def finish_row(dd, gg, third, scale, floor, floor_pointer, eps, NORMALIZE: tl.constexpr, EXACT: tl.constexpr):
-    """Loss, alpha, beta and alpha_target of rows whose sums are known.
+    """Loss, alpha, beta, alpha_target and |dL/d delta| of rows whose sums are known.
 
     third is sum delta target; |delta^ - target^|^2 if EXACT; |delta - target|^2 without NORMALIZE.
     """
@@ -83,12 +83,14 @@ def finish_row(dd, gg, third, scale, floor, floor_pointer, eps, NORMALIZE: tl.co
             cosine = third / gg * ratio  # exactly 1 for equal rows
             distance = 1.0 - cosine
             distance = tl.where(distance < 0, 0.0, distance)
+        distance = tl.where(distance > 2, 2.0, distance)
         # alpha delta and beta target cancel where the two are parallel: taking alpha from beta by the ratio of the
         # norms keeps their rounding errors together.
         beta = -weight / (dd * ratio)
-        return weight * distance, -beta * (cosine * ratio), beta, -beta * (cosine / ratio)
+        length = weight / tl.sqrt(dd) * tl.sqrt(distance * (2.0 - distance))
+        return weight * distance, -beta * (cosine * ratio), beta, -beta * (cosine / ratio), length
     else:
-        return 0.5 * weight * third, weight, -weight, weight
+        return 0.5 * weight * third, weight, -weight, weight, weight * tl.sqrt(third)
 
 
 @triton.jit(do_not_specialize=["splits"])
@@ -130,7 +132,7 @@ def coefficients_kernel(
 ):  # fmt: skip
     """Sums up the splits of ROWS rows; writes their columns of coef, and the sum of their losses.
 
-    losses (programs,), coef (3, B), partials (3, B, splits): float64; floor_pointer: one float64 number, or None.
+    losses (programs,), coef (4, B), partials (3, B, splits): float64; floor_pointer: one float64 number, or None.
     """
     program = tl.program_id(0)
     batch = batch.to(tl.int64)
@@ -142,18 +144,21 @@ def coefficients_kernel(
     dd = tl.sum(tl.load(partials + at, mask=inside, other=0.0), 1)
     gg = tl.sum(tl.load(partials + total + at, mask=inside, other=0.0), 1)
     third = tl.sum(tl.load(partials + 2 * total + at, mask=inside, other=0.0), 1)
-    loss, alpha, beta, alpha_target = finish_row(dd, gg, third, scale, floor, floor_pointer, eps, NORMALIZE, EXACT)
+    loss, alpha, beta, alpha_target, length = finish_row(
+        dd, gg, third, scale, floor, floor_pointer, eps, NORMALIZE, EXACT
+    )
     tl.store(coef + rows, alpha, mask=rows < batch)
     tl.store(coef + batch + rows, beta, mask=rows < batch)
     tl.store(coef + 2 * batch + rows, alpha_target, mask=rows < batch)
+    tl.store(coef + 3 * batch + rows, length, mask=rows < batch)
     tl.store(losses + program, tl.sum(tl.where(rows < batch, loss, 0.0), 0))
 
 
 def sgr_loss(delta: Tensor, target: Tensor, *arguments) -> tuple[Tensor, Tensor]:
-    """Implementation of ``sgr_triton::sgr_loss``: the loss, and (3, B) float64 alpha, beta and alpha_target."""
+    """Implementation of ``sgr_triton::sgr_loss``: the loss, and (4, B) float64, see `finish_row`."""
     options = Options.of(*arguments)
     if delta.numel() == 0:
-        return delta.new_zeros((), dtype=loss_dtype(delta)), delta.new_zeros((3, len(delta)), dtype=torch.float64)
+        return delta.new_zeros((), dtype=loss_dtype(delta)), delta.new_zeros((4, len(delta)), dtype=torch.float64)
     exact = options.normalize and delta.dtype == torch.float64
     with torch.cuda.device_of(delta):
         partials = partial_sums(delta, target, not options.normalize)
@@ -185,10 +190,10 @@ def finish_rows(partials: Tensor, delta: Tensor, options: Options, exact: bool) 
     padded = triton.next_power_of_2(splits)
     rows_a_program = max(min(_TILE // padded, triton.next_power_of_2(batch)), 1)
     losses = new_losses(delta, triton.cdiv(batch, rows_a_program))
-    coef = delta.new_empty((3, batch), dtype=torch.float64)
+    coef = delta.new_empty((4, batch), dtype=torch.float64)
     coefficients_kernel[losses.shape](
         losses, coef, partials, batch, splits, *row_options(options, delta),
-        NORMALIZE=options.normalize, EXACT=exact, ROWS=rows_a_program, SPLITS=padded, num_warps=8,
+        NORMALIZE=options.normalize, EXACT=exact, ROWS=rows_a_program, SPLITS=padded, num_warps=16,
     )  # fmt: skip
     return total_loss(losses, delta), coef
 

@@ -10,5 +10,5 @@ from ..sgr_loss.reference import coefficients, combine, sgr_loss
 def sgr_residual(delta: Tensor, target: Tensor, *arguments) -> tuple[Tensor, Tensor]:
     """Implementation of ``sgr_reference::sgr_residual``."""
     options = Options.of(*arguments)
-    alpha, beta, _ = coefficients(delta, target, options)
+    alpha, beta, _, _ = coefficients(delta, target, options)
     return sgr_loss(delta, target, options), combine(delta, target, alpha, beta).to(loss_dtype(delta))

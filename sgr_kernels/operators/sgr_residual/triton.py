@@ -42,7 +42,7 @@ def _residual_kernel(
     if EXACT:
         _, _, z = terms(d, g, tl.sqrt(dd), tl.sqrt(gg), True)
         third = tl.sum(z, 0)
-    loss, alpha, beta, _ = finish_row(dd, gg, third, scale, floor, floor_pointer, eps, NORMALIZE, EXACT)
+    loss, alpha, beta, _, _ = finish_row(dd, gg, third, scale, floor, floor_pointer, eps, NORMALIZE, EXACT)
     tl.store(losses + row, loss)
     if not EXACT:
         # The compiler would keep the float64 copies made for the sums, twice the registers there are, and spill. It
@@ -100,7 +100,7 @@ def _long_residual_kernel(
                 x += tl.load(sums + at, mask=inside, other=0.0, cache_modifier=".cg")
                 y += tl.load(sums + total + at, mask=inside, other=0.0, cache_modifier=".cg")
                 z += tl.load(sums + 2 * total + at, mask=inside, other=0.0, cache_modifier=".cg")
-            loss, alpha, beta, _ = finish_row(
+            loss, alpha, beta, _, _ = finish_row(
                 tl.sum(x, 0), tl.sum(y, 0), tl.sum(z, 0), scale, floor, floor_pointer, eps, NORMALIZE, False
             )
             tl.store(losses + row, loss)
