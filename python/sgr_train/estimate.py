@@ -1,0 +1,1 @@
+"""What a training step will take, before anything is allocated."""
