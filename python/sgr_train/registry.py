@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from .errors import UsageError
@@ -32,7 +33,18 @@ class Registry:
     ) -> None:
         self.kind, self.package, self.elsewhere = kind, package, elsewhere
         self._entries: dict[str, Callable[..., Any]] = {}
-        self._complete = False
+
+    def load(self) -> None:
+        """Import the files of the package, which calls this at its end.
+
+        An entry may have the name of its file. As an attribute of the package the name is the entry's, which
+        :meth:`attribute` finds where there is no other.
+        """
+        package = sys.modules[self.package]
+        for info in pkgutil.iter_modules(package.__path__):
+            importlib.import_module(f"{self.package}.{info.name}")
+        for name in self._entries:
+            vars(package).pop(name, None)
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
         """Decorator: the entry is found by ``name`` from now on.
@@ -53,7 +65,6 @@ class Registry:
 
     def names(self) -> tuple[str, ...]:
         """All names, in alphabetical order."""
-        self._import_own()
         return tuple(sorted(self._entries))
 
     def find(self, name: str) -> Callable[..., Any]:
@@ -62,7 +73,6 @@ class Registry:
         Raises:
             UsageError: there is none of this name.
         """
-        self._import_own()
         entry = self._entries.get(name) or self.elsewhere(name)
         if entry is None:
             raise UsageError(f"--{self.kind} must be one of {', '.join(self.names())}, got {name!r}")
@@ -74,11 +84,9 @@ class Registry:
         Raises:
             AttributeError: there is none.
         """
-        if not name.startswith("_"):
-            self._import_own()
-            for known, entry in self._entries.items():
-                if name in (known, entry.__name__):
-                    return entry
+        for known, entry in self._entries.items():
+            if name == known or (inspect.isclass(entry) and name == entry.__name__):
+                return entry
         raise AttributeError(f"module {self.package} has no attribute {name!r}")
 
     def make(self, name: str, *args: Any, **options: Any) -> Any:
@@ -100,14 +108,3 @@ class Registry:
     def summary(self, name: str) -> str:
         """The first line of an entry's docstring."""
         return inspect.getdoc(self.find(name)).splitlines()[0]
-
-    def _import_own(self) -> None:
-        if not self._complete:
-            for name in _files_of(self.package):
-                importlib.import_module(name)
-            self._complete = True
-
-
-def _files_of(package: str) -> Iterator[str]:
-    path = importlib.import_module(package).__path__
-    return (f"{package}.{info.name}" for info in pkgutil.iter_modules(path))

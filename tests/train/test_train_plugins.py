@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Literal
 
 import pytest
@@ -161,6 +162,14 @@ def test_a_module_of_an_installed_package(monkeypatch):
     monkeypatch.setattr(plugins.importlib.metadata, "entry_points", lambda group: [Point()])
     with pytest.raises(UsageError, match=r"plug-in other \(other.module\) fails: broken"):
         plugins.load_installed()
+
+
+@pytest.mark.parametrize("registry", REGISTRIES.values(), ids=lambda registry: registry.kind)
+def test_an_attribute_is_the_entry_and_not_the_file_of_its_name(registry):
+    package = sys.modules[registry.package]
+    for name in registry.names():
+        if name.isidentifier():
+            assert callable(getattr(package, name)), name
 
 
 def test_options_are_read_off_the_signature():

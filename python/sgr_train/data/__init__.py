@@ -30,3 +30,6 @@ class Splits(NamedTuple):
 
 def __getattr__(name: str):
     return REGISTRY.attribute(name)
+
+
+REGISTRY.load()

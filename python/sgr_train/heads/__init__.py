@@ -56,3 +56,6 @@ class FromModule(nn.Module):
 
 def __getattr__(name: str):
     return REGISTRY.attribute(name)
+
+
+REGISTRY.load()

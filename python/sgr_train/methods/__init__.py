@@ -69,3 +69,6 @@ def is_whole(name: str) -> bool:
 
 def __getattr__(name: str) -> type:
     return REGISTRY.attribute(name)
+
+
+REGISTRY.load()

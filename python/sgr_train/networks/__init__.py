@@ -205,3 +205,6 @@ def __getattr__(name: str) -> Callable[..., Network]:
     if name.startswith("_") or name not in names():
         raise AttributeError(f"module {__name__} has no attribute {name!r}")
     return functools.partial(create, name)
+
+
+REGISTRY.load()
