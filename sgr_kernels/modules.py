@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from . import functional
 from .functional.sgr_loss import loss, warn_without_graph
-from .operators.common.checks import check_number_or_tensor
+from .operators.common.checks import check_number_or_tensor, loss_dtype
 from .operators.common.options import Options
 from .torch_internals import overridable, refuse_scripting
 
@@ -104,17 +104,22 @@ class CrossEntropyHead(nn.Module):
     Args:
         classifier: (B, d) -> logits (B, K), for example :class:`ETFClassifier` or :class:`torch.nn.Linear`.
         features: what comes before the pooling; None: nothing.
+        label_smoothing: share of every label that is spread evenly over all classes, 0 to 1.
 
     Shape:
-        x: (B, d), (B, d, H, W) or any number of positions; labels: (B,) int64; result: 0-d loss in nats.
+        x: (B, d), (B, d, H, W) or any number of positions; labels: (B,) int64, or class probabilities (B, K) as mixup
+        gives them; result: 0-d loss in nats.
     """
 
     __prepare_scriptable__ = refuse_scripting
 
-    def __init__(self, classifier: nn.Module, features: nn.Module | None = None) -> None:
+    def __init__(
+        self, classifier: nn.Module, features: nn.Module | None = None, label_smoothing: float = 0.0
+    ) -> None:
         super().__init__()
         self.features = features
         self.classifier = classifier
+        self.label_smoothing = label_smoothing
 
     def logits(self, x: Tensor) -> Tensor:
         if self.features is not None:
@@ -122,7 +127,17 @@ class CrossEntropyHead(nn.Module):
         return self.classifier(average_positions(x))
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        return functional.cross_entropy(self.logits(x), labels)
+        logits = self.logits(x)
+        if not self.is_soft(labels):
+            return functional.cross_entropy(logits, labels)
+        logits = logits.to(loss_dtype(logits))
+        return nn.functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+
+    def is_soft(self, labels: Tensor) -> bool:
+        """Whether a sample is of several classes. Then p - q is the gradient, and there is no form that cancels less."""
+        if self.label_smoothing > 0:
+            return True
+        return isinstance(labels, Tensor) and labels.dtype.is_floating_point and labels.dim() == 2
 
 
 class ETFClassifier(nn.Module):

@@ -1,4 +1,4 @@
-"""The network and the method of a run."""
+"""The network, the method, the optimizers and the learning rate of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 import sgr_kernels as sk
 
-from . import methods, networks
+from . import methods, networks, optimizers, schedules
 from .best_cuts import best_cuts
 from .config import RunConfig
 from .errors import UsageError
@@ -41,6 +41,8 @@ def build(config: RunConfig, num_classes: int, image_shape: tuple[int, int, int]
         network = network.whole()
     if config.bp_free:
         _require_closed_form(config, network)
+    if config.label_smoothing:
+        _smooth_labels(config, network)
     if config.checkpoint_blocks:
         network.checkpoint_blocks()
     methods.prepare(method, network, torch.zeros(2, *image_shape))
@@ -65,9 +67,28 @@ def _cuts(config: RunConfig, create: Callable[..., Network], method: methods.Met
     return best_cuts(blocks, method, x, y, start, sizes)[0]
 
 
+def make_optimizers(config: RunConfig, network: Network) -> list[torch.optim.Optimizer]:
+    """One a module."""
+    make, options = optimizers.REGISTRY.find(config.optimizer), config.options["optimizer"][config.optimizer]
+    return [make(module.parameters(), config.lr, config.weight_decay, **options) for module in network]
+
+
+def learning_rate(config: RunConfig, epoch: float) -> float:
+    """After so many epochs, with a fraction within one."""
+    factor, options = schedules.REGISTRY.find(config.schedule), config.options["schedule"][config.schedule]
+    return config.lr * factor(epoch % config.epochs, config.epochs, **options)
+
+
 def own_options(config: RunConfig) -> dict[str, object]:
     """Those of the method of the run."""
     return config.options["method"][config.method]
+
+
+def _smooth_labels(config: RunConfig, network: Network) -> None:
+    for module in network:
+        if not hasattr(module.head, "label_smoothing"):
+            raise UsageError(f"--label-smoothing: --head {config.head} cannot smooth labels; choose another --head")
+        module.head.label_smoothing = config.label_smoothing
 
 
 def _require_closed_form(config: RunConfig, network: Network) -> None:

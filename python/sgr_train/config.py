@@ -1,6 +1,6 @@
 """Every setting of a command, its default (the digits recipe), its meaning, and the checks on it.
 
-Settings of a method, a network, a head or a data set are the options of its entry, in its own file.
+Settings of a method, a network, a head, an optimizer and the like are the options of its entry, in its own file.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from . import augmentations, heads, methods, networks, optimizers, plugins, schedules
 from . import data as data_sets
-from . import heads, methods, networks, plugins
-from .options import Count, NotNegative, Option, Positive, Range, explanations, from_plain
+from .options import Count, NotNegative, Option, Positive, Range, Share, explanations, from_plain
 from .paths import expand
 from .registry import Registry
 
@@ -24,6 +24,9 @@ REGISTRIES: dict[str, Registry] = {
     "model": networks.REGISTRY,
     "head": heads.REGISTRY,
     "data": data_sets.REGISTRY,
+    "augment": augmentations.REGISTRY,
+    "optimizer": optimizers.REGISTRY,
+    "schedule": schedules.REGISTRY,
 }
 HIDDEN = {"options"}  # fields that are no flags
 
@@ -52,12 +55,16 @@ class Settings:
             memory, more time.
         epochs: Passes over the training images.
         batch_size: Images a step. An incomplete last batch is left out (a few images make poor batch statistics).
-        lr: Initial learning rate of every module's SGD; cosine decay to 0, one step an epoch.
-        momentum: Momentum of SGD.
-        weight_decay: Weight decay of SGD.
+        augment: What is done to training images, in this order; without a name: nothing. Left out: crop and flip for
+            colour images, nothing for gray ones.
+        label_smoothing: Share of every label that is spread evenly over all classes.
+        optimizer: How the weights of every module are updated.
+        schedule: How the learning rate changes. A method that trains in phases goes through it in every one.
+        lr: Learning rate, before the schedule.
+        weight_decay: Weight decay.
         clip_grad_norm: Largest gradient norm of a module; left out: no clipping.
         device: auto: the GPU if there is one.
-        plugin: Python files whose methods, networks, heads and data sets join those that are there.
+        plugin: Python files whose methods, networks, heads and others join those that are there.
         out: Folder for everything that is written; it must be new or empty. Left out: runs/<date>-<time>-<command>.
         resume: Go on in this folder, with the settings and the data it began with; takes no other flag.
     """
@@ -72,8 +79,11 @@ class Settings:
     checkpoint_blocks: bool = False
     epochs: Count = 20
     batch_size: AtLeastTwo = 64
+    augment: tuple[str, ...] | None = None
+    label_smoothing: Share = 0.0
+    optimizer: str = "sgd"
+    schedule: str = "cosine"
     lr: Positive = 0.1
-    momentum: NotNegative = 0.9
     weight_decay: NotNegative = 5e-4
     clip_grad_norm: Positive | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -81,7 +91,7 @@ class Settings:
     out: Path | None = None
     resume: Path | None = None
     options: Options = field(default_factory=dict)
-    """Of the entries: by kind ("method", "model", "head", "data"), name of the entry and name of the option."""
+    """Of the entries: by kind (of REGISTRIES), name of the entry and name of the option."""
 
 
 @dataclass(frozen=True, kw_only=True)

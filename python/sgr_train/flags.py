@@ -21,7 +21,7 @@ READERS = {
     "predict": "Print the class of image files.",
     "export": "Write a run's network as a program that runs without this package, pixels from 0 to 1 -> logits.",
 }
-FIRST = ("method", "methods", "model", "head", "data", "bp_free", "plugin")  # they decide which flags there are
+FIRST = {*REGISTRIES, "methods", "bp_free", "plugin"}  # they decide which flags there are
 
 
 class _Parser(argparse.ArgumentParser):
@@ -111,7 +111,7 @@ def _add(parser: Any, option: Option, more: str = "") -> None:
         return
     default = "" if option.default in (None, ()) else f" (default: {_shown(option.default)})"
     metavar = f"{{{','.join(shape.choices)}}}" if shape.choices else METAVARS[shape.kind]
-    several = {"nargs": "+", "action": _Tuple} if shape.several else {}
+    several = {"nargs": "*" if shape.optional else "+", "action": _Tuple} if shape.several else {}
     parser.add_argument(option.flag, dest=option.name, type=shape.kind, metavar=metavar, help=text + default, **several)
 
 

@@ -8,13 +8,14 @@ them; and it would add to both sides of a paired comparison the same noise that 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from . import augmentations
 from .config import Settings
 from .data import REGISTRY as DATA_SETS
 from .errors import UsageError, note
@@ -22,7 +23,6 @@ from .splits import Batch, Files, Images, stratified_order
 
 VALIDATION_FRACTION = 0.1  # of the training images, where the data set has no validation images of its own
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PADDING = 4  # pixels a training image may move in each direction
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Data:
     """A data set, split; pixels are normalised by ``mean`` and ``std`` (1, C, 1, 1). ``image_shape`` is (C, H, W).
 
     ``classes`` are their names, in the order of the labels. ``fingerprint`` is a SHA-256 of all images and labels: a
-    run goes on with the data it began with, or not at all.
+    run goes on with the data it began with, or not at all. ``augment`` are the augmentations of training batches.
     """
 
     train: Images | Files
@@ -41,42 +41,36 @@ class Data:
     mean: Tensor
     std: Tensor
     fingerprint: str
+    augment: Sequence[Callable[[Tensor, Tensor, Data, torch.Generator], Batch]]
 
     @property
     def num_classes(self) -> int:
         return len(self.classes)
 
     def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """One epoch of normalised training batches; colour images are shifted and flipped."""
+        """One epoch of normalised, augmented training batches."""
         order = torch.randperm(len(self.train), generator=generator)
         for pixels, labels in self.train.load(order[: self.images_per_epoch(batch_size)].split(batch_size)):
-            x = self._normalise(pixels)
-            yield (augment(x, generator) if self.image_shape[0] == 3 else x), labels
+            x = self.normalise(pixels)
+            for augment in self.augment:
+                x, labels = augment(x, labels, self, generator)
+            yield x, labels
 
     def ordered(self, split: Images | Files, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
         """Normalised batches of the first ``limit`` images of a split, as they are."""
         for pixels, labels in split.load(torch.arange(len(split))[:limit].split(batch_size)):
-            yield self._normalise(pixels), labels
+            yield self.normalise(pixels), labels
 
     def images_per_epoch(self, batch_size: int) -> int:
         """Whole batches only, unless all the images are fewer than one batch."""
         return len(self.train) // batch_size * batch_size or len(self.train)
 
-    def _normalise(self, pixels: Tensor) -> Tensor:
+    def normalise(self, pixels: Tensor) -> Tensor:
         return (pixels.float() - self.mean) / self.std
 
-
-def augment(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift every image by up to 4 pixels (zero padding), flip half of them left to right. (B, C, H, W) -> same."""
-    count, channels, height, width = x.shape
-    top, left = torch.randint(0, 2 * PADDING + 1, (2, count, 1), generator=generator)
-    flip = torch.rand(count, 1, generator=generator) < 0.5
-    rows = (top + torch.arange(height)).to(x.device)
-    columns = left + torch.arange(width)
-    columns = torch.where(flip, columns.flip(1), columns).to(x.device)
-    image, channel = torch.arange(count, device=x.device), torch.arange(channels, device=x.device)
-    padded = F.pad(x, [PADDING] * 4)
-    return padded[image[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None, :]]
+    def pixels(self, x: Tensor) -> Tensor:
+        """Inverse of :meth:`normalise`: uint8."""
+        return (x * self.std + self.mean).round().clamp(0, 255).to(torch.uint8)
 
 
 def load_data(config: Settings, device: torch.device) -> Data:
@@ -104,7 +98,9 @@ def load_data(config: Settings, device: torch.device) -> Data:
     mean, std = _statistics(train)
     image_shape = tuple(train.pixels.shape[1:]) if isinstance(train, Images) else (3, train.size, train.size)
     splits = (split.to(device) for split in (train, val, test))
-    return Data(*splits, classes, image_shape, mean.to(device), std.to(device), fingerprint.hexdigest())
+    names = (augmentations.OF_COLOUR if image_shape[0] == 3 else ()) if config.augment is None else config.augment
+    augment = [partial(augmentations.REGISTRY.find(name), **config.options["augment"][name]) for name in names]
+    return Data(*splits, classes, image_shape, mean.to(device), std.to(device), fingerprint.hexdigest(), augment)
 
 
 def _count_classes(data: str, labels: list[Tensor]) -> int:

@@ -28,6 +28,7 @@ class Range(NamedTuple):
 Count = Annotated[int, Range(1, LARGEST_INTEGER)]
 NotNegative = Annotated[float, Range(0.0, LARGEST_FLOAT)]
 Positive = Annotated[float, Range(0.0, LARGEST_FLOAT, open=True)]
+Share = Annotated[float, Range(0.0, 1.0)]
 
 
 class Option(NamedTuple):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from . import networks
+from . import augmentations, networks
 from .config import REGISTRIES, ChooseConfig, Options, Settings, fields_of
 from .errors import UsageError
 from .options import Option, check, refusal
 
 Entries = dict[str, tuple[str, ...]]  # names of the chosen entries, by kind
+WITH_BP_FREE = {"head": ("etf",), "modules": (None,), "cuts": ((),), "checkpoint_blocks": (False,)}
+WITH_BP_FREE["label_smoothing"] = (0.0,)
 SWEPT = "weight"  # the option of sgr that choose tries
 
 
@@ -65,13 +67,20 @@ def chosen(kind: type[Settings], given: dict[str, Any]) -> Entries:
         names = ("sgr", "layerwise")
     else:
         names = tuple(value["methods"]) if "methods" in value else (value["method"],)
-    model, data = value["model"], value["data"].partition(":")[0]
-    for registry, wanted in (("method", names), ("model", (model,)), ("data", (data,))):
+    model = value["model"]
+    entries = {
+        "method": names,
+        "model": (model,),
+        "head": (value["head"] or ("etf" if value["bp_free"] else networks.facts(model).head),),
+        "data": (value["data"].partition(":")[0],),
+        "augment": augmentations.OF_COLOUR if value["augment"] is None else value["augment"],
+        "optimizer": (value["optimizer"],),
+        "schedule": (value["schedule"],),
+    }
+    for kind_of_entry, wanted in entries.items():
         for name in wanted:
-            REGISTRIES[registry].find(name)
-    head = value["head"] or ("etf" if value["bp_free"] else networks.facts(model).head)
-    REGISTRIES["head"].find(head)
-    return {"method": names, "model": (model,), "head": (head,), "data": (data,)}
+            REGISTRIES[kind_of_entry].find(name)
+    return entries
 
 
 def entry_flags(kind: type[Settings], entries: Entries) -> dict[str, list[Target]]:
@@ -132,11 +141,13 @@ def _check_bp_free(config: Settings, fields: dict[str, Option]) -> None:
         if name not in analytic:
             flag = fields.get("methods") or fields["method"]
             raise refusal(flag, f"{' or '.join(analytic)} with --bp-free", name)
-    for name, allowed in (("head", ("etf",)), ("modules", (None,)), ("cuts", ((),)), ("checkpoint_blocks", (False,))):
+    for name, allowed in WITH_BP_FREE.items():
         value = getattr(config, name)
         if value not in allowed:
             what = "left out" if not allowed[0] else allowed[0]
             raise refusal(fields[name], f"{what} with --bp-free", value)
+    if "mixup" in config.options["augment"]:
+        raise refusal(fields["augment"], "without mixup with --bp-free", config.augment)
     for kind, flag, value in (("model", "norm", "none"), ("method", "engine", "fused")):
         for name, options in config.options[kind].items():
             if options.get(flag, value) != value:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint, interrupts, methods, report
-from .build import build, own_options
+from .build import build, learning_rate, make_optimizers, own_options
 from .config import RunConfig, to_json
 from .errors import Diverged, UsageError, note, one_line
 from .files import exists, write_json
@@ -78,17 +78,8 @@ def setup(config: RunConfig) -> tuple[Training, Data]:
     network.mean, network.std = data.mean / 255, data.std / 255
     epochs = config.epochs * methods.phases(method, network)
 
-    optimizers = [
-        torch.optim.SGD(m.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
-        for m in network
-    ]
     generator = torch.Generator().manual_seed(config.seed)
-    return Training(network, method, optimizers, generator, epochs, data.classes), data
-
-
-def cosine(epoch: int, epochs: int) -> float:
-    """Factor on the learning rate in an epoch, counted from 0: from 1 down to 0 in every phase of ``epochs``."""
-    return 0.5 * (1 + math.cos(math.pi * (epoch % epochs) / epochs))
+    return Training(network, method, make_optimizers(config, network), generator, epochs, data.classes), data
 
 
 @enough_memory()
@@ -110,8 +101,6 @@ def train(config: RunConfig, label: str = "", verbose: bool = False) -> tuple[Tr
     images = data.images_per_epoch(config.batch_size)
     with report.Progress(label, images, len(run.history), run.epochs, verbose) as progress:
         for epoch in range(len(run.history) + 1, run.epochs + 1):
-            for optimizer in run.optimizers:
-                optimizer.param_groups[0]["lr"] = config.lr * cosine(epoch - 1, config.epochs)
             memory, started = PeakMemory(data.mean.device), time.perf_counter()
             with advice(config, f"in epoch {epoch}"):
                 losses = train_epoch(run, config, data, progress)
@@ -155,11 +144,11 @@ def advice(config: RunConfig, when: str) -> Iterator[None]:
     try:
         yield
     except Diverged as error:
-        own = own_options(config)
+        own = own_options(config) | config.options["optimizer"][config.optimizer]
         too_large = {
             "lr": True,
             "weight": "weight" in own,
-            "momentum": config.momentum >= 1,
+            "momentum": own.get("momentum", 0) >= 1,
             "weight_decay": config.lr * config.weight_decay >= 1,
             "clip_grad_norm": config.clip_grad_norm is not None,
         }
@@ -179,8 +168,11 @@ def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.P
     """
     device = data.mean.device
     sums, seen = torch.zeros((), device=device), 0
+    steps = math.ceil(data.images_per_epoch(config.batch_size) / config.batch_size)
+    updated: set[int] = set()  # modules
 
     def update(k: int) -> None:
+        updated.add(k)
         if config.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(run.network[k].parameters(), config.clip_grad_norm)
         run.optimizers[k].step()
@@ -190,21 +182,26 @@ def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.P
     for index, (x, labels) in enumerate(data.shuffled(config.batch_size, run.generator)):
         interrupts.check()
         if index % CHECK_EVERY == 0:
-            check_losses(sums)
+            check_losses(sums, updated)
+        rate = learning_rate(config, len(run.history) + index / steps)
+        for group in (group for optimizer in run.optimizers for group in optimizer.param_groups):
+            group["lr"] = rate
         losses = run.method.step(run.network, x, labels, update)
         sums = sums + torch.stack(losses) * len(labels)
         seen += len(labels)
         progress.batch(len(labels), sums[-1] / seen)
-    check_losses(sums)
+    check_losses(sums, updated)
     check_weights(run.network)
     return (sums / seen).tolist()
 
 
-def check_losses(losses: Tensor) -> None:
-    """Raises Diverged where the loss of a module, or a sum of them, is not finite."""
-    for k, loss in enumerate(losses.flatten(), 1):
+def check_losses(losses: Tensor, updated: set[int]) -> None:
+    """Raises Diverged where a loss, or a sum of them, is not finite; they are of the last modules that were updated."""
+    count = losses.numel()
+    modules = sorted(updated)[-count:] if len(updated) >= count else range(count)
+    for k, loss in zip(modules, losses.flatten(), strict=True):
         if not loss.isfinite():
-            raise Diverged(f"the loss of module {k} is {loss.item()}")
+            raise Diverged(f"the loss of module {k + 1} is {loss.item()}")
 
 
 def check_weights(network: Network) -> None:

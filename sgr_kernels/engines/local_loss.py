@@ -31,6 +31,7 @@ def local_loss(head: nn.Module | Callable, features: Tensor, labels, scale: floa
     if (
         type(head) is CrossEntropyHead
         and head.features is None
+        and not head.is_soft(labels)
         and type(head.classifier) in (ETFClassifier, nn.Linear)
         and runs_as_written(head)
         and runs_as_written(head.classifier)

@@ -9,7 +9,8 @@ from PIL import Image
 from sgr_train import checkpoint, train
 from sgr_train.config import RunConfig
 from sgr_train.errors import UsageError
-from sgr_train.loader import augment, load_data
+from sgr_train import augmentations
+from sgr_train.loader import load_data
 from sgr_train.settings import make
 from sgr_train.splits import stratified_order
 from sklearn.datasets import load_digits
@@ -80,7 +81,9 @@ def test_an_epoch_is_a_permutation_in_whole_batches():
 
 def test_augmented_images_are_shifted_and_flipped_originals():
     x = torch.rand(64, 3, 6, 5)
-    result = augment(x, torch.Generator().manual_seed(0))
+    labels, generator = torch.arange(64), torch.Generator().manual_seed(0)
+    result, same = augmentations.flip(*augmentations.crop(x, labels, None, generator), None, generator)
+    assert same.equal(labels)
     padded = torch.nn.functional.pad(x, [4] * 4)
     seen = set()
     for image, source in zip(result, padded, strict=True):

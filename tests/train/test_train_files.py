@@ -108,7 +108,7 @@ def test_a_damaged_config(sgr_train, finished, content, command):
     [
         ({"epochs": 6}, " (epochs is 6, not 3)"),
         ({"lr": 0.2}, " (lr is 0.2, not 0.1)"),
-        ({"momentum": 0.5, "seed": 1}, " (momentum is 0.5, not 0.9, seed is 1, not 0)"),
+        ({"batch_size": 16, "seed": 1}, " (batch_size is 16, not 32, seed is 1, not 0)"),
         ({"weight_decay": None}, " (weight_decay is missing, not 0.0005)"),
         ({"cuts": [1]}, " (cuts is [1], not [])"),
         ({"run": "0123456789abcdef"}, ""),

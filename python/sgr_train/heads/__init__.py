@@ -1,5 +1,6 @@
 """Heads: what turns the output of a module into its local loss. ``head.logits(x)``, ``head(x, labels) -> loss``.
 
+Labels are (B,) int64, or class probabilities (B, K) under mixup. ``head.label_smoothing`` is what --label-smoothing sets.
 An entry is a function or class ``(features, num_classes, *, options)``; ``features`` says what it gets.
 """
 
@@ -45,13 +46,13 @@ class FromModule(nn.Module):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.module = module
+        self.module, self.label_smoothing = module, 0.0
 
     def logits(self, x: Tensor) -> Tensor:
         return self.module(x)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(self.logits(x), labels)
+        return F.cross_entropy(self.logits(x), labels, label_smoothing=self.label_smoothing)
 
 
 def __getattr__(name: str):

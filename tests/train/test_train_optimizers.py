@@ -1,0 +1,91 @@
+"""Optimizers and schedules of the driver."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from sgr_train import optimizers, schedules, train
+from sgr_train.build import learning_rate
+from sgr_train.config import RunConfig
+from sgr_train.settings import make
+from torch import nn
+
+
+def rates(every: float, **given) -> list[float]:
+    config = make(RunConfig, lr=1.0, **given)
+    return [learning_rate(config, index * every) for index in range(int(config.epochs / every))]
+
+
+def test_cosine_by_epoch_and_by_step():
+    by_epoch = rates(0.5, epochs=4)
+    assert by_epoch[::2] == by_epoch[1::2] == pytest.approx([1.0, 0.853553, 0.5, 0.146447], rel=1e-5)
+    by_step = rates(0.5, epochs=4, per_step=True)
+    assert by_step[::2] == by_epoch[::2] and all(a > b for a, b in zip(by_step, by_step[1:], strict=False))
+    assert by_step[3] == pytest.approx(0.691342, rel=1e-5)
+
+
+def test_cosine_ends_where_it_should_after_a_warm_up():
+    found = rates(0.25, epochs=10, warmup=2, final=0.1, per_step=True)
+    assert found[0] == pytest.approx(0.01) and found[4] == pytest.approx(0.505) and found[8] == 1.0
+    assert found[:9] == sorted(found[:9]) and found[8:] == sorted(found[8:], reverse=True)
+    assert found[24] == pytest.approx(0.55) and 0.1 < found[-1] < 0.105
+
+
+def test_steps_after_a_warm_up():
+    found = rates(0.5, epochs=6, schedule="step", milestones=(2, 4), gamma=0.1, warmup=1)
+    assert found == pytest.approx([0.01, 0.505, *[1.0] * 2, *[0.1] * 4, *[0.01] * 4])
+
+
+@pytest.mark.parametrize("schedule", schedules.names())
+def test_every_phase_has_the_whole_schedule(schedule):
+    config = make(RunConfig, epochs=40, schedule=schedule)
+    assert learning_rate(config, 41.5) == learning_rate(config, 1.5)
+    assert learning_rate(config, 39) < learning_rate(config, 40)
+
+
+def test_every_step_has_its_own_rate_in_all_groups(tiny, monkeypatch):
+    """The optimizer's own step sees it; what the history says is the last one."""
+    seen = []
+
+    class Spy(torch.optim.SGD):
+        def step(self, *args):
+            seen.append([group["lr"] for group in self.param_groups])
+
+    def spy(parameters, lr, weight_decay):
+        """Notes learning rates."""
+        first, *others = parameters
+        return Spy([{"params": [first]}, {"params": others}], lr)
+
+    monkeypatch.setitem(optimizers.REGISTRY._entries, "spy", spy)
+    config = tiny(method="bp", epochs=2, per_step=True, optimizer="spy", lr=1.0)
+    run, _ = train.train(config)
+    assert [first for first, _ in seen] == [second for _, second in seen]
+    assert [first for first, _ in seen] == pytest.approx([learning_rate(config, index / 4) for index in range(8)])
+    assert [row["lr"] for row in run.history] == [seen[3][0], seen[7][0]]
+
+
+def test_adamw_is_torchs():
+    model, other = (nn.Linear(3, 2, bias=False) for _ in range(2))
+    other.load_state_dict(model.state_dict())
+    ours = optimizers.adamw(model.parameters(), 0.1, 0.2, beta1=0.5, beta2=0.6, eps=0.01)
+    theirs = torch.optim.AdamW(other.parameters(), lr=0.1, betas=(0.5, 0.6), eps=0.01, weight_decay=0.2)
+    for _ in range(3):
+        x = torch.randn(4, 3)
+        for network, optimizer in ((model, ours), (other, theirs)):
+            optimizer.zero_grad()
+            network(x).square().sum().backward()
+            optimizer.step()
+    assert model.weight.equal(other.weight)
+
+
+def test_flags_belong_to_the_optimizer_that_has_them(sgr_train, tmp_path):
+    for words, said in (
+        (("--optimizer", "adamw", "--momentum", 0.9), "unrecognized arguments: --momentum"),
+        (("--optimizer", "adam"), "--optimizer must be one of adamw, sgd, got 'adam'"),
+        (("--optimizer", "adamw", "--beta1", 1.0), "--beta1 must be at most 1"),
+        (("--milestones", 3), "unrecognized arguments: --milestones"),
+        (("--schedule", "step", "--milestones", 0), "--milestones must be at least 1"),
+        (("--schedule", "step", "--gamma", -1), "--gamma must be a number >= 0"),
+    ):
+        status, _, errors = sgr_train("run", *words, "--out", tmp_path / "refused")
+        assert status == 2 and said in errors and errors.count("\n") == 1
