@@ -88,6 +88,7 @@ HEADS = {
     "linear": lambda channels: sk.CrossEntropyHead(nn.Linear(channels, CLASSES)),
     "linear_no_bias": lambda channels: sk.CrossEntropyHead(nn.Linear(channels, CLASSES, bias=False)),
     "features": lambda channels: sk.CrossEntropyHead(nn.Linear(channels, CLASSES), nn.Softplus()),
+    "smoothed": lambda channels: sk.CrossEntropyHead(nn.Linear(channels, CLASSES), label_smoothing=0.3),
     "conv": Scaled,
     "lambda": lambda channels: Lambda(nn.Linear(channels, CLASSES)),
     "linear_loss": lambda channels: lambda features, y: features.mean(),
@@ -169,6 +170,22 @@ def test_bodies(backend, body):
     problem = Problem(body, device=device_of(backend))
     check(problem, backend)
     check(problem, backend, delta_pre=None)
+
+
+@pytest.mark.parametrize("head", ["etf", "linear", "features", "smoothed"])
+@pytest.mark.parametrize("engine", ["fused", "directional"])
+def test_class_probabilities(engine, head):
+    """As mixup gives them; those of one class alone are its label."""
+    problem = Problem("linear_stack", head)
+    labels, problem.y = problem.y, torch.rand(BATCH, CLASSES, dtype=torch.float64).softmax(1)
+    published = problem.step("autograd")
+    options, tolerances = ({}, (1e-10, 1e-10)) if engine == "fused" else ({"order": 2}, (1e-3, 1e-6))
+    assert_same(problem.step(engine, **options), published, tolerances[0])
+    problem.y = nn.functional.one_hot(labels, CLASSES).double()
+    hard = problem.step(engine, **options)
+    assert abs(hard[0].loss - published[0].loss) > 1e-3
+    problem.y = labels
+    assert_same(hard, problem.step(engine, **options), tolerances[1])
 
 
 @pytest.mark.parametrize("head", HEADS)

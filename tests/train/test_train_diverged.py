@@ -46,6 +46,15 @@ def test_divergence_is_an_error_and_keeps_the_last_good_epoch(sgr_train, tmp_pat
     assert again == 2 and repeated == errors
 
 
+def test_the_loss_is_that_of_the_module_that_trained(tiny):
+    config = tiny(method="greedy")
+    run, data = train.setup(config)
+    run.history = [{}] * config.epochs  # the second module's turn
+    torch.nn.init.constant_(run.network[1].body[0][0].weight, math.inf)
+    with report.Progress("", 0, 0, 1, False) as progress, pytest.raises(Diverged, match="the loss of module 2 is nan"):
+        train.train_epoch(run, config, data, progress)
+
+
 @pytest.mark.parametrize("flag", ["--momentum", "--weight-decay", "--weight"])
 def test_what_made_a_run_diverge_is_among_the_advice(sgr_train, tmp_path, flag):
     status, _, errors = sgr_train("run", *TINY_FLAGS, flag, 1e38, "--out", tmp_path / "run")

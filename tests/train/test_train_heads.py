@@ -44,6 +44,19 @@ def test_every_head_fits_or_says_what_it_needs(name, features):
     assert x.grad.isfinite().all() and all(p.grad is not None for p in head.parameters())
 
 
+@pytest.mark.parametrize("name", heads.names())
+def test_every_head_takes_class_probabilities_and_smooths_labels(name):
+    features = next(iter(FITS[name] & {MAPS, TOKENS}))
+    head = heads.create(name, features, num_classes=10)
+    x, labels = torch.randn(3, *features.shape), torch.tensor([1, 9, 0])
+    probabilities = torch.rand(3, 10).softmax(1)
+    logits = head.logits(x)
+    torch.testing.assert_close(head(x, probabilities), F.cross_entropy(logits, probabilities))
+    torch.testing.assert_close(head(x, F.one_hot(labels, 10).float()), head(x, labels))
+    head.label_smoothing = 0.2
+    torch.testing.assert_close(head(x, labels), F.cross_entropy(logits, labels, label_smoothing=0.2))
+
+
 def test_every_head_is_in_the_table():
     assert set(heads.names()) == FITS.keys()
 

@@ -207,10 +207,14 @@ def interrupt_in_epoch(monkeypatch, number, after_batches):
     monkeypatch.setattr(train, "train_epoch", train_epoch)
 
 
-@pytest.mark.parametrize("method", ["bp", "layerwise", "sgr"])
+EVERYTHING = {"augment": ("crop", "flip", "randaugment", "erasing", "mixup"), "label_smoothing": 0.1, "warmup": 1.5}
+EVERYTHING |= {"optimizer": "adamw", "lr": 1e-3, "per_step": True}
+
+
+@pytest.mark.parametrize("method, more", [("bp", {}), ("layerwise", {}), ("sgr", {}), ("sgr", EVERYTHING)])
 @pytest.mark.parametrize("epoch", [1, 3])
-def test_interrupted_and_resumed_equals_uninterrupted(tiny, monkeypatch, write_npz, method, epoch):
-    settings = {"method": method, "epochs": 4, "head": "conv", "train_subset": 40, "batch_size": 8}
+def test_interrupted_and_resumed_equals_uninterrupted(tiny, monkeypatch, write_npz, method, more, epoch):
+    settings = {"method": method, "epochs": 4, "head": "conv", "train_subset": 40, "batch_size": 8, **more}
     settings["data"] = f"npz:{write_npz()}"  # colour: augmentation draws random numbers too
     whole, _ = train.train(tiny("whole", **settings))
     config = tiny("interrupted", **settings)
