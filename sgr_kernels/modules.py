@@ -113,9 +113,7 @@ class CrossEntropyHead(nn.Module):
 
     __prepare_scriptable__ = refuse_scripting
 
-    def __init__(
-        self, classifier: nn.Module, features: nn.Module | None = None, label_smoothing: float = 0.0
-    ) -> None:
+    def __init__(self, classifier: nn.Module, features: nn.Module | None = None, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.features = features
         self.classifier = classifier
@@ -134,7 +132,7 @@ class CrossEntropyHead(nn.Module):
         return nn.functional.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def is_soft(self, labels: Tensor) -> bool:
-        """Whether a sample is of several classes. Then p - q is the gradient, and there is no form that cancels less."""
+        """Whether a sample is of several classes. The gradient is then p - q, and no form of it cancels less."""
         if self.label_smoothing > 0:
             return True
         return isinstance(labels, Tensor) and labels.dtype.is_floating_point and labels.dim() == 2

@@ -1,1 +1,86 @@
-"""What a training step will take, before anything is allocated."""
+"""What a training step will take, before anything is allocated: on tensors that have sizes and no numbers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry
+
+from . import methods
+from .build import build, make_optimizers
+from .config import RunConfig
+from .networks.network import Network
+from .step_memory import Sizes, step_peak_bytes
+
+
+class Cost(NamedTuple):
+    """Of one training step.
+
+    Attributes:
+        network: without numbers.
+        flops: of its products (matrices, convolutions), at most over the phases of the method.
+        kept_bytes: parameters, buffers and the state of the optimizers.
+        peak_bytes: of all that lives at once, ``kept_bytes`` included; scratch memory of operators is not.
+    """
+
+    network: Network
+    flops: int
+    kept_bytes: int
+    peak_bytes: int
+
+
+def step_cost(config: RunConfig, num_classes: int, image_shape: tuple[int, int, int]) -> Cost:
+    """For images (C, H, W)."""
+    with torch.device("meta"):
+        network, method = build(config, num_classes, image_shape)
+        x = torch.empty(config.batch_size, *image_shape)
+        y = torch.empty(config.batch_size, dtype=torch.long)
+    kept = _bytes([*network.state_dict().values(), *_optimizer_state(config, network)])
+    sizes = Sizes(gpu=config.device != "cpu" and torch.cuda.is_available())
+    peak = step_peak_bytes(network, method, x, y, sizes)
+    return Cost(network, _flops(network, method, x, y), kept, kept + peak)
+
+
+def _optimizer_state(config: RunConfig, network: nn.Module) -> list[Any]:
+    state = []
+    for optimizer in make_optimizers(config, network):
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            parameter.grad = torch.empty_like(parameter)
+        optimizer.step()
+        optimizer.zero_grad()
+        state += tree_leaves(dict(optimizer.state))
+    return state
+
+
+def _bytes(values: list[Any]) -> int:
+    return sum(value.nbytes for value in values if isinstance(value, Tensor))
+
+
+class _Products(TorchDispatchMode):
+    """Counts as FlopCounterMode does, which hooks into modules: the directional engine refuses hooks."""
+
+    flops = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in flop_registry:
+            self.flops += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def _flops(network: Network, method: methods.Method, x: Tensor, y: Tensor) -> int:
+    """Attention counts by its products, which not every kernel of it tells."""
+    sizes, most = Sizes(), 0
+    network, method = sizes.copy((network, method), [network])
+    for phase in range(methods.phases(method, network)):
+        methods.begin_epoch(method, phase, 1)
+        network.train()
+        with sizes.only(), sdpa_kernel(SDPBackend.MATH), _Products() as products:
+            method.step(network, sizes.tensor(x), sizes.tensor(y), lambda k: network[k].zero_grad())
+        most = max(most, products.flops)
+    return most

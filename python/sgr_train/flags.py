@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import plugins
-from .config import COMMANDS, REGISTRIES, Settings, fields_of
+from . import plugins, recipes
+from .config import COMMANDS, REGISTRIES, RunConfig, Settings, fields_of
 from .errors import UsageError
 from .options import Option, number_or_name, shape_of
-from .settings import chosen, entry_flags, make
+from .settings import changed, chosen, entry_flags, make
 
 METAVARS = {int: "N", float: "X", str: "NAME", Path: "PATH", number_or_name: "N"}
 READERS = {
@@ -21,6 +21,7 @@ READERS = {
     "predict": "Print the class of image files.",
     "export": "Write a run's network as a program that runs without this package, pixels from 0 to 1 -> logits.",
 }
+RECIPE = "Train a network of the paper, by the name of its recipe."
 FIRST = {*REGISTRIES, "methods", "bp_free", "plugin"}  # they decide which flags there are
 
 
@@ -53,8 +54,10 @@ def parse(words: Sequence[str]) -> Settings | Callable[[], None]:
     command, *words = words
     if command in READERS:
         return _reader(command, words)
+    if command == "recipe":
+        return _recipe(words)
     if command not in COMMANDS:
-        raise UsageError(f"the command must be one of {', '.join((*COMMANDS, *READERS))}, got {command!r}")
+        raise UsageError(f"the command must be one of {', '.join((*COMMANDS, 'recipe', *READERS))}, got {command!r}")
     kind = COMMANDS[command]
     first = _Parser(add_help=False)
     for option in fields_of(kind):
@@ -80,6 +83,29 @@ def _reader(command: str, words: Sequence[str]) -> Callable[[], None]:
 
     actions = {"evaluate": finished.evaluate, "predict": finished.predict, "export": finished.export}
     return partial(actions[command], folder, *others)
+
+
+def _recipe(words: Sequence[str]) -> Settings | Callable[[], None]:
+    parser = _Parser(prog="sgr-train recipe", description=f"{RECIPE} It is resumed like any other run.")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="name of a recipe")
+    parser.add_argument("--list", action="store_true", help="print all names, and what the paper has for them")
+    others = "other values for flags of run: epochs=2 'cuts=3 7' download=true clip_grad_norm=none"
+    parser.add_argument("--set", nargs="+", action="extend", metavar="KEY=VALUE", help=others)
+    parser.add_argument("--dry-run", action="store_true", help="train nothing: print the network and what it will take")
+    parser.add_argument("--plugin", type=Path, nargs="+", action=_Tuple, metavar="PATH", help="files with more recipes")
+    parser.add_argument("--out", type=Path, metavar="PATH", help="folder, as of run")
+    given = vars(parser.parse_args(words))
+    plugins.load(given.get("plugin", ()))
+    from . import recipe_text
+
+    if "list" in given:
+        return recipe_text.show_all
+    if "name" not in given:
+        raise UsageError("recipe needs a NAME; sgr-train recipe --list shows all")
+    recipe = recipes.find(given["name"])
+    own = {name: given[name] for name in ("plugin", "out") if name in given}
+    config = make(RunConfig, **changed(RunConfig, recipe.settings, given.get("set", ())), **own)
+    return partial(recipe_text.show, given["name"], recipe, config) if "dry_run" in given else config
 
 
 def _parser(command: str, kind: type[Settings], known: dict[str, Any]) -> argparse.ArgumentParser:
@@ -128,7 +154,7 @@ def _overview() -> str:
     lines = ["usage: sgr-train COMMAND [flags]", "", "Local training with successive gradient reconciliation.", ""]
     for command, kind in COMMANDS.items():
         lines.append(f"  {command:8} {inspect.getdoc(kind).splitlines()[0]}")
-    lines += [f"  {command:8} {text}" for command, text in READERS.items()]
+    lines += [f"  {command:8} {text}" for command, text in {"recipe": RECIPE, **READERS}.items()]
     for kind, registry in REGISTRIES.items():
         lines += ["", f"--{kind}:"]
         lines += [f"  {name:16} {registry.summary(name)}" for name in registry.names()]

@@ -105,6 +105,22 @@ def from_plain(option: Option, value: Any) -> Any:
     return Path(value) if shape.kind is Path else value
 
 
+def from_text(option: Option, text: str) -> Any:
+    """The value that a user writes as ``text``: several are separated by spaces; none, true and false have values.
+
+    Raises:
+        UsageError: it is no value of the option.
+    """
+    shape = shape_of(option.type)
+    if text == "none" and shape.optional:
+        return None
+    kind = {"true": True, "false": False}.__getitem__ if shape.kind is bool else shape.kind
+    try:
+        return tuple(map(kind, text.split())) if shape.several else kind(text)
+    except (KeyError, ValueError) as error:
+        raise refusal(option, "true or false" if shape.kind is bool else f"of type {kind.__name__}", text) from error
+
+
 def refusal(option: Option, expected: str, value: Any) -> UsageError:
     return UsageError(f"{option.flag} must be {expected}, got {value!r}")
 

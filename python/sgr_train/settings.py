@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from . import augmentations, networks
 from .config import REGISTRIES, ChooseConfig, Options, Settings, fields_of
 from .errors import UsageError
-from .options import Option, check, refusal
+from .options import Option, check, from_text, refusal
 
 Entries = dict[str, tuple[str, ...]]  # names of the chosen entries, by kind
 WITH_BP_FREE = {"head": ("etf",), "modules": (None,), "cuts": ((),), "checkpoint_blocks": (False,)}
@@ -54,6 +55,27 @@ def make(kind: type[Settings], **given: Any) -> Settings:
     config = kind(**{**own, "head": entries["head"][0]}, options=options)
     validate(config)
     return config
+
+
+def changed(kind: type[Settings], given: dict[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """What is given to :func:`make`, with others in its place. Options of entries that are replaced go with them.
+
+    Args:
+        changes: "key=value" each, the key by the name of the flag.
+
+    Raises:
+        UsageError: one is written otherwise, or it is no value of its flag.
+    """
+    if not all("=" in change for change in changes):
+        raise UsageError(f"--set must be KEY=VALUE ..., got {' '.join(changes)!r}")
+    texts = {key.replace("-", "_"): text for key, _, text in (change.partition("=") for change in changes)}
+    own = {option.name: option for option in fields_of(kind)}
+    before = entry_flags(kind, chosen(kind, given))
+    given = {**given, **{name: from_text(own[name], text) for name, text in texts.items() if name in own}}
+    targets = entry_flags(kind, chosen(kind, given))
+    given = {name: value for name, value in given.items() if name not in before or name in targets}
+    of_entries = {name: from_text(targets[name][0].option, text) for name, text in texts.items() if name in targets}
+    return {**given, **of_entries, **{name: text for name, text in texts.items() if name not in {*own, *targets}}}
 
 
 def chosen(kind: type[Settings], given: dict[str, Any]) -> Entries:

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sgr_train import checkpoint, train
+from sgr_train import augmentations, checkpoint, train
 from sgr_train.config import RunConfig
 from sgr_train.errors import UsageError
-from sgr_train import augmentations
 from sgr_train.loader import load_data
 from sgr_train.settings import make
 from sgr_train.splits import stratified_order

@@ -9,11 +9,11 @@ import torch
 from ..errors import UsageError, one_line
 from ..paths import expand
 from ..splits import Images
-from . import Splits, register
+from . import Facts, Splits, register
 from .argument import refuse_argument
 
 
-@register("cifar10")
+@register("cifar10", Facts(10, (3, 32, 32)))
 def cifar10(argument: str, *, data_dir: Path = Path("data"), download: bool = False) -> Splits:
     """60,000 colour images of 32 x 32 pixels in 10 classes.
 
@@ -24,7 +24,7 @@ def cifar10(argument: str, *, data_dir: Path = Path("data"), download: bool = Fa
     return _load("cifar10", "CIFAR10", argument, data_dir, download)
 
 
-@register("cifar100")
+@register("cifar100", Facts(100, (3, 32, 32)))
 def cifar100(argument: str, *, data_dir: Path = Path("data"), download: bool = False) -> Splits:
     """60,000 colour images of 32 x 32 pixels in 100 classes.
 

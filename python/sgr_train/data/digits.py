@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from ..splits import Images, stratified_order
-from . import Splits, register
+from . import Facts, Splits, register
 from .argument import refuse_argument
 
 FRACTIONS = (0.6, 0.2)  # training and validation; the rest is for the test
 
 
-@register("digits")
+@register("digits", Facts(10, (1, 8, 8)))
 def digits(argument: str) -> Splits:
     """scikit-learn's 1797 gray digits of 8 x 8 pixels, no download."""
     from sklearn.datasets import load_digits

@@ -1,6 +1,6 @@
 """Heads: what turns the output of a module into its local loss. ``head.logits(x)``, ``head(x, labels) -> loss``.
 
-Labels are (B,) int64, or class probabilities (B, K) under mixup. ``head.label_smoothing`` is what --label-smoothing sets.
+Labels are (B,) int64, or class probabilities (B, K) under mixup. --label-smoothing sets ``head.label_smoothing``.
 An entry is a function or class ``(features, num_classes, *, options)``; ``features`` says what it gets.
 """
 
