@@ -26,7 +26,7 @@ IMPORTS = "sgr_kernels/operators/__init__.py"
 LINE = re.search(r"Add the line `(.*?)` to the imports of `(.*?)`", PAGE)[1]
 
 PLUGINS = {path.name: path.read_text() for path in sorted((EXAMPLE / "plugins").glob("*.py"))}
-TRAIN, COPY, BUILD, EVERY_KERNEL, MICRO, PYTEST, OF_BACKEND = [
+TRAIN, RECIPE, COPY, BUILD, EVERY_KERNEL, MICRO, PYTEST, OF_BACKEND = [
     line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()
 ]
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
@@ -101,16 +101,27 @@ def test_code_is_that_of_the_example_or_is_run_here():
 
 
 def test_a_plugin_is_shown_whole_and_short():
-    assert len(PLUGINS) == 4 and all(text in PYTHON_BLOCKS for text in PLUGINS.values())
+    assert len(PLUGINS) == 5 and all(text in PYTHON_BLOCKS for text in PLUGINS.values())
     assert all(len(text.splitlines()) <= 40 for text in PLUGINS.values())
 
 
+def train(command: str, tree) -> dict:
+    """The settings of the run that a command makes."""
+    before = set((tree / "runs").glob("*/config.json"))
+    assert "test accuracy" in run(command, tree)
+    [config] = set((tree / "runs").glob("*/config.json")) - before
+    return json.loads(config.read_text())
+
+
 def test_plugins_are_trained(tree):
-    text = run(TRAIN, tree)
-    assert "test accuracy" in text
-    [config] = (tree / "runs").glob("*/config.json")
-    options = json.loads(config.read_text())["options"]
+    options = train(TRAIN, tree)["options"]
     assert options["method"] == {"noisy": {"share": 0.05}} and options["head"] == {"two_layers": {"hidden": 32}}
+
+
+def test_a_recipe_is_trained(tree):
+    settings = train(RECIPE, tree)
+    assert (settings["optimizer"], settings["epochs"], settings["model"]) == ("adamw", 1, "funnel")
+    assert settings["options"]["schedule"] == {"cosine": {"warmup": 1, "final": 0.0, "per_step": False}}
 
 
 def smooth_block() -> str:
