@@ -105,6 +105,8 @@ def _recipe(words: Sequence[str]) -> Settings | Callable[[], None]:
     recipe = recipes.find(given["name"])
     own = {name: given[name] for name in ("plugin", "out") if name in given}
     config = make(RunConfig, **changed(RunConfig, recipe.settings, given.get("set", ())), **own)
+    if config.resume is not None:
+        raise UsageError("--set resume is for no recipe: sgr-train run --resume FOLDER goes on with its run")
     return partial(recipe_text.show, given["name"], recipe, config) if "dry_run" in given else config
 
 

@@ -12,7 +12,7 @@ from sgr_train.errors import UsageError
 from sgr_train.loader import load_data
 from sgr_train.settings import make
 
-EVERY = ("crop", "flip", "randaugment", "erasing", "mixup")
+EVERY = ("crop", "resized_crop", "flip", "randaugment", "erasing", "mixup")
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -46,7 +46,7 @@ def test_what_is_drawn_comes_from_the_generator(colour, name):
     assert not augment(*colour, used)[0].equal(x)  # it has moved on
 
 
-@pytest.mark.parametrize("name", ["crop", "flip", "randaugment", "erasing"])
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "mixup"])
 def test_every_image_is_changed_in_another_way(colour, name):
     x, y, data = colour
     same = x[:1].repeat(32, 1, 1, 1)
@@ -64,6 +64,17 @@ def test_erased_are_as_many_as_asked_for(colour):
         erased, _ = augmentations.erasing(x, y, data, generator(), erasing_probability=share)
         changed = (erased != x).flatten(1).any(1)
         assert changed.float().mean() == share and not erased[erased != x].any()  # 0 is the mean colour
+
+
+def test_the_largest_crop_is_as_much_as_there_is(colour):
+    x, y, data = colour
+    ramp = torch.arange(16.0).expand(8, 3, 16, 16)
+    widths = {}
+    for least in (0.9, 0.08):
+        cropped, _ = augmentations.resized_crop(ramp, y[:8], data, generator(), least_area=least)
+        assert cropped.shape == ramp.shape and 0 <= cropped.min() and cropped.max() <= 15
+        widths[least] = (cropped.amax(3) - cropped.amin(3)).min()  # of 15, times the root of area and shape
+    assert widths[0.9] > 11 > 9 > widths[0.08]
 
 
 def test_labels_are_mixed_as_images_are(colour):

@@ -166,6 +166,7 @@ def test_a_step_of_greedy_costs_as_much_as_that_of_its_dearest_module():
         (["table7-vgg12-bp", "--set", "bp_free=1"], "--bp-free must be true or false, got '1'"),
         (["table7-vgg12-bp", "--set", "width=4", "nobody=1"], "--nobody is no flag of"),
         (["table7-vgg12-bp", "--set", "optimizer=adamw", "momentum=0.5"], "--momentum is no flag of"),
+        (["table7-vgg12-bp", "--set", "resume=x"], "--set resume is for no recipe: sgr-train run --resume"),
         (["table7-vgg12-bp", "--epochs", "3"], "unrecognized arguments: --epochs 3"),
     ],
 )

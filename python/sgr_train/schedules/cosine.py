@@ -12,7 +12,7 @@ from . import register, warm
 def cosine(
     epoch: float, epochs: int, *, warmup: NotNegative = 0.0, final: Share = 0.0, per_step: bool = False
 ) -> float:
-    """Half a cosine from 1 down, one step an epoch or a step.
+    """Falls along half a cosine.
 
     Args:
         warmup: epochs before it, in which the learning rate rises in a line, at every step.

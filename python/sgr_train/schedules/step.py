@@ -15,7 +15,7 @@ def step(
     gamma: Share = 0.1,
     warmup: NotNegative = 0.0,
 ) -> float:
-    """A factor at some epochs.
+    """Falls by a factor after some epochs.
 
     Args:
         milestones: epochs after which the learning rate falls.
