@@ -72,7 +72,7 @@ def test_the_largest_crop_is_as_much_as_there_is(colour):
     widths = {}
     for least in (0.9, 0.08):
         cropped, _ = augmentations.resized_crop(ramp, y[:8], data, generator(), least_area=least)
-        assert cropped.shape == ramp.shape and 0 <= cropped.min() and cropped.max() <= 15
+        assert cropped.shape == ramp.shape and cropped.min() >= 0 and cropped.max() <= 15
         widths[least] = (cropped.amax(3) - cropped.amin(3)).min()  # of 15, times the root of area and shape
     assert widths[0.9] > 11 > 9 > widths[0.08]
 
