@@ -148,11 +148,10 @@ def test_memory_at_rest_is_that_of_parameters_and_optimizers(optimizer, copies):
 
 
 def test_a_step_of_greedy_costs_as_much_as_that_of_its_dearest_module():
+    """The first one, whose layer is the largest: its output, its weight gradient and three products of its head."""
     config = make(RunConfig, model="mlp", method="greedy", head="linear", width=32, depth=3)
-    cost = estimate.step_cost(config, 10, (1, 8, 8))
-    layer, classifier, batch = 32 * 32, 320, config.batch_size
-    forward = 64 * 32 + layer + layer  # all layers; the last one's weight gradient, and its head's two
-    assert cost.flops == 2 * batch * (forward + layer + 3 * classifier)
+    cost = estimate.step_cost(config, 10, (3, 32, 32))
+    assert cost.flops == 2 * config.batch_size * (2 * 3072 * 32 + 3 * 320)
 
 
 @pytest.mark.parametrize(
