@@ -14,8 +14,9 @@ ACCURACY = {  # BP, SGR
     57: ("fail", "85.51"),
 }
 CHOICES = (
-    "Five stages of equally many convolutions with BatchNorm and ReLU, a max-pool after each stage.",
-    "K is not in the paper: every convolution is a module, with a head of a convolution and a linear layer.",
+    "d = 5 s + 2: five stages of s convolutions with BatchNorm and ReLU, a max-pool after each; a classifier of two layers.",
+    "The classifier is a convolution and a linear layer, as on ResNet-32.",
+    "K is not in the paper: every convolution is a module, with a classifier of its own.",
 )
 
 
@@ -23,9 +24,8 @@ def _row(depth: int, method: str, accuracy: str) -> None:
     @register(f"table7-vgg{depth}-{method}")
     def recipe() -> Recipe:
         paper = f"{accuracy} (Table 7, d={depth}, {method})"
-        choices = CHOICES[:1] if method == "bp" else CHOICES
-        head = "linear" if method == "bp" else "conv"
-        return on_cifar(paper, 10, method, *choices, model="vgg", depth=depth, head=head)
+        choices = CHOICES[:2] if method == "bp" else CHOICES
+        return on_cifar(paper, 10, method, *choices, model="vgg", depth=depth, head="conv")
 
 
 for _depth, _accuracies in ACCURACY.items():
