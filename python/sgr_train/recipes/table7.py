@@ -14,7 +14,7 @@ ACCURACY = {  # BP, SGR
     57: ("fail", "85.51"),
 }
 CHOICES = (
-    "d = 5 s + 2: five stages of s convolutions with BatchNorm and ReLU, a max-pool after each; a classifier of two layers.",
+    "d = 5 s + 2: five stages of s convolutions with BatchNorm and ReLU, a max-pool after each, two for a classifier.",
     "The classifier is a convolution and a linear layer, as on ResNet-32.",
     "K is not in the paper: every convolution is a module, with a classifier of its own.",
 )
