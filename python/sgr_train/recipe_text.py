@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 
 from . import data, recipes, report
@@ -28,16 +26,14 @@ def show(name: str, recipe: Recipe, config: RunConfig) -> None:
         known = data.Facts(loaded.num_classes, loaded.image_shape)
     cost = step_cost(config, *known)
     network = cost.network
-    sizes = [len(module.body) for module in network]
-    cuts = " ".join(map(str, itertools.accumulate(sizes[:-1]))) or "none"
     parameters = {part: _count(getattr(module, part) for module in network) for part in ("body", "head")}
     given = {"model": config.model, "head": config.head, "method": config.method}
     lines = {
         "paper": recipe.paper,
         **{f"choice {number}": choice for number, choice in enumerate(recipe.choices, 1)},
         **{kind: " ".join([entry, *_words(config.options[kind][entry])]) for kind, entry in given.items()},
-        "modules": f"{len(network)}, of {' '.join(map(str, sizes))} blocks",
-        "cuts": cuts,
+        "modules": f"{len(network)}, of {' '.join(str(len(module.body)) for module in network)} blocks",
+        "cuts": " ".join(map(str, network.cuts)) or "none",
         "parameters": f"{sum(parameters.values()):,} ({parameters['head']:,} in heads)",
         "FLOPs a step": f"{cost.flops / 1e9:,.2f} G (products, batch {config.batch_size})",
         "peak memory": f"about {report.mebibytes(cost.peak_bytes)} MiB ({report.mebibytes(cost.kept_bytes)} at rest)",
