@@ -103,7 +103,8 @@ def test_one_file_joins_in_all_places(sgr_train, tmp_path, plugin):
     status, text, errors = sgr_train("run", "--plugin", plugin, *FLAGS, *own, *common)
     assert (status, errors) == (0, "") and "test accuracy" in text
     config = json.loads((out / "config.json").read_text())
-    assert config["options"] == {
+    chosen = {kind: config["options"][kind] for kind in ("method", "model", "head", "data")}
+    assert chosen == {
         "method": {"plugged_method": {"factor": 2.0}},
         "model": {"plugged_model": {"width": 5}},
         "head": {"plugged_head": {"width": 3}},
