@@ -1,9 +1,10 @@
 """Ways to train a network. They own no data, optimizer or schedule, and work in anybody's loop.
 
 A method is a class with one call, ``step(network, x, y, update) -> losses``: one training step for inputs ``x``
-(B, C, H, W) and labels ``y`` (B,). It adds gradients into ``.grad`` and calls ``update(k)`` when those of module k,
-counted from 0, are complete; the caller may then step its optimizer and clear its gradients. The result is a 0-d
-detached loss for each head that trains, the network's last. Options are the keyword-only arguments of the constructor.
+(B, C, H, W) and labels ``y`` (B,), or class probabilities (B, K) under mixup. It adds gradients into ``.grad`` and
+calls ``update(k)`` when those of module k, counted from 0, are complete; the caller may then step its optimizer and
+clear its gradients. The result is a 0-d detached loss for each head that trains, the network's last. Options are the
+keyword-only arguments of the constructor.
 
 It may have more:
     prepare(network, sample): called once, before the optimizers are made; puts what the method owns into
