@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import zipfile
 
 import numpy as np
 import pytest
 import torch
 from sgr_train.config import RunConfig
-from sgr_train.data import npz
 from sgr_train.errors import UsageError
 from sgr_train.loader import load_data
 from sgr_train.settings import make
@@ -119,6 +119,6 @@ def test_a_file_without_permission(write_npz, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(npz, "open", refuse, raising=False)
+    monkeypatch.setattr(sys.modules["sgr_train.data.npz"], "open", refuse, raising=False)
     with pytest.raises(UsageError, match=r"cannot be read.*\(Permission denied\)"):
         load_data(make(RunConfig, data=f"npz:{path}"), CPU)
