@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from sgr_train import methods, networks
 from sgr_train.errors import UsageError
-from sgr_train.methods import dfa, fa, feedback
+from sgr_train.methods import feedback
 from sgr_train.networks.network import LocalModule, Network
 from torch import nn
 
 import sgr_kernels as sk
+
+dfa = importlib.import_module("sgr_train.methods.dfa")  # the file, not its entry
+fa = importlib.import_module("sgr_train.methods.fa")
 
 SHAPE, CLASSES, BATCH = (1, 4, 4), 5, 6
 
