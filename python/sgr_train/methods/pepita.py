@@ -6,7 +6,6 @@ the second pass in the last layer.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from ..networks.network import Checkpointed, Network
 from ..options import Positive
 from . import Update, no_update, register
 from .facts import Facts
-from .feedback import Matrices, backward, targets
+from .feedback import Matrices, backward, targets, uniform
 
 Layer = Callable[[Tensor], Tensor]
 WEIGHTED = (nn.Linear, nn.Conv2d, sk.ETFClassifier)
@@ -51,9 +50,8 @@ class Pepita:
 
     def prepare(self, network: Network, sample: Tensor) -> None:
         check(network)
-        bound = self.projection * math.sqrt(6 / sample[0].numel())
-        matrix = sample.new_empty(network.num_classes, *sample.shape[1:]).uniform_(-bound, bound)
-        network[0].aux = Matrices([matrix])
+        matrix = uniform(sample, (network.num_classes, *sample.shape[1:]), sample[0].numel())
+        network[0].aux = Matrices([self.projection * matrix])
 
     def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]:
         [matrix] = network[0].aux
