@@ -10,13 +10,13 @@ import torch
 import sgr_kernels as sk
 
 from . import checkpoint, methods, networks, optimizers, schedules
-from .best_cuts import best_cuts
 from .config import RunConfig
+from .data.splits import Batch
 from .errors import UsageError
+from .memory.best_cuts import best_cuts
+from .memory.step import Sizes
 from .networks.cuts import Cuts
 from .networks.network import Network
-from .splits import Batch
-from .step_memory import Sizes
 
 
 def build(config: RunConfig, num_classes: int, image_shape: tuple[int, int, int]) -> tuple[Network, methods.Method]:

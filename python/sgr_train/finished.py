@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms import functional as pixels
 
-from . import checkpoint, image_files
+from . import checkpoint
 from .build import build
 from .config import RunConfig
+from .data import image_files
 from .errors import UsageError, one_line, say
 from .loader import load_data
 from .networks.network import Network

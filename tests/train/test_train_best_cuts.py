@@ -8,10 +8,11 @@ import random
 
 import pytest
 import torch
-from sgr_train import best_cuts, build, checkpoint, finished, methods, networks
-from sgr_train.best_cuts import NOTHING, Bounded, Stretches, search
+from sgr_train import build, checkpoint, finished, methods, networks
 from sgr_train.errors import UsageError
-from sgr_train.step_memory import Sizes, step_peak_bytes
+from sgr_train.memory import best_cuts
+from sgr_train.memory.best_cuts import NOTHING, Bounded, Stretches, search
+from sgr_train.memory.step import Sizes, step_peak_bytes
 
 LOCAL = ("greedy", "layerwise", "reforward", "sgr")
 
