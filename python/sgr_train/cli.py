@@ -10,7 +10,7 @@ from .interrupts import handler
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0, 2 for bad input, 130 when interrupted, 141 when the output cannot be written any more."""
+    """Exit status: 0, 2 for bad input, 130 or 143 when interrupted, 141 when the output cannot be written any more."""
     _open_closed_outputs()
     with handler(_leave):  # an exception would not do: what is being imported may catch it, and fail in another way
         from . import commands
@@ -24,6 +24,6 @@ def _open_closed_outputs() -> None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
 
 
-def _leave(*_: object) -> None:
+def _leave(number: int, _: object) -> None:
     os.write(2, b"sgr-train: interrupted before it began; nothing was changed\n")
-    os._exit(130)
+    os._exit(128 + number)

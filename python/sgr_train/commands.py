@@ -52,7 +52,7 @@ def execute(argv: Sequence[str] | None) -> int:
         return 141
     except KeyboardInterrupt:
         note(f"interrupted; {_kept(config)}")
-        return 130
+        return interrupts.exit_status()
     return 0
 
 
@@ -85,4 +85,4 @@ def _kept(config: Settings | Callable[[], None] | None) -> str:
     folder = isinstance(config, Settings) and (config.out or config.resume)
     if not folder or not os.path.lexists(expand(folder) / checkpoint.CONFIG):
         return "nothing was written"
-    return f"every finished epoch is kept; continue with: {checkpoint.resume_command(command_of(config), folder)}"
+    return f"what was saved is kept; continue with: {checkpoint.resume_command(command_of(config), folder)}"

@@ -63,6 +63,8 @@ class Settings:
         lr: Learning rate, before the schedule.
         weight_decay: Weight decay.
         clip_grad_norm: Largest gradient norm of a module; left out: no clipping.
+        save_every: Keep the state after every so many steps of an epoch, and not at its end alone.
+        save_minutes: The same, after so many minutes.
         device: auto: the GPU if there is one.
         plugin: Python files whose methods, networks, heads and others join those that are there.
         out: Folder for everything that is written; it must be new or empty. Left out: runs/<date>-<time>-<command>.
@@ -86,6 +88,8 @@ class Settings:
     lr: Positive = 0.1
     weight_decay: NotNegative = 5e-4
     clip_grad_norm: Positive | None = None
+    save_every: Count | None = None
+    save_minutes: Positive | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     plugin: tuple[Path, ...] = ()
     out: Path | None = None

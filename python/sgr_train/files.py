@@ -1,4 +1,4 @@
-"""Files of a run: written whole or not at all, and read only as they were written.
+"""Files of a run: written whole or not at all, to the disk itself, and read only as they were written.
 
 Each says to which run it belongs and carries its SHA-256: JSON as two more keys, other files as a last line, which
 readers of PNG files and of PyTorch's archives pass over.
@@ -40,15 +40,29 @@ def write(path: Path, content: bytes, previous: Path | None = None) -> None:
         return
     part = path.with_name(path.name + ".part")
     try:
-        part.write_bytes(content)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         if previous is not None and path.exists():
             _keep(path, previous)
         os.replace(part, path)
+        _flush_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             part.unlink()
+
+
+def _flush_folder(folder: Path) -> None:
+    """A name is safe from a crash of the system when its folder is on the disk; Windows opens no folders."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def cannot_write(path: Path, error: OSError) -> UsageError:

@@ -1,4 +1,4 @@
-"""Ctrl-C ends a command, even where Python loses the exception: in a callback of its own, as while it imports."""
+"""Ctrl-C and SIGTERM end a command, even where Python loses the exception: in a callback of its own, as in imports."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-_asked: list[bool] = []  # not empty: to end
+SIGNALS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}  # and what Python does at first
+_asked: list[int] = []  # the signals that came
 
 
 @contextlib.contextmanager
-def handler(on_interrupt: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Inside the ``with``, an interrupt that would be a KeyboardInterrupt calls ``on_interrupt`` instead."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, on_interrupt)
+def handler(on_signal: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Inside the ``with``, a signal that would end the process as Python or the system does calls ``on_signal``."""
+    ours = threading.current_thread() is threading.main_thread()
+    taken = {number: own for number, own in SIGNALS.items() if ours and signal.getsignal(number) is own}
+    for number in taken:
+        signal.signal(number, on_signal)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, own in taken.items():
+            signal.signal(number, own)
 
 
 @contextlib.contextmanager
@@ -40,6 +41,11 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
-def _ask(*_: object) -> None:
-    _asked.append(True)
+def exit_status() -> int:
+    """Of a process that the last signal ended, as shells have it."""
+    return 128 + (_asked[-1] if _asked else signal.SIGINT)
+
+
+def _ask(number: int, _: FrameType | None) -> None:
+    _asked.append(number)
     raise KeyboardInterrupt

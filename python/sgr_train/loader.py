@@ -8,7 +8,7 @@ them; and it would add to both sides of a paired comparison the same noise that 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -47,14 +47,21 @@ class Data:
     def num_classes(self) -> int:
         return len(self.classes)
 
-    def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """One epoch of normalised, augmented training batches."""
-        order = torch.randperm(len(self.train), generator=generator)
-        for pixels, labels in self.train.load(order[: self.images_per_epoch(batch_size)].split(batch_size)):
+    def order(self, batch_size: int, generator: torch.Generator) -> Tensor:
+        """Indices of the training images of one epoch."""
+        return torch.randperm(len(self.train), generator=generator)[: self.images_per_epoch(batch_size)]
+
+    def augmented(self, batches: Iterable[Tensor], generator: torch.Generator) -> Iterator[Batch]:
+        """Normalised, augmented training batches of these indices."""
+        for pixels, labels in self.train.load(batches):
             x = self.normalise(pixels)
             for augment in self.augment:
                 x, labels = augment(x, labels, self, generator)
             yield x, labels
+
+    def shuffled(self, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """One epoch of them."""
+        return self.augmented(self.order(batch_size, generator).split(batch_size), generator)
 
     def ordered(self, split: Images | Files, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
         """Normalised batches of the first ``limit`` images of a split, as they are."""

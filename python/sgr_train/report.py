@@ -38,14 +38,14 @@ def std(values: Sequence[float]) -> float | None:
 class Progress:
     """A bar in images, with rate and time left; where standard error is no terminal, a line an epoch if ``verbose``."""
 
-    def __init__(self, label: str, images: int, done: int, epochs: int, verbose: bool) -> None:
-        """``images`` an epoch; ``done`` of ``epochs`` epochs lie behind us."""
+    def __init__(self, label: str, done: int, images: int, epochs: int, verbose: bool) -> None:
+        """``done`` of all ``images`` lie behind us."""
         self.epochs = epochs
         self.verbose = verbose
         self.shown: dict[str, str] = {}
         self.bar = tqdm(
-            total=images * epochs,
-            initial=images * done,
+            total=images,
+            initial=done,
             desc=label,
             unit="img",
             unit_scale=True,

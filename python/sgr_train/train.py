@@ -13,55 +13,18 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint, interrupts, methods, report
-from .build import build, learning_rate, make_optimizers, own_options
+from .build import build, learning_rate, make_optimizers
 from .config import RunConfig, to_json
-from .errors import Diverged, UsageError, note, one_line
+from .divergence import CHECK_EVERY, Watch, advice, check_weights
+from .errors import UsageError, note, one_line
 from .files import exists, write_json
 from .loader import Data, load_data
 from .measure import PROBE, PeakMemory, accuracy, measure_sgr, reduction_of
 from .memory.enough import enough_memory
 from .networks.network import Network
+from .state import Epoch, Training
 
 CURVES = "curves.png"
-CHECK_EVERY = 100  # steps between two looks at the losses, for which a GPU has to be awaited
-
-
-@dataclass
-class Training:
-    """Everything that moves while training goes on, and the history of what was measured."""
-
-    network: Network
-    method: methods.Method
-    optimizers: list[torch.optim.Optimizer]
-    generator: torch.Generator  # batch order and augmentation
-    epochs: int  # of all phases of the method
-    classes: tuple[str, ...]  # their names
-    history: list[dict[str, Any]] = field(default_factory=list)  # one row an epoch
-    run_id: str = ""  # which its files carry
-
-    def state_dict(self) -> dict[str, Any]:
-        return {
-            "network": self.network.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "generator": self.generator.get_state(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "epochs": self.epochs,
-            "history": self.history,
-            "classes": self.classes,
-            "image_shape": self.network.image_shape,
-            "cuts": self.network.cuts,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.network.load_state_dict(state["network"])
-        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        self.generator.set_state(state["generator"])
-        torch.set_rng_state(state["rng"])
-        if torch.cuda.is_available() and state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
-        self.history = state["history"]
 
 
 @enough_memory()
@@ -99,12 +62,13 @@ def train(config: RunConfig, label: str = "", verbose: bool = False) -> tuple[Tr
         restore(run, state, config)
 
     images = data.images_per_epoch(config.batch_size)
-    with report.Progress(label, images, len(run.history), run.epochs, verbose) as progress:
+    done = images * len(run.history) + (run.epoch.images if run.epoch else 0)
+    with report.Progress(label, done, images * run.epochs, run.epochs, verbose) as progress:
         for epoch in range(len(run.history) + 1, run.epochs + 1):
-            memory, started = PeakMemory(data.mean.device), time.perf_counter()
+            memory = PeakMemory(data.mean.device)
             with advice(config, f"in epoch {epoch}"):
                 losses = train_epoch(run, config, data, progress)
-                seconds = time.perf_counter() - started
+                seconds = run.epoch.seconds
                 row = {
                     "epoch": epoch,
                     "lr": run.optimizers[0].param_groups[0]["lr"],
@@ -116,6 +80,7 @@ def train(config: RunConfig, label: str = "", verbose: bool = False) -> tuple[Tr
                     **measure(run.network, config, data),
                 }
             run.history.append(row)
+            run.epoch = None
             checkpoint.write_metrics(config.out, run.history)
             save(run, config)
             progress.epoch(row)
@@ -125,6 +90,7 @@ def train(config: RunConfig, label: str = "", verbose: bool = False) -> tuple[Tr
 def save(run: Training, config: RunConfig) -> None:
     state = {"settings": to_json(config), **run.state_dict()}
     checkpoint.save_state(config.out / checkpoint.CHECKPOINT, state, run.run_id)
+    run.saved = time.monotonic()
 
 
 def restore(run: Training, state: dict[str, Any], config: RunConfig) -> None:
@@ -138,78 +104,54 @@ def restore(run: Training, state: dict[str, Any], config: RunConfig) -> None:
     checkpoint.restore_metrics(config.out, run.history)
 
 
-@contextlib.contextmanager
-def advice(config: RunConfig, when: str) -> Iterator[None]:
-    """Adds to :class:`Diverged` when it happened and what to change."""
-    try:
-        yield
-    except Diverged as error:
-        own = own_options(config) | config.options["optimizer"][config.optimizer]
-        too_large = {
-            "lr": True,
-            "weight": "weight" in own,
-            "momentum": own.get("momentum", 0) >= 1,
-            "weight_decay": config.lr * config.weight_decay >= 1,
-            "clip_grad_norm": config.clip_grad_norm is not None,
-        }
-        flags = [name for name, possible in too_large.items() if possible]
-        values = {**own, **vars(config)}
-        changes = [f"lower --{name.replace('_', '-')} (now {values[name]:g})" for name in flags]
-        if config.clip_grad_norm is None:
-            changes.append("set --clip-grad-norm")
-        raise Diverged(f"training diverged {when}: {error}; {' or '.join(changes)}, and start again") from error
-
-
 def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.Progress) -> list[float]:
-    """One pass over the training images; the mean loss of every module.
+    """One pass over the training images, or what is left of it; the mean loss of every module.
 
     Raises:
         Diverged: a loss, or what the last step left in the network, is not finite.
     """
-    device = data.mean.device
-    sums, seen = torch.zeros((), device=device), 0
     steps = math.ceil(data.images_per_epoch(config.batch_size) / config.batch_size)
-    updated: set[int] = set()  # modules
+    watch = Watch()
 
     def update(k: int) -> None:
-        updated.add(k)
+        watch.updated.add(k)
         if config.clip_grad_norm is not None:
             nn.utils.clip_grad_norm_(run.network[k].parameters(), config.clip_grad_norm)
         run.optimizers[k].step()
         run.optimizers[k].zero_grad()
 
+    if run.epoch is None:
+        run.epoch = Epoch(data.order(config.batch_size, run.generator), torch.zeros((), device=data.mean.device))
+    epoch, started = run.epoch, time.perf_counter() - run.epoch.seconds
     methods.begin_epoch(run.method, len(run.history), config.epochs)
-    for index, (x, labels) in enumerate(data.shuffled(config.batch_size, run.generator)):
+    batches = epoch.order.split(config.batch_size)[epoch.steps :]
+    for x, labels in data.augmented(batches, run.generator):
         interrupts.check()
-        if index % CHECK_EVERY == 0:
-            check_losses(sums, updated)
-        rate = learning_rate(config, len(run.history) + index / steps)
+        rate = learning_rate(config, len(run.history) + epoch.steps / steps)
         for group in (group for optimizer in run.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
-        losses = run.method.step(run.network, x, labels, update)
-        sums = sums + torch.stack(losses) * len(labels)
-        seen += len(labels)
-        progress.batch(len(labels), sums[-1] / seen)
-    check_losses(sums, updated)
+        losses = torch.stack(run.method.step(run.network, x, labels, update))
+        epoch.losses = epoch.losses + losses * len(labels)
+        epoch.steps, epoch.images = epoch.steps + 1, epoch.images + len(labels)
+        epoch.seconds = time.perf_counter() - started
+        watch.see(epoch.losses, epoch.steps)
+        if epoch.steps % CHECK_EVERY == 0:
+            watch.check()
+        progress.batch(len(labels), epoch.losses[-1] / epoch.images)
+        if epoch.steps < steps and is_due(run, config):
+            watch.check()
+            check_weights(run.network)
+            save(run, config)
+    watch.check()
     check_weights(run.network)
-    return (sums / seen).tolist()
+    return (epoch.losses / epoch.images).tolist()
 
 
-def check_losses(losses: Tensor, updated: set[int]) -> None:
-    """Raises Diverged where a loss, or a sum of them, is not finite; they are of the last modules that were updated."""
-    count = losses.numel()
-    modules = sorted(updated)[-count:] if len(updated) >= count else range(count)
-    for k, loss in zip(modules, losses.flatten(), strict=True):
-        if not loss.isfinite():
-            raise Diverged(f"the loss of module {k + 1} is {loss.item()}")
-
-
-def check_weights(network: Network) -> None:
-    """Raises Diverged where a weight or a running statistic is not finite, as the last step may have left it."""
-    for k, module in enumerate(network, 1):
-        for name, tensor in module.state_dict().items():
-            if isinstance(tensor, Tensor) and not tensor.isfinite().all():
-                raise Diverged(f"{name} of module {k} is not finite")
+def is_due(run: Training, config: RunConfig) -> bool:
+    """Whether the state is to be kept before the epoch is over."""
+    every, minutes = config.save_every, config.save_minutes
+    late = minutes is not None and time.monotonic() - run.saved >= 60 * minutes
+    return late or (every is not None and run.epoch.steps % every == 0)
 
 
 def measure(network: Network, config: RunConfig, data: Data) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from sgr_train import checkpoint, compare, report, train
+from sgr_train import checkpoint, compare, divergence, report, train
 from sgr_train.errors import Diverged
 from sgr_train.files import write_json
 from sgr_train.measure import accuracy
@@ -74,11 +74,11 @@ def test_a_loss_is_looked_at_within_the_epoch(tiny, monkeypatch):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_weight_or_statistic_that_is_not_finite_is_named(tiny, what, value):
     run, _ = train.setup(tiny())
-    train.check_weights(run.network)
+    divergence.check_weights(run.network)
     name = next(name for name in run.network[1].state_dict() if name.endswith(what))
     run.network[1].state_dict()[name].view(-1)[0] = value
     with pytest.raises(Diverged, match=f"{name} of module 2 is not finite"):
-        train.check_weights(run.network)
+        divergence.check_weights(run.network)
 
 
 def test_logits_that_are_not_finite_classify_nothing(tiny):

@@ -37,7 +37,7 @@ def test_ctrl_c_leaves_a_checkpoint(tmp_path):
         process.kill()
     assert process.returncode == 130
     assert errors == (
-        f"sgr-train: interrupted; every finished epoch is kept; continue with: sgr-train run --resume {out}\n"
+        f"sgr-train: interrupted; what was saved is kept; continue with: sgr-train run --resume {out}\n"
     )
     history = checkpoint.load_state(out / "checkpoint.pt")["history"]
     assert len(history) >= 2 and not list(out.glob("*.part"))
@@ -88,7 +88,7 @@ def test_an_interrupt_that_python_loses(sgr_train, tmp_path, monkeypatch, where)
     finally:
         signal.signal(signal.SIGINT, before)
     assert status == 130 and text.count("/3") == {"setup": 0, "measure": 1, "test": 3}[where]
-    kept = f"every finished epoch is kept; continue with: sgr-train run --resume '{out}'"
+    kept = f"what was saved is kept; continue with: sgr-train run --resume '{out}'"
     assert errors == f"sgr-train: interrupted; {kept}\n"
     monkeypatch.undo()
     assert sgr_train("run", "--resume", out)[0] == 0
@@ -100,7 +100,7 @@ def test_an_interrupt_early_in_a_resumed_run(sgr_train, finished, monkeypatch):
 
     monkeypatch.setattr(checkpoint, "read_config", interrupt)
     status, _, errors = sgr_train("run", "--resume", finished)
-    assert status == 130 and f"every finished epoch is kept; continue with: sgr-train run --resume {finished}" in errors
+    assert status == 130 and f"what was saved is kept; continue with: sgr-train run --resume {finished}" in errors
 
 
 @pytest.mark.parametrize("closed", [["stdout"], ["stderr"], ["stdout", "stderr"]])
@@ -137,7 +137,7 @@ def test_an_output_that_is_lost_ends_the_run_in_one_line(tmp_path, monkeypatch, 
     monkeypatch.setattr(sys, "stdout", closed)
     assert cli.main(["run", *TINY_FLAGS, "--out", str(out)]) == 141
     assert closed.getvalue().startswith("epoch 1/3")
-    kept = f"every finished epoch is kept; continue with: sgr-train run --resume {out}"
+    kept = f"what was saved is kept; continue with: sgr-train run --resume {out}"
     assert capsys.readouterr().err == f"sgr-train: the output cannot be written: {error.strerror}; {kept}\n"
     monkeypatch.undo()
     assert cli.main(["run", "--resume", str(out)]) == 0
