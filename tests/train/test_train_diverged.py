@@ -51,8 +51,22 @@ def test_the_loss_is_that_of_the_module_that_trained(tiny):
     run, data = train.setup(config)
     run.history = [{}] * config.epochs  # the second module's turn
     torch.nn.init.constant_(run.network[1].body[0][0].weight, math.inf)
-    with report.Progress("", 0, 0, 1, False) as progress, pytest.raises(Diverged, match="the loss of module 2 is nan"):
+    with (
+        report.Progress("", 0, 0, 1, False) as progress,
+        pytest.raises(Diverged, match="the loss of module 2 is nan in step 1 of the epoch"),
+    ):
         train.train_epoch(run, config, data, progress)
+
+
+def test_the_first_step_and_module_whose_loss_is_not_finite_are_named():
+    watch = divergence.Watch()
+    watch.updated = {0, 1, 2}
+    for step, losses in enumerate([[1.0, 2.0, 3.0], [1.0, 2.0, math.inf], [1.0, math.nan, math.nan]], 1):
+        watch.see(torch.tensor(losses), step)
+        if step == 1:
+            watch.check()
+    with pytest.raises(Diverged, match="the loss of module 3 is inf in step 2 of the epoch"):
+        watch.check()
 
 
 @pytest.mark.parametrize("flag", ["--momentum", "--weight-decay", "--weight"])

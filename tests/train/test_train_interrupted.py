@@ -17,7 +17,8 @@ from sgr_train import checkpoint, cli, train
 from train_helpers import TINY_FLAGS
 
 
-def test_ctrl_c_leaves_a_checkpoint(tmp_path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_a_checkpoint(tmp_path, number, status):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "sgr_train", "run", *TINY_FLAGS, "--epochs", "100000", "--out", str(out)]
     process = subprocess.Popen(
@@ -31,14 +32,12 @@ def test_ctrl_c_leaves_a_checkpoint(tmp_path):
         for line in process.stdout:
             if line.startswith("epoch 2/"):
                 break
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130
-    assert errors == (
-        f"sgr-train: interrupted; what was saved is kept; continue with: sgr-train run --resume {out}\n"
-    )
+    assert process.returncode == status
+    assert errors == (f"sgr-train: interrupted; what was saved is kept; continue with: sgr-train run --resume {out}\n")
     history = checkpoint.load_state(out / "checkpoint.pt")["history"]
     assert len(history) >= 2 and not list(out.glob("*.part"))
     assert [json.loads(line)["epoch"] for line in (out / "metrics.jsonl").read_text().splitlines()][-1] >= len(history)

@@ -14,7 +14,7 @@ from pathlib import Path
 import killed
 import pytest
 import torch
-from sgr_train import checkpoint, train
+from sgr_train import checkpoint
 from sgr_train.files import read_json
 
 KILLS = 20

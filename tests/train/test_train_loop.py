@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from sgr_train import checkpoint, train
 from sgr_train.build import build
-from sgr_train.errors import UsageError
+from sgr_train.errors import Diverged, UsageError
 from sgr_train.loader import load_data
 
 import sgr_kernels as sk
@@ -250,15 +250,46 @@ def test_interrupted_while_the_checkpoint_is_written(tiny, monkeypatch):
     assert len((config.out / "metrics.jsonl").read_text().splitlines()) == 3
 
 
+@pytest.mark.parametrize("when", [{"save_every": 2}, {"save_minutes": 1e-9}])
+@pytest.mark.parametrize("method", ["sgr", "greedy"])
+def test_a_run_goes_on_from_the_middle_of_an_epoch(tiny, monkeypatch, when, method):
+    """Of 3 steps: with those already taken in the means, and everything that is random as it would have been."""
+    settings = {"method": method, "batch_size": 40, "augment": ("crop",), **when}
+    settings |= {"every": 2} if method == "sgr" else {}
+    whole, _ = train.train(tiny("whole", **settings))
+    config, save = tiny("run", **settings), train.save
+
+    def save_and_die(run, config):
+        save(run, config)
+        if run.epoch is not None and len(run.history) == 1 and run.epoch.steps == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(config)
+    monkeypatch.setattr(train, "save", save)
+    torch.randn(5)
+    resumed, _ = train.train(config)
+    assert_same_state(resumed, whole)
+
+
+def test_what_is_not_finite_is_not_kept_within_an_epoch(tiny, monkeypatch):
+    config = tiny(save_every=1, lr=1e38, method="bp")
+    with pytest.raises(Diverged, match="in epoch 1: .* of module 1 is"):
+        train.train(config)
+    state = checkpoint.load_state(config.out / "checkpoint.pt")
+    assert all(t.isfinite().all() for t in state["network"].values() if isinstance(t, torch.Tensor))
+
+
 def test_a_full_disk_keeps_the_last_checkpoint(tiny, monkeypatch):
     config = tiny()
     train.train(config)
     saved = (config.out / "checkpoint.pt").read_bytes()
 
-    def full(path, content):
+    def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UsageError, match="No space left on device; free some space"):
         checkpoint.save_state(config.out / "checkpoint.pt", {}, "")
     assert (config.out / "checkpoint.pt").read_bytes() == saved
