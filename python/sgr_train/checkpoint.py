@@ -14,7 +14,7 @@ import torch
 
 from .config import NOT_SETTINGS, Settings, command_of, from_json, to_json
 from .errors import Damaged, UsageError, note, one_line
-from .files import exists, read, read_json, read_sealed, write, write_json, write_sealed
+from .files import exists, read, read_json, read_sealed, remove, write, write_json, write_sealed
 
 CONFIG, SUMMARY, METRICS = "config.json", "summary.json", "metrics.jsonl"
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
@@ -44,6 +44,17 @@ def enter(config: Settings, data: str) -> str:
             f"put its images and labels back, or {again(config.out)}"
         )
     return values["run"]
+
+
+def change(config: Settings, changed: Settings) -> None:
+    """Let the run in ``config.out`` go on with other settings. Its summary goes first: it is that of the old ones.
+
+    Raises:
+        UsageError: as :func:`id_of`, or the folder cannot be written to.
+    """
+    values = _read_own(config)
+    remove(config.out / SUMMARY)
+    write_json(config.out / CONFIG, {**to_json(changed), "data_sha256": values["data_sha256"]}, values["run"])
 
 
 def id_of(config: Settings) -> str:

@@ -37,7 +37,8 @@ def execute(argv: Sequence[str] | None) -> int:
         with interrupts.remembered():
             config = _parse(argv)
             if callable(config):
-                config()
+                config = config()
+            if config is None:
                 return 0
             with _open_folder(config) as config:
                 ACTIONS[command_of(config)](config)
@@ -56,7 +57,7 @@ def execute(argv: Sequence[str] | None) -> int:
     return 0
 
 
-def _parse(argv: Sequence[str] | None) -> Settings | Callable[[], None]:
+def _parse(argv: Sequence[str] | None) -> Settings | Callable[[], Settings | None]:
     try:
         try:
             return parse(sys.argv[1:] if argv is None else argv)
@@ -80,7 +81,7 @@ def _open_folder(config: Settings) -> Iterator[Settings]:
         yield dataclasses.replace(stored, out=folder)
 
 
-def _kept(config: Settings | Callable[[], None] | None) -> str:
+def _kept(config: Settings | Callable[[], Settings | None] | None) -> str:
     """What an interrupted command leaves behind."""
     folder = isinstance(config, Settings) and (config.out or config.resume)
     if not folder or not os.path.lexists(expand(folder) / checkpoint.CONFIG):

@@ -66,6 +66,7 @@ class Settings:
         save_every: Keep the state after every so many steps of an epoch, and not at its end alone.
         save_minutes: The same, after so many minutes.
         device: auto: the GPU if there is one.
+        threads: Of the CPU that PyTorch computes with, which change the last digits; left out: its own choice.
         plugin: Python files whose methods, networks, heads and others join those that are there.
         out: Folder for everything that is written; it must be new or empty. Left out: runs/<date>-<time>-<command>.
         resume: Go on in this folder, with the settings and the data it began with; takes no other flag.
@@ -91,6 +92,7 @@ class Settings:
     save_every: Count | None = None
     save_minutes: Positive | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Count | None = None
     plugin: tuple[Path, ...] = ()
     out: Path | None = None
     resume: Path | None = None

@@ -55,6 +55,15 @@ def write(path: Path, content: bytes, previous: Path | None = None) -> None:
             part.unlink()
 
 
+def remove(path: Path) -> None:
+    """Remove a file, if it is there."""
+    try:
+        path.unlink(missing_ok=True)
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def _flush_folder(folder: Path) -> None:
     """A name is safe from a crash of the system when its folder is on the disk; Windows opens no folders."""
     with contextlib.suppress(OSError):

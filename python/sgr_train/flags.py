@@ -9,9 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
+
+from sgr_kernels import __version__
+
 from . import methods, plugins, recipes, report
 from .config import COMMANDS, REGISTRIES, RunConfig, Settings, fields_of
 from .errors import UsageError, say
+from .extend import extend
 from .options import Option, number_or_name, shape_of
 from .settings import changed, chosen, entry_flags, make
 
@@ -23,7 +28,8 @@ READERS = {
 }
 TABLES = {"methods": "Print what every method does without, and what it costs."}
 RECIPE = "Train a network of the paper, by the name of its recipe."
-OTHERS = {"recipe": RECIPE, **READERS, **TABLES}
+EXTEND = "Train a run for more epochs than it was begun with."
+OTHERS = {"recipe": RECIPE, "extend": EXTEND, **READERS, **TABLES}
 FIRST = {*REGISTRIES, "methods", "bp_free", "plugin"}  # they decide which flags there are
 
 
@@ -42,8 +48,8 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; sgr-train COMMAND --help shows all flags")
 
 
-def parse(words: Sequence[str]) -> Settings | Callable[[], None]:
-    """The settings that a command line gives; of a command that reads a finished run, what it does.
+def parse(words: Sequence[str]) -> Settings | Callable[[], Settings | None]:
+    """The settings that a command line gives; of other commands what they do, which may give settings to go on with.
 
     Raises:
         UsageError: one line about what is wrong.
@@ -53,6 +59,9 @@ def parse(words: Sequence[str]) -> Settings | Callable[[], None]:
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         raise SystemExit(0)
+    if words[0] == "--version":
+        print(f"sgr-train {__version__}, PyTorch {torch.__version__}")
+        raise SystemExit(0)
     command, *words = words
     if command in TABLES:
         return _table(command, words)
@@ -60,6 +69,8 @@ def parse(words: Sequence[str]) -> Settings | Callable[[], None]:
         return _reader(command, words)
     if command == "recipe":
         return _recipe(words)
+    if command == "extend":
+        return _extend(words)
     if command not in COMMANDS:
         raise UsageError(f"the command must be one of {', '.join((*COMMANDS, *OTHERS))}, got {command!r}")
     kind = COMMANDS[command]
@@ -112,6 +123,14 @@ def _recipe(words: Sequence[str]) -> Settings | Callable[[], None]:
     if config.resume is not None:
         raise UsageError("--set resume is for no recipe: sgr-train run --resume FOLDER goes on with its run")
     return partial(recipe_text.show, given["name"], recipe, config) if "dry_run" in given else config
+
+
+def _extend(words: Sequence[str]) -> Callable[[], Settings]:
+    parser = _Parser(prog="sgr-train extend", description=EXTEND)
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument("--epochs", type=int, metavar="N", required=True, help="passes over the training images in all")
+    given = parser.parse_args(words)
+    return partial(extend, given.run, given.epochs)
 
 
 def _table(command: str, words: Sequence[str]) -> Callable[[], None]:
@@ -171,4 +190,10 @@ def _overview() -> str:
     for kind, registry in REGISTRIES.items():
         lines += ["", f"--{kind}:"]
         lines += [f"  {name:16} {registry.summary(name)}" for name in registry.names()]
-    return "\n".join([*lines, "", "sgr-train COMMAND --help shows its flags and those of the entries given with it."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "sgr-train --version; sgr-train COMMAND --help shows its flags and those of the entries given with it.",
+        ]
+    )

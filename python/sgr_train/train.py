@@ -29,6 +29,8 @@ def setup(config: RunConfig) -> tuple[Training, Data]:
     """Data, network and optimizers of a run that has not begun. Writes nothing."""
     device = pick_device(config.device)
     torch.backends.cudnn.deterministic = True
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
 
     data = load_data(config, device)
 
