@@ -190,10 +190,5 @@ def _overview() -> str:
     for kind, registry in REGISTRIES.items():
         lines += ["", f"--{kind}:"]
         lines += [f"  {name:16} {registry.summary(name)}" for name in registry.names()]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            "sgr-train --version; sgr-train COMMAND --help shows its flags and those of the entries given with it.",
-        ]
-    )
+    more = "sgr-train --version; sgr-train COMMAND --help shows its flags and those of the entries given with it."
+    return "\n".join([*lines, "", more])

@@ -48,6 +48,19 @@ def test_resuming_a_finished_run_changes_nothing(sgr_train, finished):
     assert status == 0 and "test accuracy" in text and files(finished) == before
 
 
+def test_threads_are_those_of_pytorch(sgr_train, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    assert sgr_train("run", *TINY_FLAGS, "--epochs", 1, "--threads", 3, "--out", tmp_path / "run")[0] == 0
+    assert given == [3]
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0 and torch.__version__ in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_explains_every_field(command, capsys):
     with pytest.raises(SystemExit) as caught:
