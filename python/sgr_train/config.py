@@ -54,7 +54,9 @@ class Settings:
         checkpoint_blocks: Keep the input of every block alone and compute the rest again in the backward pass: less
             memory, more time.
         epochs: Passes over the training images.
-        batch_size: Images a step. An incomplete last batch is left out (a few images make poor batch statistics).
+        batch_size: Images a step. Those that make no whole update are left out (few images make poor batch statistics).
+        accumulate: Batches of which the mean gradient makes an update: the memory of one, the update of all of them,
+            but for statistics of a batch.
         augment: What is done to training images, in this order; without a name: nothing. Left out: crop and flip for
             colour images, nothing for gray ones.
         label_smoothing: Share of every label that is spread evenly over all classes.
@@ -82,6 +84,7 @@ class Settings:
     checkpoint_blocks: bool = False
     epochs: Count = 20
     batch_size: AtLeastTwo = 64
+    accumulate: Count = 1
     augment: tuple[str, ...] | None = None
     label_smoothing: Share = 0.0
     optimizer: str = "sgd"

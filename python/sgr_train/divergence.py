@@ -42,25 +42,28 @@ class Watch:
     """Notices sums of losses that are not finite on their device, which is not awaited before :meth:`check`."""
 
     def __init__(self) -> None:
-        self.updated: set[int] = set()  # modules
         self._first: Tensor | None = None  # step of the first such loss by head, 0 of none
         self._values: Tensor | None = None
 
     def see(self, losses: Tensor, step: int) -> None:
-        """Sums after a step, counted from 1; they are of the last modules that were updated."""
+        """Sums after a step, counted from 1."""
         if self._first is None or self._first.shape != losses.shape:
             self._first, self._values = torch.zeros_like(losses, dtype=torch.long), losses
         new = (self._first == 0) & ~losses.isfinite()
         self._first = torch.where(new, step, self._first)
         self._values = torch.where(new, losses, self._values)
 
-    def check(self) -> None:
-        """Raises Diverged with the module and the step of the first loss that was not finite."""
+    def check(self, updated: set[int]) -> None:
+        """Raises Diverged with the module and the step of the first loss that was not finite.
+
+        Args:
+            updated: the modules that were; losses are of the last of them.
+        """
         if self._first is None or not self._first.any():
             return
         heads = [(step, head) for head, step in enumerate(self._first.tolist()) if step]
         step, head = min(heads)
-        modules = sorted(self.updated)[-len(self._first) :]
+        modules = sorted(updated)[-len(self._first) :]
         number = modules[head] if len(modules) == len(self._first) else head
         raise Diverged(f"the loss of module {number + 1} is {self._values[head].item()} in step {step} of the epoch")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -36,7 +37,7 @@ class Training:
     history: list[dict[str, Any]] = field(default_factory=list)  # one row an epoch
     epoch: Epoch | None = None  # that has begun, after those of the history
     run_id: str = ""  # which its files carry
-    saved: float = 0.0  # when, by time.monotonic()
+    saved: float = field(default_factory=time.monotonic)  # when it was kept last
 
     def state_dict(self) -> dict[str, Any]:
         return {

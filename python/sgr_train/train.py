@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
 import torch
-from torch import nn
 
 from . import checkpoint, interrupts, methods, report
 from .build import build, learning_rate, make_optimizers
@@ -20,6 +18,7 @@ from .measure import PROBE, PeakMemory, accuracy, measure_sgr, reduction_of
 from .memory.enough import enough_memory
 from .networks.network import Network
 from .state import Epoch, Training
+from .updates import Updates
 
 CURVES = "curves.png"
 
@@ -60,7 +59,7 @@ def train(config: RunConfig, label: str = "", verbose: bool = False) -> tuple[Tr
     else:
         restore(run, state, config)
 
-    images = data.images_per_epoch(config.batch_size)
+    images = data.images_per_epoch(config.batch_size * config.accumulate)
     done = images * len(run.history) + (run.epoch.images if run.epoch else 0)
     with report.Progress(label, done, images * run.epochs, run.epochs, verbose) as progress:
         for epoch in range(len(run.history) + 1, run.epochs + 1):
@@ -109,48 +108,42 @@ def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.P
     Raises:
         Diverged: a loss, or what the last step left in the network, is not finite.
     """
-    steps = math.ceil(data.images_per_epoch(config.batch_size) / config.batch_size)
-    watch = Watch()
-
-    def update(k: int) -> None:
-        watch.updated.add(k)
-        if config.clip_grad_norm is not None:
-            nn.utils.clip_grad_norm_(run.network[k].parameters(), config.clip_grad_norm)
-        run.optimizers[k].step()
-        run.optimizers[k].zero_grad()
-
+    updates, watch = Updates(run.network, run.optimizers, config.accumulate, config.clip_grad_norm), Watch()
     if run.epoch is None:
-        run.epoch = Epoch(data.order(config.batch_size, run.generator), torch.zeros((), device=data.mean.device))
+        order = data.order(config.batch_size * config.accumulate, run.generator)
+        run.epoch = Epoch(order, torch.zeros((), device=data.mean.device))
     epoch, started = run.epoch, time.perf_counter() - run.epoch.seconds
     methods.begin_epoch(run.method, len(run.history), config.epochs)
-    batches = epoch.order.split(config.batch_size)[epoch.steps :]
-    for x, labels in data.augmented(batches, run.generator):
+    batches = epoch.order.split(config.batch_size)
+    steps = len(batches)
+    for x, labels in data.augmented(batches[epoch.steps :], run.generator):
         interrupts.check()
+        updates.begin(last=epoch.steps + 1 == steps)
         rate = learning_rate(config, len(run.history) + epoch.steps / steps)
         for group in (group for optimizer in run.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
-        losses = torch.stack(run.method.step(run.network, x, labels, update))
+        losses = torch.stack(run.method.step(run.network, x, labels, updates))
         epoch.losses = epoch.losses + losses * len(labels)
         epoch.steps, epoch.images = epoch.steps + 1, epoch.images + len(labels)
         epoch.seconds = time.perf_counter() - started
         watch.see(epoch.losses, epoch.steps)
         if epoch.steps % CHECK_EVERY == 0:
-            watch.check()
+            watch.check(updates.modules)
         progress.batch(len(labels), epoch.losses[-1] / epoch.images)
-        if epoch.steps < steps and is_due(run, config):
-            watch.check()
+        if updates.complete and epoch.steps < steps and is_due(run, config):
+            watch.check(updates.modules)
             check_weights(run.network)
             save(run, config)
-    watch.check()
+    watch.check(updates.modules)
     check_weights(run.network)
     return (epoch.losses / epoch.images).tolist()
 
 
 def is_due(run: Training, config: RunConfig) -> bool:
-    """Whether the state is to be kept before the epoch is over."""
+    """Whether the state is to be kept, before the epoch is over, after an update."""
     every, minutes = config.save_every, config.save_minutes
     late = minutes is not None and time.monotonic() - run.saved >= 60 * minutes
-    return late or (every is not None and run.epoch.steps % every == 0)
+    return late or (every is not None and run.epoch.steps // config.accumulate % every == 0)
 
 
 def measure(network: Network, config: RunConfig, data: Data) -> dict[str, Any]:
