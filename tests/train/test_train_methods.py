@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from sgr_train import methods, networks, train
+from sgr_train import flags, methods, networks, train
 from sgr_train.errors import UsageError
 from torch import nn
 from train_helpers import isolated_losses
@@ -19,13 +19,6 @@ SHAPE = (1, 8, 8)
 CHAIN = {"norm": "none", "head": "linear"}
 NETWORK = {"pepita": CHAIN}  # what a method needs of a PlainNet
 ONE_LOSS = ("bp", "dfa", "dni", "drtp", "fa", "greedy", "pepita")
-# What a method needs to learn the digits in three epochs, beside a PlainNet of three layers and lr 0.05.
-DIGITS = {
-    "dni": {"lr": 0.02},
-    "dfa": {"head": "linear"},
-    "drtp": {"head": "linear"},
-    "pepita": {"model": "pepita_conv", "head": "linear", "flatten": True, "bias": False, "lr": 0.1},
-}
 
 
 def network(seed=0, **options):
@@ -188,18 +181,13 @@ def test_greedy_freezes_what_comes_before(batch):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Every method with its own settings, three epochs on the digits."""
+    """The recipe of every method on the digits: three epochs."""
     return {name: train_digits(name, tmp_path_factory.mktemp(name)) for name in methods.names()}
 
 
-def train_digits(name, out, **settings):
-    from sgr_train.config import RunConfig
-    from sgr_train.settings import make
-
-    settings = {"method": name, "epochs": 3, "lr": 0.05, "out": out, **DIGITS.get(name, {}), **settings}
-    if "model" not in settings:
-        settings["depth"] = 3
-    return train.train(make(RunConfig, **settings))[0]
+def train_digits(name, out, *changes):
+    changes = ("--set", *changes) if changes else ()
+    return train.train(flags.parse(["recipe", f"digits-{name}", "--out", str(out), *changes]))[0]
 
 
 @pytest.mark.parametrize("name", methods.names())
@@ -227,7 +215,7 @@ def test_the_same_seed_gives_the_same_numbers(name, tmp_path):
     runs = []
     for folder in (tmp_path / "one", tmp_path / "other"):
         folder.mkdir()
-        runs.append(train_digits(name, folder, epochs=1, train_subset=128))
+        runs.append(train_digits(name, folder, "epochs=1", "train_subset=128"))
     one, other = (run.network.state_dict() for run in runs)
     for key, value in one.items():
         assert value == other[key] if key.endswith("_extra_state") else value.equal(other[key]), key
