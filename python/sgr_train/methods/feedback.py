@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..networks.network import Network
 from ..networks.statistics import frozen_statistics
 
-TILE = 2**24  # elements
+TILE = 2**20  # elements: what a cache holds
 
 
 class Matrices(nn.Module):
