@@ -5,7 +5,8 @@ and little time. What counts is the peak of the tensors that a step makes, gradi
 memory inside of operators not. On a GPU the step runs, and the allocator's peak is taken over what was there before.
 With --as-gpu fake tensors take the path of a GPU, under autocast; dropout then counts two bytes an element, not one,
 in what is not ours.
-Before that, every method takes a step on small images, and SGR gradients are compared with those of Algorithm 1.
+Before that, every method takes steps on small images, which are held to what its class says of it (see ``claims``), and
+SGR gradients are compared with those of Algorithm 1.
 
 Networks are cut where the step of the method needs least (see the part ``cuts``), as the paper does, or by --cuts. Of
 greedy training the phase counts that needs most.
@@ -29,9 +30,10 @@ from sgr_train.networks.cuts import Cuts
 from torch import Tensor
 
 from . import cuts, zoo
-from .checks import REPORTED, WrongResult, reason
+from .checks import REPORTED, reason
+from .claims import require_claims
 from .stored import CHECKPOINTED, PUBLISHED
-from .ways import WAYS, Step, Way, gradient, require_agreement, truth, ways
+from .ways import WAYS, Step, Way, require_agreement, truth, ways
 
 # Table 5: memory of SGR over that of global BP, by network and K
 PAPER = {
@@ -138,7 +140,7 @@ def _counts(args: argparse.Namespace, name: str) -> list[int]:
 
 
 def _check_on(measured: Measured) -> Callable[[str, Way], None]:
-    """On small images: a step, and the gradients of SGR."""
+    """On small images: what the method claims, and the gradients of SGR."""
     x, y = zoo.inputs(measured.name, 8, measured.device, min(64, zoo.image_size(measured.name)))
     count = zoo.at_most(measured.name, 2)
     network = zoo.create(measured.name, count, image_size=x.shape[-1], device=measured.device)
@@ -148,9 +150,7 @@ def _check_on(measured: Measured) -> Callable[[str, Way], None]:
         step = Step(way, network, x)
         if way.method == "sgr":
             require_agreement(method, step, exact())
-        step(x, y)
-        if not gradient(step.network).isfinite().all():
-            raise WrongResult("its gradient is not finite")
+        require_claims(step, network, x, y)
 
     return check
 
