@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from sgr_train import methods, networks, step_memory
+from sgr_train import methods, networks
 from sgr_train.errors import UsageError
+from sgr_train.memory.step import step_peak_bytes
 from sgr_train.methods import feedback
 from sgr_train.networks.network import LocalModule, Network
 from torch import nn
@@ -150,7 +151,7 @@ def test_a_thousand_classes_take_a_bit_each():
         method = methods.REGISTRY.make(name)
         methods.prepare(method, net, x)
         assert sum(buffer.nbytes for module in net for buffer in module.aux.buffers()) == 1000 * (16 * 625 + 16) / 8
-        assert step_memory.step_peak_bytes(net, method, x, y) < 4 * 3 * feedback.TILE
+        assert step_peak_bytes(net, method, x, y) < 4 * 3 * feedback.TILE
         method.step(net, x, y)
         assert net[0].body[0].weight.grad.any()
 
