@@ -60,8 +60,12 @@ def test_every_recipe_takes_two_steps(name):
 
 
 PAPER = (200, 128, 0.1, 5e-4)  # epochs, batch, learning rate, weight decay
-PEPITA = (100, 50, 0.01, 0.0)
-OF_METHOD = {"dgl": (50, 128, 0.1, 5e-4), "infopro": (160, 1024, 0.8, 1e-4), **dict.fromkeys(OF_PEPITA, PEPITA)}
+OF_METHOD = {
+    "dgl": (50, 128, 0.1, 5e-4),
+    "infopro": (160, 1024, 0.8, 1e-4),
+    "pepita": (100, 50, 0.01, 0.0),
+    **dict.fromkeys(("fa", "drtp"), (100, 50, 0.003, 0.0)),
+}
 SCHEDULES = {
     "dgl": {"step": {"milestones": (15, 30, 45), "gamma": 0.2, "warmup": 0.0}},
     "infopro": {"cosine": {"warmup": 10, "final": 0.0, "per_step": False}},

@@ -38,10 +38,9 @@ CHOICES_OF = {  # by setting and its value
     ("method", "sgr"): "lambda = 1 goes with the reduction batchmean (Eq. 6 for each sample), which is n with that of "
     "Algorithm 1 (mean), for n elements of a module's input.",
     ("method", "greedy"): "Every module is trained for all epochs, with the whole schedule.",
-    ("method", "dgl"): "Schedule and epochs are those of DGL's code, with its convolutional auxiliary network; the "
-    "paper does not say how it trained this row.",
-    ("method", "infopro"): "Batch, optimizer and schedule are those of InfoPro's code, with its contrastive loss; the "
-    "paper does not say how it trained this row. The cosine begins after the warm-up, not along with it.",
+    ("method", "dgl"): "Epochs and schedule are those of DGL's code; the paper says of all its models 200 epochs.",
+    ("method", "infopro"): "Epochs, batch, optimizer and schedule are those of InfoPro's code, with its contrastive "
+    "loss; the paper says of all its models 200 epochs. The cosine begins after the warm-up, not along with it.",
 }
 
 

@@ -26,7 +26,8 @@ ACCURACY = {  # in the order of MODULES; None: not in the paper
     },
 }
 AVERAGE = "The last classifier is that of ResNet-32: average and one linear layer."
-HEADS = {"infopro": ("linear", AVERAGE)}  # as in its code
+OF_DGL = "The last module has a convolution and a linear layer, the others DGL's auxiliary network."
+HEADS = {"infopro": ("linear", AVERAGE), "dgl": ("conv", OF_DGL)}  # that of InfoPro is in its code
 
 
 def _loss_weights(modules: int) -> str:
