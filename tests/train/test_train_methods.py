@@ -65,6 +65,21 @@ def test_protocol(name, batch):
         assert_same(gradients(net), [None if g is None else 2 * g for g in once])
 
 
+@pytest.mark.parametrize("name", methods.names())
+def test_a_step_in_bfloat16_is_near_that_in_float64(name, batch):
+    """Of the first body, on channels-last images; of pepita it is a difference of two passes, of few bits."""
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        net, method, x = network(norm="none", head="linear").float(), make(name), batch[0].float()
+        torch.manual_seed(2)
+        methods.prepare(method, net, x)
+        x = x.to(dtype).contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.float32):
+            method.step(net.to(dtype), x, batch[1])
+        found.append(torch.cat([p.grad.flatten().double() for p in net[0].body.parameters()]))
+    assert F.cosine_similarity(*found, dim=0) > 0.9 or not found[0].any()  # generators of dni begin with 0
+
+
 def test_a_method_with_step_alone_is_one(batch):
     class Mine:
         def step(self, network, x, y, update=lambda k: None):
