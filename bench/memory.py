@@ -8,8 +8,8 @@ in what is not ours.
 Before that, every method takes steps on small images, which are held to what its class says of it (see ``claims``), and
 SGR gradients are compared with those of Algorithm 1.
 
-Networks are cut where the step of the method needs least (see the part ``cuts``), as the paper does, or by --cuts. Of
-greedy training the phase counts that needs most.
+Networks are cut where the step of the method needs least (see the part ``cuts``), as the paper does, or by --cuts;
+where there are too many cuts to try, at their own. Of greedy training the phase counts that needs most.
 """
 
 from __future__ import annotations
@@ -106,7 +106,13 @@ class Measured:
         return found
 
     def cuts(self, way: Way, count: int) -> Cuts:
-        return cuts.found(self.name, way, count, *self.inputs("meta"), self.sizes)[0] if count > 1 else ()
+        """The best, or the network's own where they are too many to try."""
+        if count == 1:
+            return ()
+        try:
+            return cuts.found(self.name, way, count, *self.inputs("meta"), self.sizes)[0]
+        except UsageError:
+            return zoo.create(self.name, count, device="meta").cuts
 
 
 def _network_rows(measured: Measured, args: argparse.Namespace) -> Iterator[Row]:
