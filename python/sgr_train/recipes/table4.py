@@ -30,8 +30,8 @@ OWN = {  # settings and choices
     "drtp": (
         {"lr": 0.003, "scale": 0.00005},
         (
-            "Learning rate and scale of the feedback were chosen on validation images of shorter runs: labels do not fade "
-            "as errors do, and with a larger scale the convolution has drifted off before the first decay.",
+            "Learning rate and scale of the feedback were chosen on validation images of shorter runs: labels do not "
+            "fade as errors do, and with a larger scale the convolution drifts off before the first decay.",
         ),
     ),
 }
