@@ -5,10 +5,11 @@ and little time. What counts is the peak of the tensors that a step makes, gradi
 memory inside of operators not. On a GPU the step runs, and the allocator's peak is taken over what was there before.
 With --as-gpu fake tensors take the path of a GPU, under autocast; dropout then counts two bytes an element, not one,
 in what is not ours.
-Before that, every method takes a step on small images, and SGR gradients are compared with those of Algorithm 1.
+Before that, every method takes steps on small images, which are held to what its class says of it (see ``claims``), and
+SGR gradients are compared with those of Algorithm 1.
 
-Networks are cut where the step of the method needs least (see the part ``cuts``), as the paper does, or by --cuts. Of
-greedy training the phase counts that needs most.
+Networks are cut where the step of the method needs least (see the part ``cuts``), as the paper does, or by --cuts;
+where there are too many cuts to try, at their own. Of greedy training the phase counts that needs most.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ from sgr_train.networks.cuts import Cuts
 from torch import Tensor
 
 from . import cuts, zoo
-from .checks import REPORTED, WrongResult, reason
+from .checks import REPORTED, reason
+from .claims import require_claims
 from .stored import CHECKPOINTED, PUBLISHED
-from .ways import WAYS, Step, Way, gradient, require_agreement, truth, ways
+from .ways import WAYS, Step, Way, require_agreement, truth, ways
 
 # Table 5: memory of SGR over that of global BP, by network and K
 PAPER = {
@@ -104,7 +106,13 @@ class Measured:
         return found
 
     def cuts(self, way: Way, count: int) -> Cuts:
-        return cuts.found(self.name, way, count, *self.inputs("meta"), self.sizes)[0] if count > 1 else ()
+        """The best, or the network's own where they are too many to try."""
+        if count == 1:
+            return ()
+        try:
+            return cuts.found(self.name, way, count, *self.inputs("meta"), self.sizes)[0]
+        except UsageError:
+            return zoo.create(self.name, count, device="meta").cuts
 
 
 def _network_rows(measured: Measured, args: argparse.Namespace) -> Iterator[Row]:
@@ -138,7 +146,7 @@ def _counts(args: argparse.Namespace, name: str) -> list[int]:
 
 
 def _check_on(measured: Measured) -> Callable[[str, Way], None]:
-    """On small images: a step, and the gradients of SGR."""
+    """On small images: what the method claims, and the gradients of SGR."""
     x, y = zoo.inputs(measured.name, 8, measured.device, min(64, zoo.image_size(measured.name)))
     count = zoo.at_most(measured.name, 2)
     network = zoo.create(measured.name, count, image_size=x.shape[-1], device=measured.device)
@@ -148,9 +156,7 @@ def _check_on(measured: Measured) -> Callable[[str, Way], None]:
         step = Step(way, network, x)
         if way.method == "sgr":
             require_agreement(method, step, exact())
-        step(x, y)
-        if not gradient(step.network).isfinite().all():
-            raise WrongResult("its gradient is not finite")
+        require_claims(step, network, x, y)
 
     return check
 

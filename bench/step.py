@@ -6,9 +6,9 @@ A step leaves its gradients in ``.grad``, as the backward pass of BP does; nothi
 training is the mean step of its phases, passes through frozen modules included, lazy SGR that of steps of which one
 reconciles. A method that is not defined on a network says why.
 
-SGR gradients of every module are compared with those of Algorithm 1 on the reference kernels first, in float32, and
-gradients with checkpointing with those without. What is wrong or raises is reported and not timed; the exit status is
-then 1.
+Every method is held to what its class says of it first (see ``claims``). SGR gradients of every module are compared
+with those of Algorithm 1 on the reference kernels, in float32, and gradients with checkpointing with those without.
+What is wrong or raises is reported and not timed; the exit status is then 1.
 
 In bfloat16 (autocast) images and convolutions are channels_last. float32 is float32, not TF32. On a GPU whole steps are
 timed a second time as CUDA graphs ("captured"), whose gradients are compared with those of the eager step.
@@ -35,7 +35,8 @@ from sgr_train.networks.network import LocalModule, Network
 from torch import Tensor
 
 from . import zoo
-from .checks import REPORTED, WrongResult, reason, require_error_below
+from .checks import REPORTED, SAME, WrongResult, reason, require_error_below
+from .claims import require_claims
 from .timing import Timing, interleaved, repeats_for, replayed
 from .traced import compiled_algorithm1
 from .ways import Inputs, Step, Truth, gradient, module_inputs, require_agreement, truth, ways
@@ -48,8 +49,6 @@ NETWORKS = ["resnet50", "resnet32", "vit_s_16", "swin_t", "plainnet4", "plainnet
 BATCHES = {"cpu": {10: 128, 1000: 8}, "cuda": {10: 128, 1000: 256}}
 PRECISIONS = {"cpu": {10: "float32", 1000: "float32"}, "cuda": {10: "float32", 1000: "bfloat16"}}
 CAPTURED_ON = ("cuda",)
-# The largest relative error between two runs of one step: sums of some kernels have another order every time.
-SAME = {"float32": 1e-3, "bfloat16": 5e-2}
 FEW = 16  # images on which gradients are compared in float32 where the step itself is in bfloat16
 
 Row = dict[str, Any]
@@ -169,13 +168,15 @@ def _run(
 
     Raises:
         UsageError: the method is not defined on this network.
-        WrongResult: its gradient is not that of Algorithm 1 or, of one that is checkpointed, that without.
+        WrongResult: it does not what its class says; its gradient is not that of Algorithm 1 or, of one that is
+            checkpointed, that without.
     """
     if name == COMPILED:
         with _autocast(case, x.device.type):
             return Run(_in_precision(case, x.device.type, compiled_algorithm1(network, x, y)), network), {}
     way = ways()[name]
     step = Step(way, network, x)
+    require_claims(step, network, x, y)
     run = _whole(case, step, x, y)
     if way.checkpointed:
         without = _whole(case, Step(way._replace(checkpointed=False), network, x), x, y)

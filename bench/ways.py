@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -93,11 +93,16 @@ class Step:
         self.steps = self.phases * self.each
 
     def __call__(self, x: Tensor, y: Tensor) -> None:
+        for _ in self.one_by_one(x, y):
+            pass
+
+    def one_by_one(self, x: Tensor, y: Tensor, update: methods.Update = methods.no_update) -> Iterator[list[Tensor]]:
+        """The steps of a call, one after the other: the losses of each."""
         for phase in range(self.phases):
             methods.begin_epoch(self.method, phase, 1)
             for _ in range(self.each):
                 self.network.zero_grad()
-                self.method.step(self.network, x, y)
+                yield self.method.step(self.network, x, y, update)
         if self.phases > 1:  # modules that are done with are in evaluation mode
             self.network.train()
 

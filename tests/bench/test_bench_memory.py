@@ -8,6 +8,8 @@ import json
 
 import pytest
 from sgr_bench import cli, memory, ways, zoo
+from sgr_train.errors import UsageError
+from sgr_train.memory import best_cuts
 from sgr_train.memory.best_cuts import Stretches
 from sgr_train.memory.live import peak_live_bytes
 from sgr_train.memory.step import Sizes
@@ -81,6 +83,15 @@ def test_every_method_is_cut_where_it_needs_least(tmp_path):
             size, way = measured("plainnet4", 16), ways.ways()[row["method"]]
             peaks = [size.step(way, (cut,)) for cut in (1, 2, 3)]
             assert row["peak_bytes"] < 1.05 * min(peaks)  # gradients of the modules before are left in .grad here
+
+
+def test_what_has_too_many_cuts_to_try_is_cut_as_the_network_is(monkeypatch):
+    """A method that is measured by whole steps; that there are fewer blocks is an error all the same."""
+    monkeypatch.setattr(best_cuts, "MOST_STEPS", 2)
+    size, dni = measured("plainnet4", 4), ways.ways()["dni"]
+    assert size.cuts(dni, 2) == zoo.create("plainnet4", 2, device="meta").cuts and size.cuts(dni, 1) == ()
+    with pytest.raises(UsageError, match="--modules must be 1 to 4"):
+        size.cuts(dni, 5)
 
 
 def test_the_part_cuts_is_the_search_of_the_driver(tmp_path, capsys):

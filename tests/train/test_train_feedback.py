@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from sgr_train import methods, networks
 from sgr_train.errors import UsageError
+from sgr_train.memory.step import step_peak_bytes
 from sgr_train.methods import feedback
 from sgr_train.networks.network import LocalModule, Network
 from torch import nn
@@ -65,11 +66,15 @@ class Reference:
         return [self.error.T @ self.inputs[-1] / BATCH, self.error.sum(0) / BATCH]
 
 
+def elements(matrix):
+    """(classes, values), bit by bit."""
+    bits = np.unpackbits(matrix.bits.numpy(), axis=1, bitorder="little")[:, : matrix.values]
+    return matrix.scale * np.where(bits, 1.0, -1.0)
+
+
 def direct(name, net, reference, fixed_head):
     """delta x_k of every layer, as the two methods have them."""
-    matrices = [matrix for module in net for [matrix] in [arrays(module.aux)] if len(matrix)] if not fixed_head else [
-        arrays(module.aux)[0] for module in list(net)[:-1]
-    ]  # fmt: skip
+    matrices = [elements(matrix) for module in net for matrix in module.aux]
     signal = reference.error / BATCH if name == "dfa" else reference.label
     deltas = [signal @ matrix for matrix in matrices]
     return [*deltas, reference.error @ reference.classifier / BATCH] if fixed_head else deltas
@@ -121,6 +126,34 @@ def test_soft_labels_are_targets_as_they_are(batch):
     net[-1].head.label_smoothing = 0.5
     target = feedback.targets(net, batch[1], torch.float64)
     assert target.sum(1).allclose(torch.ones(BATCH, dtype=torch.float64)) and target.min() == 0.5 / CLASSES
+
+
+@pytest.mark.parametrize("tile", [1, 3 * 16, 2**20])
+def test_a_matrix_is_made_tile_by_tile(tile, monkeypatch):
+    """For outputs whose values fill no whole bytes, too."""
+    monkeypatch.setattr(feedback, "TILE", tile)
+    torch.manual_seed(0)
+    signal = torch.randn(4, 3, dtype=torch.float64)
+    matrix = feedback.RandomSigns(signal, 3, (5, 7), 0.5)
+    expected = signal.numpy() @ elements(matrix)
+    np.testing.assert_allclose(matrix(signal).numpy(), expected.reshape(4, 5, 7), rtol=1e-12)
+    assert np.unique(np.abs(elements(matrix))) == pytest.approx(0.5 * (2 / 35) ** 0.5)
+    assert abs(elements(feedback.RandomSigns(signal, 10, (5000,), 1.0)).mean()) < 0.1 * (2 / 5000) ** 0.5
+    assert not list(matrix.parameters()) and list(matrix.state_dict()) == ["bits"]
+
+
+def test_a_thousand_classes_take_a_bit_each():
+    """Of outputs with 10,000 values, in memory that float32 would fill 32 times; a step makes no more than a tile."""
+    net = networks.from_blocks([nn.Conv2d(3, 16, 1), nn.AvgPool2d(25)], num_classes=1000, image_shape=(3, 25, 25),
+                               head="linear")  # fmt: skip
+    x, y = torch.randn(2, 3, 25, 25), torch.tensor([3, 999])
+    for name in ("dfa", "drtp"):
+        method = methods.REGISTRY.make(name)
+        methods.prepare(method, net, x)
+        assert sum(buffer.nbytes for module in net for buffer in module.aux.buffers()) == 1000 * (16 * 625 + 16) / 8
+        assert step_peak_bytes(net, method, x, y) < 4 * 1000 * 16 * 625 / 2
+        method.step(net, x, y)
+        assert net[0].body[0].weight.grad.any()
 
 
 # --- feedback alignment -----------------------------------------------------------------------------------------------

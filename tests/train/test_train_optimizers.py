@@ -7,6 +7,7 @@ import torch
 from sgr_train import optimizers, schedules, train
 from sgr_train.build import learning_rate
 from sgr_train.config import RunConfig
+from sgr_train.errors import UsageError
 from sgr_train.settings import make
 from torch import nn
 
@@ -89,3 +90,15 @@ def test_flags_belong_to_the_optimizer_that_has_them(sgr_train, tmp_path):
     ):
         status, _, errors = sgr_train("run", *words, "--out", tmp_path / "refused")
         assert status == 2 and said in errors and errors.count("\n") == 1
+
+
+def test_nesterov_looks_ahead(tiny):
+    """Two steps from one gradient, against the update written out: v = m v + g, then p - lr (g + m v)."""
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = optimizers.sgd([parameter], 0.1, 0.0, momentum=0.5, nesterov=True)
+    for _ in range(2):
+        parameter.grad = torch.ones(1)
+        optimizer.step()
+    assert parameter.item() == pytest.approx(-0.1 * (1 + 0.5) - 0.1 * (1 + 0.5 * 1.5))
+    with pytest.raises(UsageError, match="--momentum must be above 0 with --nesterov, got 0.0"):
+        train.setup(tiny(nesterov=True, momentum=0.0))

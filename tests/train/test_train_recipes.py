@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from sgr_train import checkpoint, data, flags, recipes, report, train
+from sgr_train import checkpoint, data, flags, methods, recipes, report, train
 from sgr_train.config import RunConfig
 from sgr_train.data.splits import Images
 from sgr_train.errors import UsageError
@@ -16,6 +16,9 @@ from sgr_train.settings import make
 from test_train_loop import assert_same_state
 from torch.utils.flop_counter import FlopCounterMode
 
+TABLE = re.compile(r"table\d-")
+OF_PEPITA = ("fa", "drtp", "pepita")  # rows of its paper
+AT_FIRST = {"greedy": slice(0, 1), "dni": slice(-1, None)}  # modules that learn in two steps: generators begin with 0
 SMALL = ("epochs=1", "batch_size=4", "device=cpu")
 
 
@@ -32,7 +35,7 @@ def shrunken(monkeypatch):
         """
         generator = torch.Generator().manual_seed(0)
         pixels = torch.randint(256, (9, 3, side, side), dtype=torch.uint8, generator=generator)
-        images = Images(pixels, torch.arange(9))
+        images = Images(pixels, torch.arange(9) // 2)
         return data.Splits(images, None, images.subset(torch.arange(2)), tuple(map(str, range(classes))))
 
     monkeypatch.setitem(data.REGISTRY._entries, "shrunken", shrunken)
@@ -47,29 +50,63 @@ def shrink(name: str) -> list[str]:
 def test_every_recipe_takes_two_steps(name):
     config = flags.parse(["recipe", name, "--set", *shrink(name)])
     run, images = train.setup(config)
-    before = [p.clone() for p in run.network.parameters()]
+    modules = list(run.network)[AT_FIRST.get(config.method, slice(None))]
+    learning = [p for part in [*(module.body for module in modules), modules[-1].head] for p in part.parameters()]
+    before = [p.clone() for p in learning]
     with report.Progress("", 8, 0, 1, False) as progress:
         losses = train.train_epoch(run, config, images, progress)
     assert len(images.train) == 2 * config.batch_size and torch.tensor(losses).isfinite().all()
-    changed = [not p.equal(q) for p, q in zip(run.network.parameters(), before, strict=True)]
-    assert any(changed) and (all(changed) or config.method == "greedy")
+    assert learning and not any(p.equal(q) for p, q in zip(learning, before, strict=True))
+
+
+PAPER = (200, 128, 0.1, 5e-4)  # epochs, batch, learning rate, weight decay
+OF_METHOD = {
+    "dgl": (50, 128, 0.1, 5e-4),
+    "infopro": (160, 1024, 0.8, 1e-4),
+    "pepita": (100, 50, 0.01, 0.0),
+    **dict.fromkeys(("fa", "drtp"), (100, 50, 0.003, 0.0)),
+}
+SCHEDULES = {
+    "dgl": {"step": {"milestones": (15, 30, 45), "gamma": 0.2, "warmup": 0.0}},
+    "infopro": {"cosine": {"warmup": 10, "final": 0.0, "per_step": False}},
+    **dict.fromkeys(OF_PEPITA, {"step": {"milestones": (10, 30, 60), "gamma": 0.1, "warmup": 0.0}}),
+}
 
 
 def test_recipes_are_the_rows_of_the_tables():
     tables = [name.partition("-")[0] for name in recipes.names() if name.startswith("table")]
-    assert {table: tables.count(table) for table in tables} == {"table3": 6, "table4": 6, "table6": 20, "table7": 12}
-    for name in recipes.names():
+    assert {table: tables.count(table) for table in tables} == {"table3": 6, "table4": 12, "table6": 32, "table7": 12}
+    for name in filter(TABLE.match, recipes.names()):
         recipe, config = recipes.find(name), flags.parse(["recipe", name])
         assert re.match(r"\d\d\.\d\d( \+- \d\.\d\d)? \(Table|no number \(CIFAR|fail \(Table", recipe.paper)
         assert recipe.choices and all(choice.endswith(".") for choice in recipe.choices)
-        assert (config.epochs, config.batch_size, config.lr, config.weight_decay) == (200, 128, 0.1, 5e-4)
-        assert config.options["optimizer"] == {"sgd": {"momentum": 0.9}} and config.schedule == "cosine"
+        training = (config.epochs, config.batch_size, config.lr, config.weight_decay)
+        assert training == OF_METHOD.get(config.method, PAPER)
+        assert config.options["optimizer"] == {"sgd": {"momentum": 0.9, "nesterov": config.method == "infopro"}}
+        plain = {"cosine": {"warmup": 0.0, "final": 0.0, "per_step": False}}
+        assert config.options["schedule"] == SCHEDULES.get(config.method, plain)
+        assert config.augment == (() if config.method in OF_PEPITA else ("crop", "flip"))
         own = config.options["method"][config.method]
         assert config.method != "sgr" or (own["weight"], own["reduction"]) == (1.0, "batchmean")
         if config.modules is not None:
             assert f"-k{config.modules}-" in name and f"K={config.modules}," in recipe.paper
         if config.model == "vgg":
             assert f"-vgg{config.options['model']['vgg']['depth']}-" in name
+
+
+def test_every_method_has_a_recipe_on_the_digits():
+    named = {name for name in recipes.names() if not TABLE.match(name)}
+    assert named == {f"digits-{method}" for method in methods.names()}
+    for method in methods.names():
+        config = flags.parse(["recipe", f"digits-{method}"])
+        assert (config.method, config.data, config.epochs) == (method, "digits", 3)
+
+
+@pytest.mark.parametrize(("modules", "weights"), [(2, "5 1 0 0"), (3, "6 0 1 2"), (16, "5 0.05 0.2 0.5")])
+def test_infopro_says_how_it_weighs_its_losses(modules, weights):
+    recipe = recipes.find(f"table6-resnet32-k{modules}-infopro")
+    [said] = [choice for choice in recipe.choices if choice.startswith("ixx1, ixy1, ixx2, ixy2 are " + weights)]
+    assert ("unpublished" in said) == (modules == 3)
 
 
 def test_a_recipe_is_a_run_that_can_be_resumed(sgr_train, tmp_path, monkeypatch):

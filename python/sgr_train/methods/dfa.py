@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,10 +19,10 @@ class DFA:
     one-hot labels y and B samples. The last head gets its true gradient; where nothing in it learns, the last block.
 
     Args:
-        scale: of the matrices: uniform, between -1 and 1 times sqrt(6 / values of x_k a sample), times this.
+        scale: of the matrices: random signs times sqrt(2 / values of x_k a sample), times this.
     """
 
-    facts = Facts("yes", "partly", "yes", "1 forward, 1 backward by block", "matrices classes x outputs", "all blocks")
+    facts = Facts("yes", "partly", "yes", "1 forward, 1 backward by block", "signs, classes x outputs", "all blocks")
 
     def __init__(self, *, scale: Positive = 1.0) -> None:
         self.scale = scale
@@ -45,7 +44,7 @@ class DFA:
         error = (logits.detach().softmax(1) - target) / len(y)
         matrices = (matrix for module in network for matrix in module.aux)
         for output, matrix in zip(outputs, matrices, strict=True):
-            feedback.backward(output, torch.tensordot(error, matrix, 1))
+            feedback.backward(output, matrix(error))
         for k in range(len(network)):
             update(k)
         return [loss.detach()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,11 +20,11 @@ class DRTP:
     run.
 
     Args:
-        scale: of the matrices: uniform, between -1 and 1 times sqrt(6 / values of x_k a sample), times this. Labels are
-            summed over samples where losses are averaged: the inverse of the batch size brings both to one size.
+        scale: of the matrices: random signs times sqrt(2 / values of x_k a sample), times this. Labels are summed over
+            samples where losses are averaged: the inverse of the batch size brings both to one size.
     """
 
-    facts = Facts("yes", "yes", "yes", "1 forward, 1 backward by block", "matrices classes x outputs", "one block")
+    facts = Facts("yes", "yes", "yes", "1 forward, 1 backward by block", "signs, classes x outputs", "one block")
 
     def __init__(self, *, scale: Positive = 0.02) -> None:
         self.scale = scale
@@ -39,7 +38,7 @@ class DRTP:
         for k, blocks in enumerate(feedback.hidden_blocks(network)):
             for block, matrix in zip(blocks, network[k].aux, strict=True):
                 output = block(x)
-                feedback.backward(output, torch.tensordot(target, matrix, 1))
+                feedback.backward(output, matrix(target))
                 x = output.detach()
             if k < last:
                 update(k)

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from ..networks.network import Network
 from ..networks.statistics import frozen_statistics
 
+TILE = 2**20  # elements: what a cache holds
+
 
 class Matrices(nn.Module):
     """Tensors that nothing changes. As buffers they are in checkpoints and are no parameters."""
@@ -28,6 +30,38 @@ class Matrices(nn.Module):
 def uniform(like: Tensor, shape: tuple[int, ...], fan_in: int) -> Tensor:
     """He et al.'s uniform distribution, of variance 2 / fan_in, with dtype and device of ``like``."""
     return like.new_empty(shape).uniform_(-1, 1) * math.sqrt(6 / fan_in)
+
+
+class RandomSigns(nn.Module):
+    """A fixed random matrix B (classes, *shape), for the output of a block: all its elements have one size.
+
+    An element is a bit, since those of a network for ImageNet are billions.
+
+    Args:
+        like: has the device.
+        scale: of the elements, in units of sqrt(2 / values of the output a sample), their size after He et al.
+    """
+
+    bits: Tensor
+
+    def __init__(self, like: Tensor, classes: int, shape: tuple[int, ...], scale: float) -> None:
+        super().__init__()
+        self.shape, self.values = shape, math.prod(shape)
+        self.scale = scale * math.sqrt(2 / self.values)
+        size = (classes, math.ceil(self.values / 8))
+        self.register_buffer("bits", torch.randint(256, size, dtype=torch.uint8, device=like.device))
+
+    def forward(self, signal: Tensor) -> Tensor:
+        """(B, classes) -> (B, *shape): the signal times the matrix, of which no more than a tile is made at once."""
+        tiles = self.bits.split(math.ceil(TILE / (8 * len(self.bits))), dim=1)
+        products = torch.cat([signal @ signs(tile, signal) for tile in tiles], 1)[:, : self.values]
+        return self.scale * products.reshape(-1, *self.shape)
+
+
+def signs(bits: Tensor, like: Tensor) -> Tensor:
+    """uint8 (rows, n) -> 1 or -1 (rows, 8 n), with the dtype of ``like``."""
+    of_byte = torch.arange(256, device=bits.device)[:, None] >> torch.arange(8, device=bits.device) & 1
+    return F.embedding(bits.int(), of_byte.to(like.dtype) * 2 - 1).flatten(1)
 
 
 def hidden_blocks(network: Network) -> list[list[nn.Module]]:
@@ -47,18 +81,15 @@ def learns(module: nn.Module) -> bool:
 
 @torch.no_grad()
 def prepare(network: Network, sample: Tensor, scale: float) -> None:
-    """Give every module a matrix (classes, ...) for the output (B, ...) of each of its hidden blocks.
-
-    They are of He et al.'s distribution for as many inputs as the output has values a sample, times ``scale``.
-    """
+    """Give every module a :class:`RandomSigns` for the output of each of its hidden blocks."""
     x = sample
     for module, blocks in zip(network, hidden_blocks(network), strict=True):
         matrices = []
         with frozen_statistics(module):
             for block in blocks:
                 x = block(x)
-                matrices.append(scale * uniform(sample, (network.num_classes, *x.shape[1:]), x[0].numel()))
-        module.aux = Matrices(matrices)
+                matrices.append(RandomSigns(sample, network.num_classes, x.shape[1:], scale))
+        module.aux = nn.ModuleList(matrices)
 
 
 def forward_last(network: Network, x: Tensor) -> Tensor:

@@ -78,10 +78,14 @@ class InfoPro:
 
     def weights(self, k: int, modules: int) -> tuple[float, float]:
         """Of the reconstruction and of L_y in module k, from 0, of so many."""
-        published = next((n for n in PUBLISHED if n >= modules), max(PUBLISHED))
-        ixx1, ixy1, ixx2, ixy2 = self.loss_weights or PUBLISHED[published]
+        ixx1, ixy1, ixx2, ixy2 = self.loss_weights or published(modules)
         r = k / (modules - 2) if modules > 2 else 0.0
         return ixx1 * (1 - r) + ixx2 * r, ixy1 * (1 - r) + ixy2 * r
+
+
+def published(modules: int) -> tuple[float, ...]:
+    """ixx1, ixy1, ixx2, ixy2 for so many modules, or for the next number above for which they are known."""
+    return PUBLISHED[next((known for known in PUBLISHED if known >= modules), max(PUBLISHED))]
 
 
 def contrastive(embedding: Tensor, y: Tensor) -> Tensor:

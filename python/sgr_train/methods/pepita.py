@@ -61,7 +61,7 @@ class Pepita:
         target = targets(network, y, logits.dtype)
         error = logits.softmax(1) - target
 
-        second = forward(network, x + torch.tensordot(error, matrix, 1))
+        second = forward(network, x + (error @ matrix.flatten(1)).reshape(x.shape))
         for before, after in zip(first[:-1], second[:-1], strict=True):
             difference = before.output - after.output
             backward(after.linear, difference / difference[:, 0].numel())  # samples times positions

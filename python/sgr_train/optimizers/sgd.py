@@ -7,15 +7,26 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from ..errors import UsageError
 from ..options import NotNegative
 from . import register
 
 
 @register("sgd")
-def sgd(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float, *, momentum: NotNegative = 0.9):
+def sgd(
+    parameters: Iterable[nn.Parameter],
+    lr: float,
+    weight_decay: float,
+    *,
+    momentum: NotNegative = 0.9,
+    nesterov: bool = False,
+):
     """Stochastic gradient descent.
 
     Args:
         momentum: share of the last step that is taken once more.
+        nesterov: look ahead along it: Nesterov's momentum.
     """
-    return torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
+    if nesterov and momentum == 0:
+        raise UsageError("--momentum must be above 0 with --nesterov, got 0.0")
+    return torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)

@@ -1,4 +1,4 @@
-"""What all recipes on CIFAR have in common (Appendix E)."""
+"""What all recipes on CIFAR have in common (Appendix E), and what some methods have in its place."""
 
 from __future__ import annotations
 
@@ -16,29 +16,39 @@ TRAINING = {
     "schedule": "cosine",
     "augment": ("crop", "flip"),
 }
-SGR = {"weight": 1.0, "reduction": "batchmean"}  # lambda = 1
-COMMON = (
-    "A tenth of the training images is held out for validation; the paper names no validation images.",
-    "The cosine falls once an epoch, down to 0.",
-    "Crops are of images padded by 4 pixels; half of the images are mirrored.",
-)
-OF_METHOD = {
-    "sgr": (
-        "lambda = 1 goes with the reduction batchmean (Eq. 6 for each sample), which is n with that of Algorithm 1 "
-        "(mean), for n elements of a module's input.",
-    ),
-    "greedy": ("Every module is trained for all epochs, with the whole schedule.",),
+OF_METHOD: dict[str, dict[str, Any]] = {
+    "sgr": {"weight": 1.0, "reduction": "batchmean"},  # lambda = 1
+    "dgl": {"epochs": 50, "schedule": "step", "milestones": (15, 30, 45), "gamma": 0.2},
+    "infopro": {"epochs": 160, "batch_size": 1024, "lr": 0.8, "nesterov": True, "weight_decay": 1e-4, "warmup": 10},
+}
+PEPITA = {  # of its code, with which Table 4 compares
+    "epochs": 100,
+    "batch_size": 50,
+    "lr": 0.01,
+    "weight_decay": 0.0,
+    "schedule": "step",
+    "milestones": (10, 30, 60),
+    "gamma": 0.1,
+    "augment": (),
+}
+VALIDATION = "A tenth of the training images is held out for validation; the paper names no validation images."
+CHOICES_OF = {  # by setting and its value
+    ("schedule", "cosine"): "The cosine falls once an epoch, down to 0.",
+    ("augment", ("crop", "flip")): "Crops are of images padded by 4 pixels; half of the images are mirrored.",
+    ("method", "sgr"): "lambda = 1 goes with the reduction batchmean (Eq. 6 for each sample), which is n with that of "
+    "Algorithm 1 (mean), for n elements of a module's input.",
+    ("method", "greedy"): "Every module is trained for all epochs, with the whole schedule.",
+    ("method", "dgl"): "Epochs and schedule are those of DGL's code; the paper says of all its models 200 epochs.",
+    ("method", "infopro"): "Epochs, batch, optimizer and schedule are those of InfoPro's code, with its contrastive "
+    "loss; the paper says of all its models 200 epochs. The cosine begins after the warm-up, not along with it.",
 }
 
 
 def on_cifar(paper: str, classes: int, method: str, *choices: str, **settings: Any) -> Recipe:
     """A recipe of CIFAR-10 or CIFAR-100."""
-    of_method = SGR if method == "sgr" else {}
-    return Recipe(
-        paper=paper,
-        settings={"data": f"cifar{classes}", "method": method, **TRAINING, **of_method, **settings},
-        choices=(*choices, *OF_METHOD.get(method, ()), *COMMON),
-    )
+    every = {"data": f"cifar{classes}", "method": method, **TRAINING, **OF_METHOD.get(method, {}), **settings}
+    chosen = (text for (name, value), text in CHOICES_OF.items() if every[name] == value)
+    return Recipe(paper=paper, settings=every, choices=(*choices, *chosen, VALIDATION))
 
 
 def infix(classes: int) -> str:
