@@ -65,6 +65,8 @@ class Settings:
         lr: Learning rate, before the schedule.
         weight_decay: Weight decay.
         clip_grad_norm: Largest gradient norm of a module; left out: no clipping.
+        amp: Precision of the training steps by autocast: bf16; left out: float32. What is measured is in float32.
+        channels_last: Images and convolutions in this memory format, which convolutions on a GPU are fastest in.
         save_every: Keep the state after every so many steps of an epoch, and not at its end alone.
         save_minutes: The same, after so many minutes.
         device: auto: the GPU if there is one.
@@ -92,6 +94,8 @@ class Settings:
     lr: Positive = 0.1
     weight_decay: NotNegative = 5e-4
     clip_grad_norm: Positive | None = None
+    amp: Literal["bf16"] | None = None
+    channels_last: bool = False
     save_every: Count | None = None
     save_minutes: Positive | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -35,7 +35,7 @@ def setup(config: RunConfig) -> tuple[Training, Data]:
 
     torch.manual_seed(config.seed)
     network, method = build(config, data.num_classes, data.image_shape)
-    network = network.to(device)
+    network = network.to(device, memory_format=memory_format(config))
     network.mean, network.std = data.mean / 255, data.std / 255
     epochs = config.epochs * methods.phases(method, network)
 
@@ -122,7 +122,9 @@ def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.P
         rate = learning_rate(config, len(run.history) + epoch.steps / steps)
         for group in (group for optimizer in run.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
-        losses = torch.stack(run.method.step(run.network, x, labels, updates))
+        x = x.contiguous(memory_format=memory_format(config))
+        with autocast(config, x.device):
+            losses = torch.stack(run.method.step(run.network, x, labels, updates)).float()
         epoch.losses = epoch.losses + losses * len(labels)
         epoch.steps, epoch.images = epoch.steps + 1, epoch.images + len(labels)
         epoch.seconds = time.perf_counter() - started
@@ -137,6 +139,14 @@ def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.P
     watch.check(updates.modules)
     check_weights(run.network)
     return (epoch.losses / epoch.images).tolist()
+
+
+def memory_format(config: RunConfig) -> torch.memory_format:
+    return torch.channels_last if config.channels_last else torch.contiguous_format
+
+
+def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.amp is not None)
 
 
 def is_due(run: Training, config: RunConfig) -> bool:
