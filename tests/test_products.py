@@ -271,9 +271,10 @@ def test_a_coarser_precision_counts_more_and_products_alone_less():
 def test_the_gain_shortens_the_step_in_every_precision(monkeypatch, spacing, order):
     delta, target, x, output, delta_out = torch.randn(5, 6, 7).unbind(0)
     _, direction = sgr_direction(delta, target, Options())
+    ends = torch.zeros(()), (x, delta), (output, delta_out)
 
     def inverse(gain: float) -> float:
         monkeypatch.setattr(step_length, "gain_of_module", lambda *_: torch.tensor(gain, dtype=torch.float64))
-        return float(step_length.inverse_length(direction, (x, delta), (output, delta_out), spacing, None, order))
+        return float(step_length.inverse_length(direction, *ends, spacing, None, order))
 
     assert inverse(64.0) == pytest.approx(inverse(16.0) * 4**step_length.GAIN_POWER)
