@@ -10,7 +10,6 @@ autograd engine in the same precision.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import copy
 import itertools
 import math
@@ -21,9 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sgr_train.methods.sgr import local_step
 from sgr_train.networks.network import LocalModule, Network
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import sgr_kernels as sk
 
@@ -139,10 +138,7 @@ def _accuracy(network: Network, x: Tensor, y: Tensor) -> float:
 
 def _step(module, x, y, delta: Tensor | None, floor: float, weight: float, **options) -> sk.LocalStep:
     settings = {"weight": weight, "reduction": "batchmean", "relative_floor": floor}
-    # The double backward of Algorithm 1 has no flash attention to go through.
-    twice = delta is not None and options["engine"] == "autograd"
-    with sdpa_kernel(SDPBackend.MATH) if twice else contextlib.nullcontext():
-        return sk.local_step(module.body, module.head, x, y, delta, **settings, **options)
+    return local_step(module, x, y, delta, **settings, **options)
 
 
 def _agreements(network: Network, x: Tensor, y: Tensor, case: _Case, floor: float, precision: str) -> Iterator[Row]:

@@ -36,7 +36,6 @@ from torch import Tensor
 
 from . import zoo
 from .checks import REPORTED, WrongResult, reason, require_error_below
-from .stored import CHECKPOINTED
 from .timing import Timing, interleaved, repeats_for, replayed
 from .traced import compiled_algorithm1
 from .ways import Inputs, Step, Truth, gradient, module_inputs, require_agreement, truth, ways
@@ -177,11 +176,15 @@ def _run(
             return Run(_in_precision(case, x.device.type, compiled_algorithm1(network, x, y)), network), {}
     way = ways()[name]
     step = Step(way, network, x)
-    run = Run(_in_precision(case, x.device.type, functools.partial(step, x, y)), step.network, step.steps)
+    run = _whole(case, step, x, y)
     if way.checkpointed:
-        without, _ = _run(case, name.removesuffix(CHECKPOINTED), network, x, y, exact)
+        without = _whole(case, Step(way._replace(checkpointed=False), network, x), x, y)
         _require_same(case, _gradient(run), _gradient(without))
     return run, require_agreement(name, step, exact()) if way.method == "sgr" else {}
+
+
+def _whole(case: Case, step: Step, x: Tensor, y: Tensor) -> Run:
+    return Run(_in_precision(case, x.device.type, functools.partial(step, x, y)), step.network, step.steps)
 
 
 def _module_runs(case: Case, module: LocalModule, inputs: Inputs, last: bool) -> Runs:

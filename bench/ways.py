@@ -82,7 +82,7 @@ class Step:
     def __init__(self, way: Way, network: Network, sample: Tensor) -> None:
         self.method = way.make()
         parts = network.whole() if methods.is_whole(way.method) else network
-        modules = [LocalModule(module.body, module.head) for module in parts]
+        modules = [LocalModule(module.body, module.head, module.features) for module in parts]
         self.network = Network(modules, network.image_shape, network.num_classes)
         if way.checkpointed:
             self.network.checkpoint_blocks()

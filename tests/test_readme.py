@@ -26,6 +26,7 @@ INLINE = re.findall(r"`((?:python -m|sgr-train|sgr-bench) [^`]*)`", README)
 SHORT = {
     "make": "-n",
     "pip install": "--dry-run --no-deps --no-build-isolation",
+    "sgr-train methods": "",
     "sgr-train recipe": "",
     "sgr-train": "--epochs 1 --train-subset 64 --depth 3",
     "sgr-bench": "--help",
@@ -68,7 +69,7 @@ def test_snippets_run(until):
 
 def test_there_are_snippets_and_commands():
     assert len(BLOCKS) == 3
-    assert len(COMMANDS) == 17
+    assert len(COMMANDS) == 19
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *INLINE])

@@ -6,6 +6,7 @@ of blocks that can be part of an optimum is measured. Of other methods whole ste
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -75,7 +76,7 @@ class Stretches:
     """Peaks of the steps of all stretches of blocks as modules. See :func:`best_cuts`."""
 
     def __init__(self, blocks: Network, method: methods.Method, x: Tensor, y: Tensor, sizes: Sizes) -> None:
-        modules, self.method = sizes.copy((blocks, method), [blocks])
+        modules, self.method = _prepared(blocks, method, x, sizes)
         self.sizes, self.y = sizes, sizes.tensor(y)
         self.blocks = [module.body[0] for module in modules]
         self.heads = [module.head for module in modules]
@@ -140,18 +141,25 @@ def _search_steps(blocks: Network, method: methods.Method, x: Tensor, y: Tensor,
     candidates = math.comb(len(blocks) - 1, count - 1)
     if candidates > MOST_STEPS:
         raise UsageError(f"--cuts auto: {candidates} cuts are more than {MOST_STEPS}; lower --modules or give numbers")
-    x, y, best = sizes.tensor(x), sizes.tensor(y), NOTHING
+    best = NOTHING
     for cuts in itertools.combinations(range(1, len(blocks)), count - 1):
-        network, own = sizes.copy((_cut(blocks, cuts), method), [blocks])
-        with sizes.only():
-            methods.prepare(own, network, x[:2])
-        best = min(best, (peak_below(best[0], network, own, x, y, sizes), cuts))
+        network, own = _prepared(_cut(blocks, cuts), method, x, sizes)
+        best = min(best, (peak_below(best[0], network, own, sizes.tensor(x), sizes.tensor(y), sizes), cuts))
     return best
+
+
+def _prepared(network: Network, method: methods.Method, x: Tensor, sizes: Sizes) -> tuple[Network, methods.Method]:
+    """Copies without numbers, after the hook. What it draws leaves torch's generator as it was."""
+    network, method = copy.deepcopy((network, method))
+    sample = torch.empty_like(x[:2], device=next(network.parameters()).device)
+    with torch.random.fork_rng(devices=[]):
+        methods.prepare(method, network, sample)
+    return sizes.copy((network, method), [network])
 
 
 def _cut(blocks: Network, cuts: Cuts) -> Network:
     parts = []
     for first, last in itertools.pairwise((0, *cuts, len(blocks))):
         body = nn.Sequential(*(module.body[0] for module in list(blocks)[first:last]))
-        parts.append(LocalModule(body, blocks[last - 1].head))
+        parts.append(LocalModule(body, blocks[last - 1].head, blocks[last - 1].features))
     return Network(parts, blocks.image_shape, blocks.num_classes)

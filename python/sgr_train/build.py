@@ -15,6 +15,7 @@ from .config import RunConfig
 from .errors import UsageError
 from .networks.cuts import Cuts
 from .networks.network import Network
+from .splits import Batch
 from .step_memory import Sizes
 
 
@@ -57,14 +58,22 @@ def _cuts(config: RunConfig, create: Callable[..., Network], method: methods.Met
         return config.cuts
     if methods.is_whole(config.method):
         return ()  # it is not cut
-    with torch.random.fork_rng(devices=[]):
+    with torch.device("meta"):
         blocks, start = create(), create(modules=config.modules).cuts
+        batch = empty_batch(config, blocks.image_shape)
     if config.checkpoint_blocks:
         blocks.checkpoint_blocks()
-    x = torch.empty(config.batch_size, *blocks.image_shape, device="meta")
-    y = torch.empty(config.batch_size, dtype=torch.long, device="meta")
-    sizes = Sizes(gpu=config.device != "cpu" and torch.cuda.is_available())
-    return best_cuts(blocks, method, x, y, start, sizes)[0]
+    return best_cuts(blocks, method, *batch, start, sizes_of(config))[0]
+
+
+def empty_batch(config: RunConfig, image_shape: tuple[int, int, int]) -> Batch:
+    """Images (B, C, H, W) and labels (B,) of nothing."""
+    return torch.empty(config.batch_size, *image_shape), torch.empty(config.batch_size, dtype=torch.long)
+
+
+def sizes_of(config: RunConfig) -> Sizes:
+    """For the path that the tensors of the run take."""
+    return Sizes(gpu=config.device != "cpu" and torch.cuda.is_available())
 
 
 def make_optimizers(config: RunConfig, network: Network) -> list[torch.optim.Optimizer]:

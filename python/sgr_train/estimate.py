@@ -12,10 +12,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from . import methods
-from .build import build, make_optimizers
+from .build import build, empty_batch, make_optimizers, sizes_of
 from .config import RunConfig
 from .networks.network import Network
-from .step_memory import Sizes, step_peak_bytes
+from .step_memory import Sizes, step_peak_bytes, steps
 
 
 class Cost(NamedTuple):
@@ -38,11 +38,9 @@ def step_cost(config: RunConfig, num_classes: int, image_shape: tuple[int, int, 
     """For images (C, H, W)."""
     with torch.device("meta"):
         network, method = build(config, num_classes, image_shape)
-        x = torch.empty(config.batch_size, *image_shape)
-        y = torch.empty(config.batch_size, dtype=torch.long)
+        x, y = empty_batch(config, image_shape)
     kept = _bytes([*network.state_dict().values(), *_optimizer_state(config, network)])
-    sizes = Sizes(gpu=config.device != "cpu" and torch.cuda.is_available())
-    peak = step_peak_bytes(network, method, x, y, sizes)
+    peak = step_peak_bytes(network, method, x, y, sizes_of(config))
     return Cost(network, _flops(network, method, x, y), kept, kept + peak)
 
 
@@ -77,10 +75,7 @@ def _flops(network: Network, method: methods.Method, x: Tensor, y: Tensor) -> in
     """Attention counts by its products, which not every kernel of it tells."""
     sizes, most = Sizes(), 0
     network, method = sizes.copy((network, method), [network])
-    for phase in range(methods.phases(method, network)):
-        methods.begin_epoch(method, phase, 1)
-        network.train()
-        with sizes.only(), sdpa_kernel(SDPBackend.MATH), _Products() as products:
-            method.step(network, sizes.tensor(x), sizes.tensor(y), lambda k: network[k].zero_grad())
-        most = max(most, products.flops)
+    with sizes.only(), sdpa_kernel(SDPBackend.MATH), _Products() as products:
+        for _ in steps(network, method, sizes.tensor(x), sizes.tensor(y)):
+            most, products.flops = max(most, products.flops), 0
     return most

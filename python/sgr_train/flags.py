@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import plugins, recipes
+from . import methods, plugins, recipes, report
 from .config import COMMANDS, REGISTRIES, RunConfig, Settings, fields_of
-from .errors import UsageError
+from .errors import UsageError, say
 from .options import Option, number_or_name, shape_of
 from .settings import changed, chosen, entry_flags, make
 
@@ -21,7 +21,9 @@ READERS = {
     "predict": "Print the class of image files.",
     "export": "Write a run's network as a program that runs without this package, pixels from 0 to 1 -> logits.",
 }
+TABLES = {"methods": "Print what every method does without, and what it costs."}
 RECIPE = "Train a network of the paper, by the name of its recipe."
+OTHERS = {"recipe": RECIPE, **READERS, **TABLES}
 FIRST = {*REGISTRIES, "methods", "bp_free", "plugin"}  # they decide which flags there are
 
 
@@ -52,12 +54,14 @@ def parse(words: Sequence[str]) -> Settings | Callable[[], None]:
         print(_overview())
         raise SystemExit(0)
     command, *words = words
+    if command in TABLES:
+        return _table(command, words)
     if command in READERS:
         return _reader(command, words)
     if command == "recipe":
         return _recipe(words)
     if command not in COMMANDS:
-        raise UsageError(f"the command must be one of {', '.join((*COMMANDS, 'recipe', *READERS))}, got {command!r}")
+        raise UsageError(f"the command must be one of {', '.join((*COMMANDS, *OTHERS))}, got {command!r}")
     kind = COMMANDS[command]
     first = _Parser(add_help=False)
     for option in fields_of(kind):
@@ -110,6 +114,13 @@ def _recipe(words: Sequence[str]) -> Settings | Callable[[], None]:
     return partial(recipe_text.show, given["name"], recipe, config) if "dry_run" in given else config
 
 
+def _table(command: str, words: Sequence[str]) -> Callable[[], None]:
+    parser = _Parser(prog=f"sgr-train {command}", description=TABLES[command])
+    parser.add_argument("--plugin", type=Path, metavar="PATH", nargs="+", default=(), help="files with more methods")
+    plugins.load(parser.parse_args(words).plugin)
+    return lambda: say(report.table(methods.table()))
+
+
 def _parser(command: str, kind: type[Settings], known: dict[str, Any]) -> argparse.ArgumentParser:
     parser = _Parser(prog=f"sgr-train {command}", description=inspect.getdoc(kind).split("\n\nAttributes:")[0])
     for option in fields_of(kind):
@@ -156,7 +167,7 @@ def _overview() -> str:
     lines = ["usage: sgr-train COMMAND [flags]", "", "Local training with successive gradient reconciliation.", ""]
     for command, kind in COMMANDS.items():
         lines.append(f"  {command:8} {inspect.getdoc(kind).splitlines()[0]}")
-    lines += [f"  {command:8} {text}" for command, text in {"recipe": RECIPE, **READERS}.items()]
+    lines += [f"  {command:8} {text}" for command, text in OTHERS.items()]
     for kind, registry in REGISTRIES.items():
         lines += ["", f"--{kind}:"]
         lines += [f"  {name:16} {registry.summary(name)}" for name in registry.names()]

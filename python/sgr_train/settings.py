@@ -11,8 +11,13 @@ from .errors import UsageError
 from .options import Option, check, from_text, refusal
 
 Entries = dict[str, tuple[str, ...]]  # names of the chosen entries, by kind
-WITH_BP_FREE = {"head": ("etf",), "modules": (None,), "cuts": ((),), "checkpoint_blocks": (False,)}
-WITH_BP_FREE["label_smoothing"] = (0.0,)
+WITH_BP_FREE = {  # what else is allowed
+    "head": ("etf",),
+    "modules": (None,),
+    "cuts": ((),),
+    "checkpoint_blocks": (False,),
+    "label_smoothing": (0.0,),
+}
 SWEPT = "weight"  # the option of sgr that choose tries
 
 

@@ -81,11 +81,14 @@ def step_peak_bytes(network: Network, method: methods.Method, x: Tensor, y: Tens
 def peak_below(limit: float, network: Network, method: methods.Method, x: Tensor, y: Tensor, sizes: Sizes) -> float:
     """The same of what has no numbers, or infinity where it is not below the limit."""
 
-    def steps() -> None:
-        for phase in range(methods.phases(method, network)):
-            methods.begin_epoch(method, phase, 1)
-            network.train()
-            method.step(network, x, y, lambda k: network[k].zero_grad())
-
     with sizes.only():
-        return peak_live_bytes_below(limit, steps)
+        return peak_live_bytes_below(limit, lambda: list(steps(network, method, x, y)))
+
+
+def steps(network: Network, method: methods.Method, x: Tensor, y: Tensor) -> Iterator[None]:
+    """Takes one in every phase; gradients go as soon as they are complete."""
+    for phase in range(methods.phases(method, network)):
+        methods.begin_epoch(method, phase, 1)
+        network.train()
+        method.step(network, x, y, lambda k: network[k].zero_grad())
+        yield

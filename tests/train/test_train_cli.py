@@ -68,13 +68,13 @@ def test_settings_survive_json(config):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--method magic", "--method must be one of bp, greedy, layerwise, reforward, sgr, got 'magic'"),
+        ("--method magic", "--method must be one of bp, dfa, dgl, dni, drtp, fa, greedy, infopro, layerwise, "),
         ("--model alexnut", "--model must be one of mlp, pepita_conv, plainnet, "),
         ("--data mnist", "--data must be one of cifar10, cifar100, digits"),
         ("--data npz:", "--data npz needs a path: npz:PATH"),
         ("--data digits:x", "--data digits takes nothing behind a colon"),
         ("--reduction none", "--reduction must be one of mean, batchmean, sum, got 'none'"),
-        ("--head mlp", "--head must be one of conv, etf, infopro_cifar"),
+        ("--head mlp", "--head must be one of conv, dgl, etf, infopro_cifar"),
         ("--engine warp", "--engine must be one of auto"),
         ("--device tpu", "--device must be one of auto, cpu, cuda"),
         ("--epochs 0", "--epochs must be at least 1, got 0"),
@@ -133,7 +133,7 @@ def test_no_gpu(sgr_train, tmp_path):
 @pytest.mark.parametrize(
     ("command", "flags", "words"),
     [
-        ("compare", "--methods bp magic", "--method must be one of bp, greedy"),
+        ("compare", "--methods bp magic", "--method must be one of bp, dfa"),
         ("compare", "--methods bp bp", "--methods must be a list without repetitions"),
         ("compare", "--seeds 1 1", "--seeds must be a list without repetitions"),
         ("choose", "--weights 0 0.1", "--weights must be a number > 0"),

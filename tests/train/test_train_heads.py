@@ -16,6 +16,7 @@ MAPS, VECTOR = Features((12, 5, 4), tokens=False), Features((12,), tokens=False)
 TOKENS, GRID = Features((7, 12), tokens=True), Features((4, 4, 12), tokens=True)
 FITS = {
     "conv": {MAPS},
+    "dgl": {MAPS},
     "etf": {MAPS, VECTOR, TOKENS, GRID},
     "infopro_cifar": {MAPS},
     "infopro_imagenet": {MAPS},

@@ -15,6 +15,7 @@ It may have more:
         part of ``step`` for one of them, a sgr_kernels.LocalStep. ``delta_pre`` is the ``delta_out`` of the module
         before it. With it ``--cuts auto`` measures modules in the place of whole steps.
     whole: True for a class that trains the network end to end, on the loss of the last head alone.
+    facts: :class:`~sgr_train.methods.facts.Facts` of a class, for the table of ``sgr-train methods``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from ..networks.network import Network
 from ..registry import Registry
+from .facts import COLUMNS, Facts
 
 REGISTRY = Registry("method", __name__)
 register, names = REGISTRY.register, REGISTRY.names
@@ -66,6 +68,13 @@ def phases(method: Method, network: Network) -> int:
 def is_whole(name: str) -> bool:
     """Whether it trains the network end to end."""
     return getattr(REGISTRY.find(name), "whole", False)
+
+
+def table() -> list[list[str]]:
+    """Attributes of Table 1 and costs, a row a method; "?" where its class does not say."""
+    entries = {name: REGISTRY.find(name) for name in names()}
+    unknown = ("?",) * len(Facts._fields)
+    return [list(COLUMNS), *([name, *getattr(entry, "facts", unknown)] for name, entry in entries.items())]
 
 
 def __getattr__(name: str) -> type:

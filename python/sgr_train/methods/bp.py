@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..networks.network import Network
 from . import Update, no_update, register
+from .facts import Facts
 
 
 @register("bp")
@@ -13,6 +14,7 @@ class BP:
     """Back-propagation end to end, on the loss of the last head."""
 
     whole = True
+    facts = Facts("no", "no", "no", "1 forward, 1 backward", "none", "all blocks")
 
     def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]:
         for module in network:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..networks.network import Network
 from . import Update, no_update, register
+from .facts import BP_FREE, Facts
 from .sgr import Engine, Layerwise
 
 
@@ -20,6 +21,8 @@ class Greedy(Layerwise):
     Args:
         engine: how gradients are computed; see sgr_kernels.local_step.
     """
+
+    facts = Facts(BP_FREE, "yes", BP_FREE, "1 forward to a module, its backward", "local heads", "one module")
 
     def __init__(self, *, engine: Engine = "auto") -> None:
         super().__init__(engine=engine)

@@ -16,6 +16,7 @@ from ..networks.network import LocalModule, Network
 from ..networks.statistics import frozen_statistics
 from ..options import LARGEST_FLOAT, Count, NotNegative
 from . import Update, no_update, register
+from .facts import BP_FREE, Facts
 
 Engine = Literal["auto", "autograd", "fused", "directional"]
 Reduction = Literal["mean", "batchmean", "sum"]
@@ -40,6 +41,8 @@ class Layerwise:
         engine: how gradients are computed; see sgr_kernels.local_step. fused builds no autograd graph of the bodies.
     """
 
+    facts = Facts(BP_FREE, "yes", BP_FREE, "1 forward, 1 backward by module", "local heads", "one module")
+
     def __init__(self, *, engine: Engine = "auto") -> None:
         self.engine = engine
 
@@ -63,6 +66,8 @@ class Reforward(Layerwise):
     Args:
         engine: as of layerwise.
     """
+
+    facts = Layerwise.facts._replace(passes="2 forward, 1 backward by module")
 
     def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]:
         losses = []
@@ -107,6 +112,8 @@ class SGR(Layerwise):
         curvature: exact is the gradient of the SGR loss; none takes the upstream gradient for a constant (Eq. 35),
             which is cheaper, for engine fused.
     """
+
+    facts = Layerwise.facts._replace(passes="1 forward, 1 backward and a derivative by module")
 
     def __init__(
         self,

@@ -165,7 +165,8 @@ def from_bodies(
     for body in bodies:
         x = _output_of(body, x)
         has_tokens = getattr(body[-1], "tokens", tokens or x.dim() == 3)
-        parts.append(LocalModule(body, make_head(Features(tuple(x.shape[1:]), has_tokens))))
+        features = Features(tuple(x.shape[1:]), has_tokens)
+        parts.append(LocalModule(body, make_head(features), features))
     return Network(parts, image_shape, num_classes)
 
 

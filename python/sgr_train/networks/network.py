@@ -43,13 +43,15 @@ class LocalModule(nn.Module):
     Attributes:
         body: x_{k-1} -> x_k, an nn.Sequential of blocks.
         head: (x_k, labels) -> its local loss; ``head.logits(x_k)`` are its logits.
+        features: of x_k, for methods that put more on it than the head; None where nobody said.
         aux: what the method owns (see :mod:`sgr_train.methods`); None of most. It is not part of an export.
     """
 
-    def __init__(self, body: nn.Module, head: nn.Module) -> None:
+    def __init__(self, body: nn.Module, head: nn.Module, features: Features | None = None) -> None:
         super().__init__()
         self.body = body
         self.head = head
+        self.features = features
         self.aux: nn.Module | None = None
 
 
@@ -89,7 +91,7 @@ class Network(nn.ModuleList):
     def whole(self) -> Network:
         """The same blocks as one module with the last head."""
         body, head = nn.Sequential(*self.blocks()), self[-1].head
-        network = Network([LocalModule(body, head)], self.image_shape, self.num_classes)
+        network = Network([LocalModule(body, head, self[-1].features)], self.image_shape, self.num_classes)
         network.mean, network.std = self.mean, self.std
         return network
 
