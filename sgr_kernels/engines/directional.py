@@ -33,7 +33,7 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
     sgr, direction = sgr_direction(*pair, options.comparison(delta))
     if gradients and x.numel() > 0:
         ends = (x, delta), (output, delta_out)
-        inverse = inverse_length(direction, *ends, passes.spacing, options.radius, options.order)
+        inverse = inverse_length(direction, loss, *ends, passes.spacing, options.radius, options.order)
         h = inverse.reciprocal().nan_to_num_(nan=math.nan, posinf=0.0)  # 0 where v is
         source = x.to(direction.delta.dtype)
         points = [direction.shift(source, step).to(x.dtype) for step in ([h] if options.order == 1 else [h, -h])]

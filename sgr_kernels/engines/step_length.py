@@ -6,11 +6,17 @@ of the gradient, which grows with h. With rho_b = |v_b| / |x_b|, sample b moves 
     rounding error    ~  eps sum_b |delta_b| / h,
     truncation error  ~  h sum_b rho_b^2 |delta_b|.
 
-They are equal where h times the root mean square of rho_b, weighted by |delta_b|, is sqrt(eps). A deep module
-multiplies a change of x by its gain. The truncation error then asks for an h shorter by the gain, and rounding before
-the layers with the gain for one shorter by its square root only; the power 0.75 in between was best in measurements.
-A gain below 1, as of a small x beside biases, asks for a longer h likewise: otherwise nothing but rounding is left. It
-is that of a sample, and counts in its rho_b.
+They are equal where h times the root mean square of rho_b, weighted by |delta_b|, is sqrt(eps). Of central differences
+the truncation error grows with h^2, and the power of eps is a third. A deep module multiplies a change of x by its
+gain. The truncation error then asks for an h shorter by the gain, and rounding before the layers with the gain for one
+shorter by its square root only; the power 0.75 in between was best in measurements. A gain below 1, as of a small x
+beside biases, asks for a longer h likewise: otherwise nothing but rounding is left. It is that of a sample, and counts
+in its rho_b.
+
+That is the curvature along any direction. Once a module is trained, its loss is more sensitive to directions such as
+delta_b than to others, and v_b is one to the extent that delta_b and its target agree. v_b = alpha_b delta_b + beta_b
+target_b: each part alone changes the loss by h alpha_b |delta_b|^2. They cancel in the loss, but gradients change
+by as much as the loss would relative to its size. The two curvatures are independent, and add up in squares.
 
 eps is the spacing of float32 or float64 where that is all there is. Where products round their operands but sum in
 float32, as in TF32, errors that are independent average out, and those of the weights are the same in both passes: a
@@ -18,8 +24,7 @@ small part of the spacing counts as eps. Under autocast results are rounded as w
 
 v_b grows as delta_b shrinks, so confident samples move much further than the others. A bound on h rho_b keeps them near
 x, since far from it the difference is no derivative. In float32 spreads of 1e4 need the bound of 0.05. Where eps is
-large, nothing but rounding is left below some multiple of sqrt(eps), which |v_b| / |x_b| without gains may reach, or
-four times that if all samples go as far: then none of them is confident.
+large, nothing but rounding is left of the others below some multiple of sqrt(eps), which h rho_b may always reach.
 """
 
 from typing import NamedTuple
@@ -31,17 +36,17 @@ from ..functional.direction import Direction, row_norms
 from ..products import Spacing
 from ..torch_internals import foreach_norm
 
-TYPICAL = {1: 3.0, 2: 6.0}  # weighted rms of h rho_b in units of sqrt(eps), by order; measured
+TYPICAL = {1: (3.5, 1 / 2), 2: (1.2, 1 / 3)}  # h times the curvature, by order: factor (measured) and power of eps
 GAIN_POWER = 0.75
 PART_OF_PRODUCTS, PART_OF_HALF = 1 / 25, 1 / 12  # of the spacing, as eps; measured
 TINY = torch.finfo(torch.float64).tiny
-LARGEST = 0.05  # bound on h rho_b
-LEAST_IN_ROUNDING = 2.0  # the same where products round or in half precision, in units of sqrt(eps)
-EVEN = 3.0  # how much further, as a share of that, samples may go that all go as far; measured
+LARGEST, LARGEST_IN_ROUNDING = 0.05, 8.0  # bound on h rho_b: the larger of this and that in units of sqrt(eps)
+MOST = 10.0  # times the curvature of any direction, that of the loss counts: a loss may be small by an offset
 
 
 def inverse_length(
     direction: Direction,
+    loss: Tensor,
     start: tuple[Tensor, Tensor],
     end: tuple[Tensor, Tensor | None],
     spacing: Spacing,
@@ -51,10 +56,11 @@ def inverse_length(
     """1 / h for the difference along v, 0-d float64; 0 where v = 0.
 
     Args:
+        loss: of the module, 0-d.
         start: x and dL/dx, both (B, ...).
         end: output of the module and dL/d output, both of the shape of the output; a gradient of None: gain 1.
         spacing: of the numbers of the passes.
-        radius: bound on h rho_b. None: from precision, spread and gain.
+        radius: bound on h rho_b. None: from precision, spread, gain and loss.
         order: 1 or 2.
     """
     lengths, at_input, at_output = direction.norms(), norms_of(*start), norms_of(*end)
@@ -62,17 +68,23 @@ def inverse_length(
     if radius is not None:
         return distances.masked_fill_(nowhere, 0.0).amax() / radius
     ratios = relative_lengths(lengths, distances, nowhere, at_input, at_output)  # rho
-    eps = rounding_of(spacing)
-    root = eps**0.5
-    sizes = at_input.gradient
+    eps, sizes = rounding_of(spacing), at_input.gradient
     typical = ((sizes * ratios.square()).sum() / sizes.sum().clamp_(min=TINY)).sqrt_()
-    furthest = ratios.amax()
-    longest = (typical / furthest.clamp(min=TINY)).square_().mul_(EVEN).add_(1).mul_(LEAST_IN_ROUNDING * root)
-    wanted = typical.mul_(gain_of_module(at_input, at_output).pow_(GAIN_POWER)).div_(TYPICAL[order] * root)
-    distances = torch.where(nowhere, ratios, distances)
-    near = LARGEST if eps <= torch.finfo(torch.float32).eps else LEAST_IN_ROUNDING * root
-    bound = torch.minimum(furthest / near, distances.amax() / longest)
-    return torch.maximum(bound, wanted)
+    curvature = typical.mul_(gain_of_module(at_input, at_output).pow_(GAIN_POWER))
+    curvature = torch.hypot(curvature, torch.minimum(change_of_loss(direction, sizes, loss), MOST * curvature))
+    factor, power = TYPICAL[order]
+    longest = max(LARGEST, LARGEST_IN_ROUNDING * eps**0.5)
+    return torch.maximum(curvature.div_(factor * eps**power), ratios.amax() / longest)
+
+
+def change_of_loss(direction: Direction, sizes: Tensor, loss: Tensor) -> Tensor:
+    """By what part of itself v would change the loss if its two parts did not cancel, 0-d; 0 without a positive loss.
+
+    Args:
+        sizes: |delta_b|, (B,).
+    """
+    parts = torch.minimum(direction.norms(), direction.coef[0].abs() * sizes)  # v_b is short where they cancel
+    return torch.where(loss > 0, (parts * sizes).sum() / loss, 0.0)
 
 
 def rounding_of(spacing: Spacing) -> float:
