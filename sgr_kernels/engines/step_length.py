@@ -27,24 +27,25 @@ x, since far from it the difference is no derivative. In float32 spreads of 1e4 
 large, nothing but rounding is left of the others below some multiple of sqrt(eps), which h rho_b may always reach.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..functional.direction import Direction, row_norms
+from ..operators.sgr_step_length import sgr_step_length
 from ..products import Spacing
-from ..torch_internals import foreach_norm
 
 TYPICAL = {1: (3.5, 1 / 2), 2: (1.2, 1 / 3)}  # h times the curvature, by order: factor (measured) and power of eps
 GAIN_POWER = 0.75
 PART_OF_PRODUCTS, PART_OF_HALF = 1 / 25, 1 / 12  # of the spacing, as eps; measured
-TINY = torch.finfo(torch.float64).tiny
 LARGEST, LARGEST_IN_ROUNDING = 0.05, 8.0  # bound on h rho_b: the larger of this and that in units of sqrt(eps)
 MOST = 10.0  # times the curvature of any direction, that of the loss counts: a loss may be small by an offset
+FLOAT32 = torch.finfo(torch.float32).eps
 
 
-def inverse_length(
+def step_length(
     direction: Direction,
     loss: Tensor,
     start: tuple[Tensor, Tensor],
@@ -52,8 +53,8 @@ def inverse_length(
     spacing: Spacing,
     radius: float | None,
     order: int,
-) -> Tensor:
-    """1 / h for the difference along v, 0-d float64; 0 where v = 0.
+) -> tuple[Tensor, Tensor]:
+    """1 / h for the difference along v, 0-d float64; and the coefficients of h v, (2, B) float64. Both 0 where v = 0.
 
     Args:
         loss: of the module, 0-d.
@@ -63,41 +64,30 @@ def inverse_length(
         radius: bound on h rho_b. None: from precision, spread, gain and loss.
         order: 1 or 2.
     """
-    lengths, at_input, at_output = direction.norms(), norms_of(*start), norms_of(*end)
-    nowhere, distances = at_input.values == 0, lengths / at_input.values
     if radius is not None:
-        return distances.masked_fill_(nowhere, 0.0).amax() / radius
-    ratios = relative_lengths(lengths, distances, nowhere, at_input, at_output)  # rho
-    eps, sizes = rounding_of(spacing), at_input.gradient
-    typical = ((sizes * ratios.square()).sum() / sizes.sum().clamp_(min=TINY)).sqrt_()
-    curvature = typical.mul_(gain_of_module(at_input, at_output).pow_(GAIN_POWER))
-    curvature = torch.hypot(curvature, torch.minimum(change_of_loss(direction, sizes, loss), MOST * curvature))
-    factor, power = TYPICAL[order]
+        norms = row_norms(start[0])
+        inverse = (direction.norms() / norms).masked_fill_(norms == 0, 0.0).amax() / radius
+        h = inverse.reciprocal().nan_to_num_(nan=math.nan, posinf=0.0)
+        return inverse, h * direction.coef[:2]
+    at_input, at_output = norms_of(*start), norms_of(*end) or Norms(None, None, start[0].numel())
+    eps, (factor, power) = rounding_of(spacing), TYPICAL[order]
+    size_ratio = (at_output.elements / at_input.elements) ** 0.5
     longest = max(LARGEST, LARGEST_IN_ROUNDING * eps**0.5)
-    return torch.maximum(curvature.div_(factor * eps**power), ratios.amax() / longest)
-
-
-def change_of_loss(direction: Direction, sizes: Tensor, loss: Tensor) -> Tensor:
-    """By what part of itself v would change the loss if its two parts did not cancel, 0-d; 0 without a positive loss.
-
-    Args:
-        sizes: |delta_b|, (B,).
-    """
-    parts = torch.minimum(direction.norms(), direction.coef[0].abs() * sizes)  # v_b is short where they cancel
-    return torch.where(loss > 0, (parts * sizes).sum() / loss, 0.0)
+    law = size_ratio, factor * eps**power, longest, GAIN_POWER, MOST
+    return sgr_step_length(loss.to(direction.coef.device), direction.coef, *at_input[:2], *at_output[:2], *law)
 
 
 def rounding_of(spacing: Spacing) -> float:
     """eps: how much of the spacing is left in a gradient as a rounding error."""
-    in_half = spacing.tensors > torch.finfo(torch.float32).eps
+    in_half = spacing.tensors > FLOAT32
     return max(spacing.tensors * (PART_OF_HALF if in_half else 1.0), spacing.products * PART_OF_PRODUCTS)
 
 
 class Norms(NamedTuple):
     """Of the rows of a tensor and of the gradient for it, (B,) float64, and how many elements the tensor has."""
 
-    values: Tensor
-    gradient: Tensor
+    values: Tensor | None
+    gradient: Tensor | None
     elements: int
 
 
@@ -107,39 +97,3 @@ def norms_of(values: Tensor, gradient: Tensor | None) -> Norms | None:
         return None
     rows = [tensor if tensor.dim() > 0 else tensor[None] for tensor in (values, gradient)]
     return Norms(*map(row_norms, rows), values.numel())
-
-
-def relative_lengths(
-    lengths: Tensor, distances: Tensor, nowhere: Tensor, at_input: Norms, at_output: Norms | None
-) -> Tensor:
-    """rho_b, (B,) float64: |v_b| / |x_b|, times the gain of the sample to the power GAIN_POWER where that is below 1.
-
-    Where x_b = 0, it is times the gain, in which |x_b| cancels.
-
-    Args:
-        lengths: |v_b|, (B,).
-        distances: |v_b| / |x_b|, (B,).
-        nowhere: whether |x_b| = 0, (B,).
-        at_output: without a row for each sample, gains are taken to be 1.
-    """
-    if at_output is None or len(at_output.values) != len(lengths):
-        return distances.masked_fill(nowhere, 0.0)
-    per_value = at_input.gradient / (at_output.values * at_output.gradient)
-    per_value *= (at_output.elements / at_input.elements) ** 0.5
-    gains = (per_value * at_input.values).nan_to_num_(1.0, 1.0).clamp_(max=1)
-    at_zero = (lengths * per_value).nan_to_num_(0.0, 0.0)
-    return torch.where(nowhere, at_zero, gains.pow_(GAIN_POWER).mul_(distances))
-
-
-def gain_of_module(at_input: Norms, at_output: Norms | None) -> Tensor:
-    """By what factor, at least 1, the module multiplies the relative size of a small change of x; 0-d float64.
-
-    A random change of a tensor t by the fraction r of its size changes the loss by about r |dL/dt| rms(t). The gain is
-    |dL/dt| rms(t) of x over that of the output.
-    """
-    if at_output is None:
-        return at_input.values.new_ones(())
-    sizes = foreach_norm([*at_input[:2], *at_output[:2]])
-    before, after = sizes[0] * sizes[1], sizes[2] * sizes[3]
-    gain = (before / after).mul_((at_output.elements / at_input.elements) ** 0.5)
-    return gain.masked_fill_(after == 0, 1.0).clamp_(min=1)

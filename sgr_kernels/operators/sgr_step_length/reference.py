@@ -40,8 +40,8 @@ def relative_lengths(
 ) -> Tensor:
     """rho_b, (B,): |v_b| / |x_b|, times the gain of the sample to the power where that is below 1.
 
-    Where x_b = 0, it is |v_b| times the gain, in which |x_b| cancels. Without a row of the output for each sample, gains
-    are taken to be 1.
+    Where x_b = 0, it is |v_b| times the gain, in which |x_b| cancels. Without a row of the output for each sample,
+    gains are taken to be 1.
     """
     nowhere, distances = x == 0, lengths / x
     if ends is None or len(ends[0]) != len(x):
@@ -65,6 +65,6 @@ def gain_of_module(x: Tensor, delta: Tensor, ends: tuple[Tensor, Tensor] | None,
 
 
 def change_of_loss(lengths: Tensor, alpha: Tensor, delta: Tensor, loss: Tensor) -> Tensor:
-    """By what part of itself v would change the loss if its two parts did not cancel, 0-d; 0 without a positive loss."""
+    """By what part of itself v would change the loss if its parts did not cancel, 0-d; 0 without a positive loss."""
     parts = torch.minimum(lengths, alpha.abs() * delta)  # v_b is short where they cancel
     return torch.where(loss > 0, (parts * delta).sum() / loss, 0.0)
