@@ -38,9 +38,9 @@ from ..functional.direction import Direction, row_norms
 from ..products import Spacing
 from ..torch_internals import foreach_norm
 
-TYPICAL = {1: (1.8, 1 / 2), 2: (0.9, 1 / 3)}  # h sqrt(A (A + K)), by order: factor (measured) and power of eps
+TYPICAL = {1: (2.5, 1 / 2), 2: (1.1, 1 / 3)}  # h sqrt(A (A + K)), by order: factor (measured) and power of eps
 GAIN_POWER = 0.75
-PART_OF_PRODUCTS, PART_OF_HALF = 1 / 8, 1 / 6  # of the spacing, as eps; measured
+PART_OF_PRODUCTS, PART_OF_HALF = 1 / 15, 1 / 10  # of the spacing, as eps; measured
 TINY = torch.finfo(torch.float64).tiny
 LARGEST, LARGEST_IN_ROUNDING = 0.05, 8.0  # bound on h rho_b: the larger of this and that in units of sqrt(eps)
 MOST = 10.0  # bound on K / A: a loss may be small by an offset
