@@ -19,6 +19,7 @@ import sgr_kernels as sk
 from sgr_kernels.engines import directional, head_check, passes, step_length
 from sgr_kernels.functional.direction import sgr_direction
 from sgr_kernels.operators.common.options import Options
+from sgr_kernels.operators.sgr_step_length import reference
 from sgr_kernels.products import KINDS, Spacing, rounding_of_products, spacing_of
 
 FLOAT32, TF32, BF16 = torch.finfo(torch.float32).eps, 2.0**-10, 2.0**-7
@@ -250,8 +251,12 @@ def test_no_step_of_half_or_twice_the_length_is_better(monkeypatch, context, sca
     """Of encoder blocks, where the error of a long step counts as well as that of a short one."""
     parts, found = module("vit without dropout"), {}
     for factor in (0.5, 1.0, 2.0):
-        length = lambda *arguments, factor=factor: step_length.inverse_length(*arguments) / factor  # noqa: E731
-        monkeypatch.setattr(directional, "inverse_length", length)
+
+        def length(*arguments, factor=factor):
+            inverse, coef = step_length.step_length(*arguments)
+            return inverse / factor, coef * factor
+
+        monkeypatch.setattr(directional, "step_length", length)
         found[factor] = error("directional", parts, context, scale)
     assert found[1.0] < min(found[0.5], found[2.0])
 
@@ -274,7 +279,8 @@ def test_the_gain_shortens_the_step_in_every_precision(monkeypatch, spacing, ord
     ends = torch.zeros(()), (x, delta), (output, delta_out)
 
     def inverse(gain: float) -> float:
-        monkeypatch.setattr(step_length, "gain_of_module", lambda *_: torch.tensor(gain, dtype=torch.float64))
-        return float(step_length.inverse_length(direction, *ends, spacing, None, order))
+        monkeypatch.setattr(reference, "gain_of_module", lambda *_: torch.tensor(gain, dtype=torch.float64))
+        with sk.backend("reference"):
+            return float(step_length.step_length(direction, *ends, spacing, None, order)[0])
 
     assert inverse(64.0) == pytest.approx(inverse(16.0) * 4**step_length.GAIN_POWER)

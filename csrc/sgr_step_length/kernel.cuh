@@ -13,7 +13,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
   StepSums own;
   for (int64_t b = threadIdx.x; b < in.rows; b += blockDim.x) add_row(in, b, law, own);
   for (int64_t b = threadIdx.x; b < in.outputs; b += blockDim.x) add_output(in, b, own);
-  double of_steps[3] = {own.weighted, own.weight, own.change}, of_squares[2] = {own.x, own.delta},
+  double of_steps[3] = {own.weighted, own.weight, own.of_loss}, of_squares[2] = {own.x, own.delta},
          of_output[2] = {own.output, own.delta_output};
   block_sum(of_steps);
   block_sum(of_squares);

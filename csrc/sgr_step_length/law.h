@@ -21,7 +21,7 @@ struct Law {
 
 // Sums over rows, and the furthest that a row goes.
 struct StepSums {
-  double weighted = 0.0, weight = 0.0, change = 0.0;  // |delta| rho^2, |delta|, what the parts of v do to the loss
+  double weighted = 0.0, weight = 0.0, of_loss = 0.0;  // |delta| rho^2, |delta|, what the parts of v do to the loss
   double x = 0.0, delta = 0.0;                        // squares
   double output = 0.0, delta_output = 0.0;            // squares, over the rows of the output
   double furthest = 0.0;                              // rho; a NaN is in `weighted`
@@ -49,7 +49,7 @@ SGR_HOST_DEVICE inline void add_row(const StepRows& in, int64_t b, const Law& la
   const double length = in.coef[3 * in.rows + b], along = fabs(in.coef[b]) * delta;
   sums.weighted += delta * (rho * rho);
   sums.weight += delta;
-  sums.change += smaller(length, along) * delta;  // |v| is short where the parts cancel
+  sums.of_loss += smaller(length, along) * delta;  // |v| is short where the parts cancel
   sums.x += x * x;
   sums.delta += delta * delta;
   sums.furthest = rho > sums.furthest ? rho : sums.furthest;
@@ -63,16 +63,16 @@ SGR_HOST_DEVICE inline void add_output(const StepRows& in, int64_t b, StepSums& 
 // 1 / h, 0 where v is 0.
 SGR_HOST_DEVICE inline double inverse_length(const StepRows& in, const StepSums& sums, double loss, const Law& law) {
   const double tiny = 2.2250738585072014e-308;
-  const double typical = sqrt(sums.weighted / (sums.weight < tiny ? tiny : sums.weight));
+  const double rms = sqrt(sums.weighted / (sums.weight < tiny ? tiny : sums.weight));
   double gain = 1.0;
   if (in.output != nullptr) {
     const double before = sqrt(sums.x) * sqrt(sums.delta), after = sqrt(sums.output) * sqrt(sums.delta_output);
     gain = after == 0.0 ? 1.0 : before / after * law.size_ratio;
     gain = gain < 1.0 ? 1.0 : gain;
   }
-  const double curvature = typical * pow(gain, law.gain_power);
-  const double of_loss = smaller(loss > 0.0 ? sums.change / loss : 0.0, law.most * curvature);
-  const double total = hypot(curvature, of_loss) / law.typical;
+  const double change = rms * pow(gain, law.gain_power);  // A
+  const double of_loss = smaller(loss > 0.0 ? sums.of_loss / loss : 0.0, law.most * change);  // K
+  const double total = sqrt(change * (change + of_loss)) / law.typical;
   const double bound = sums.furthest / law.longest;
   return bound > total ? bound : total;  // a NaN stays
 }

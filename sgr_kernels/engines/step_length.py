@@ -2,21 +2,23 @@
 
 The difference of two gradients has a rounding error, which is divided by h, and a truncation error from the curvature
 of the gradient, which grows with h. With rho_b = |v_b| / |x_b|, sample b moves by the fraction h rho_b of its norm, and
+the gradient changes by about the fraction h A of its own, where A is the root mean square of rho_b, weighted by
+|delta_b|, times a power of the gain by which a module multiplies a change of x. Of that change, rounding spoils the part
+eps / (h A), and curvature the part h (A + K):
 
-    rounding error    ~  eps sum_b |delta_b| / h,
-    truncation error  ~  h sum_b rho_b^2 |delta_b|.
+    A    since along any direction the second change is to the first as that is to the gradient;
+    K    since a loss is more sensitive to directions such as delta_b than to others, above all once it is trained.
 
-They are equal where h times the root mean square of rho_b, weighted by |delta_b|, is sqrt(eps). Of central differences
-the truncation error grows with h^2, and the power of eps is a third. A deep module multiplies a change of x by its
-gain. The truncation error then asks for an h shorter by the gain, and rounding before the layers with the gain for one
-shorter by its square root only; the power 0.75 in between was best in measurements. A gain below 1, as of a small x
-beside biases, asks for a longer h likewise: otherwise nothing but rounding is left. It is that of a sample, and counts
-in its rho_b.
+v_b = alpha_b delta_b + beta_b target_b. Each of the two alone changes the loss by h alpha_b |delta_b|^2. They cancel in
+the loss, but not in its curvature: h K is the sum of these changes, relative to the loss. The two errors are equal where
 
-That is the curvature along any direction. Once a module is trained, its loss is more sensitive to directions such as
-delta_b than to others, and v_b is one to the extent that delta_b and its target agree. v_b = alpha_b delta_b + beta_b
-target_b: each part alone changes the loss by h alpha_b |delta_b|^2. They cancel in the loss, but gradients change
-by as much as the loss would relative to its size. The two curvatures are independent, and add up in squares.
+    h sqrt(A (A + K))  ~  sqrt(eps).
+
+Of central differences the truncation error grows with h^2, and the power of eps is a third.
+
+The truncation error asks for an h shorter by the gain, and rounding before the layers with the gain for one shorter by
+its square root only; the power 0.75 in between was best in measurements. A gain below 1, as of a small x beside biases,
+asks for a longer h likewise: otherwise nothing but rounding is left. It is that of a sample, and counts in its rho_b.
 
 eps is the spacing of float32 or float64 where that is all there is. Where products round their operands but sum in
 float32, as in TF32, errors that are independent average out, and those of the weights are the same in both passes: a
@@ -37,11 +39,11 @@ from ..functional.direction import Direction, row_norms
 from ..operators.sgr_step_length import sgr_step_length
 from ..products import Spacing
 
-TYPICAL = {1: (3.5, 1 / 2), 2: (1.2, 1 / 3)}  # h times the curvature, by order: factor (measured) and power of eps
+TYPICAL = {1: (2.5, 1 / 2), 2: (1.1, 1 / 3)}  # h sqrt(A (A + K)), by order: factor (measured) and power of eps
 GAIN_POWER = 0.75
-PART_OF_PRODUCTS, PART_OF_HALF = 1 / 25, 1 / 12  # of the spacing, as eps; measured
+PART_OF_PRODUCTS, PART_OF_HALF = 1 / 15, 1 / 10  # of the spacing, as eps; measured
 LARGEST, LARGEST_IN_ROUNDING = 0.05, 8.0  # bound on h rho_b: the larger of this and that in units of sqrt(eps)
-MOST = 10.0  # times the curvature of any direction, that of the loss counts: a loss may be small by an offset
+MOST = 10.0  # bound on K / A: a loss may be small by an offset
 FLOAT32 = torch.finfo(torch.float32).eps
 
 

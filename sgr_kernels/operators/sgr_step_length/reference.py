@@ -28,8 +28,9 @@ def sgr_step_length(
     ends = None if output is None or delta_output is None else (output, delta_output)
     ratios = relative_lengths(lengths, x, delta, ends, size_ratio, gain_power)
     mean_square = (delta * ratios.square()).sum() / delta.sum().clamp(min=TINY)
-    curvature = mean_square.sqrt() * gain_of_module(x, delta, ends, size_ratio).pow(gain_power)
-    curvature = torch.hypot(curvature, torch.minimum(change_of_loss(lengths, alpha, delta, loss), most * curvature))
+    change = mean_square.sqrt() * gain_of_module(x, delta, ends, size_ratio).pow(gain_power)  # A
+    of_loss = torch.minimum(change_of_loss(lengths, alpha, delta, loss), most * change)  # K
+    curvature = (change * (change + of_loss)).sqrt()
     inverse = torch.maximum(curvature / typical, ratios.amax() / longest)
     h = inverse.reciprocal().nan_to_num(nan=math.nan, posinf=0.0)
     return inverse, h * torch.stack([alpha, beta])

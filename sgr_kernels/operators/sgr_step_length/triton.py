@@ -52,7 +52,7 @@ def _step_length_kernel(
     """
     lanes = tl.arange(0, BLOCK)
     zero = tl.zeros([BLOCK], tl.float64)
-    weighted, weight, change, furthest, x_square, delta_square = zero, zero, zero, zero, zero, zero
+    weighted, weight, parts, furthest, x_square, delta_square = zero, zero, zero, zero, zero, zero
     for start in range(0, rows, BLOCK):
         at = start + lanes
         x_norm, delta_norm = _load(x, at, rows), _load(delta, at, rows)
@@ -64,12 +64,12 @@ def _step_length_kernel(
         inside = at < rows
         weighted += tl.where(inside, delta_norm * (rho * rho), 0.0)
         weight += delta_norm
-        change += _smaller(length, tl.abs(alpha) * delta_norm) * delta_norm
+        parts += _smaller(length, tl.abs(alpha) * delta_norm) * delta_norm
         furthest = tl.where(inside & (rho > furthest), rho, furthest)
         x_square += x_norm * x_norm
         delta_square += delta_norm * delta_norm
     mean_square = tl.sum(weighted, 0) / tl.where(tl.sum(weight, 0) < tiny, tiny, tl.sum(weight, 0))
-    curvature = tl.sqrt(mean_square)
+    change = tl.sqrt(mean_square)  # A
     if output is not None:
         output_square, delta_output_square = zero, zero
         for start in range(0, outputs, BLOCK):
@@ -79,11 +79,11 @@ def _step_length_kernel(
         before = tl.sqrt(tl.sum(x_square, 0)) * tl.sqrt(tl.sum(delta_square, 0))
         after = tl.sqrt(tl.sum(output_square, 0)) * tl.sqrt(tl.sum(delta_output_square, 0))
         gain = tl.where(after == 0, 1.0, before / tl.where(after == 0, 1.0, after) * size_ratio)
-        curvature *= _power(tl.where(gain < 1, 1.0, gain), gain_power)
+        change *= _power(tl.where(gain < 1, 1.0, gain), gain_power)
     loss_value = tl.load(loss).to(tl.float64)
-    of_loss = tl.where(loss_value > 0, tl.sum(change, 0) / tl.where(loss_value > 0, loss_value, 1.0), 0.0)
-    of_loss = _smaller(of_loss, most * curvature)
-    total = tl.sqrt(curvature * curvature + of_loss * of_loss) / typical
+    of_loss = tl.where(loss_value > 0, tl.sum(parts, 0) / tl.where(loss_value > 0, loss_value, 1.0), 0.0)
+    of_loss = _smaller(of_loss, most * change)  # K
+    total = tl.sqrt(change * (change + of_loss)) / typical
     bound = tl.max(furthest, 0) / longest
     result = tl.where(bound > total, bound, total)
     tl.store(inverse, result)
