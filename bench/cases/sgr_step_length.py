@@ -25,9 +25,8 @@ def _arguments(size: Size, inputs: Inputs) -> Iterator[tuple]:
     loss = inputs.scalar(0.7, inputs.dtype)
     coef = inputs.normal((4, samples), dtype=torch.float64).abs()
     ends = [inputs.normal((count,), dtype=torch.float64).abs() for count in (samples, samples, outputs, outputs)]
-    for i, tensor in enumerate(ends):
-        if samples > 3:
-            tensor[i] = 0  # nothing to change, a dead row, and rows of the output
+    if samples > 3:
+        ends[0][0] = ends[1][1] = ends[2][-1] = 0  # x, delta and output of a row
     law = 0.5, 0.01, 0.05, 0.75, 10.0
     yield loss, coef, *ends, *law
     yield loss, coef, *ends[:2], None, None, *law
