@@ -284,3 +284,21 @@ def test_the_gain_shortens_the_step_in_every_precision(monkeypatch, spacing, ord
             return float(step_length.step_length(direction, *ends, spacing, None, order)[0])
 
     assert inverse(64.0) == pytest.approx(inverse(16.0) * 4**step_length.GAIN_POWER)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_loss_that_is_sensitive_to_delta_shortens_the_step(order):
+    """By its change along delta relative to itself: twice as much as that of a loss twice as large, up to a bound."""
+    x, delta, target, output, delta_out = torch.rand(5, 6, 7).unbind(0)
+
+    def inverse(loss: float, scale: float = 1.0) -> float:
+        _, direction = sgr_direction(scale * delta, target, Options())
+        ends = torch.tensor(loss * scale), (x, scale * delta), (output, scale * delta_out)
+        return float(step_length.inverse_length(direction, *ends, Spacing(FLOAT32, TF32), None, order))
+
+    unknown = inverse(0.0)  # of no positive loss a change is no part
+    part, of_twice = ((inverse(loss) / unknown) ** 2 - 1 for loss in (10.0, 20.0))
+    assert part > 0.01 and part == pytest.approx(2 * of_twice, rel=1e-4)
+    assert inverse(-1.0) == unknown
+    assert inverse(1e-9) == pytest.approx(unknown * (1 + step_length.MOST) ** 0.5)
+    assert inverse(10.0, 64.0) == pytest.approx(inverse(10.0) / 64)  # h v does not depend on the scale of a loss
