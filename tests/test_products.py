@@ -294,7 +294,7 @@ def test_a_loss_that_is_sensitive_to_delta_shortens_the_step(order):
     def inverse(loss: float, scale: float = 1.0) -> float:
         _, direction = sgr_direction(scale * delta, target, Options())
         ends = torch.tensor(loss * scale), (x, scale * delta), (output, scale * delta_out)
-        return float(step_length.inverse_length(direction, *ends, Spacing(FLOAT32, TF32), None, order))
+        return float(step_length.step_length(direction, *ends, Spacing(FLOAT32, TF32), None, order)[0])
 
     unknown = inverse(0.0)  # of no positive loss a change is no part
     part, of_twice = ((inverse(loss) / unknown) ** 2 - 1 for loss in (10.0, 20.0))

@@ -3,14 +3,15 @@
 The difference of two gradients has a rounding error, which is divided by h, and a truncation error from the curvature
 of the gradient, which grows with h. With rho_b = |v_b| / |x_b|, sample b moves by the fraction h rho_b of its norm, and
 the gradient changes by about the fraction h A of its own, where A is the root mean square of rho_b, weighted by
-|delta_b|, times a power of the gain by which a module multiplies a change of x. Of that change, rounding spoils the part
-eps / (h A), and curvature the part h (A + K):
+|delta_b|, times a power of the gain by which a module multiplies a change of x. Of that change, rounding spoils the
+part eps / (h A), and curvature the part h (A + K):
 
     A    since along any direction the second change is to the first as that is to the gradient;
     K    since a loss is more sensitive to directions such as delta_b than to others, above all once it is trained.
 
 v_b = alpha_b delta_b + beta_b target_b. Each of the two alone changes the loss by h alpha_b |delta_b|^2. They cancel in
-the loss, but not in its curvature: h K is the sum of these changes, relative to the loss. The two errors are equal where
+the loss, but not in its curvature: h K is the sum of these changes, relative to the loss. The two errors are equal
+where
 
     h sqrt(A (A + K))  ~  sqrt(eps).
 
