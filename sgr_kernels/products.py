@@ -4,10 +4,13 @@ On a GPU convolutions multiply in TF32 unless that is switched off, so dtypes al
 What is permitted counts, whether or not this processor makes use of it.
 """
 
+import functools
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
+
+from .torch_internals import autocast_is_on
 
 # torch has a setting for each kind of function.
 CONVOLUTION, MATRIX, RECURRENT = KINDS = ("conv", "matmul", "rnn")
@@ -49,8 +52,13 @@ def spacing_of(device: str, dtypes: Iterable[torch.dtype], kinds: Iterable[str])
         kinds: of ``KINDS``, those of the products that take part.
     """
     found = {dtype for dtype in set(dtypes) if dtype.is_floating_point}
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if autocast_is_on() and torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         found.add(torch.get_autocast_dtype(device))
     kinds = set(kinds) if torch.float32 in found else ()
-    products = max((_SPACINGS[rounding_of_products(device, kind)] for kind in kinds), default=0.0)
-    return Spacing(max(torch.finfo(dtype).eps for dtype in found), products)
+    products = max([_SPACINGS[rounding_of_products(device, kind)] for kind in kinds], default=0.0)
+    return Spacing(max(map(_spacing, found)), products)
+
+
+@functools.cache
+def _spacing(dtype: torch.dtype) -> float:
+    return torch.finfo(dtype).eps

@@ -37,6 +37,7 @@ KERNEL_TESTS = (
     "test_relu_sgr.py",
     "test_row_norms.py",
     "test_sgr_loss.py",
+    "test_step_length.py",
     "test_every_operator.py",
     "bench/test_every_kernel.py",
 )

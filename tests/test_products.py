@@ -16,9 +16,10 @@ from test_directional_engine import relative_error, sgr_part
 from torch import nn
 
 import sgr_kernels as sk
-from sgr_kernels.engines import head_check, passes, step_length
+from sgr_kernels.engines import directional, head_check, passes, step_length
 from sgr_kernels.functional.direction import sgr_direction
 from sgr_kernels.operators.common.options import Options
+from sgr_kernels.operators.sgr_step_length import reference
 from sgr_kernels.products import KINDS, Spacing, rounding_of_products, spacing_of
 
 FLOAT32, TF32, BF16 = torch.finfo(torch.float32).eps, 2.0**-10, 2.0**-7
@@ -207,12 +208,17 @@ def deep_network() -> tuple:
     return nn.Sequential(*blocks), head, x, y, delta_pre
 
 
-def errors(parts: tuple, exact, context, **options) -> list[float]:
-    """Of Algorithm 1, and of the directional engine of both orders with its default step."""
-    with context:
-        results = [sgr_part("autograd", *parts, **options)]
-        results += [sgr_part("directional", *parts, order=order, **options) for order in (1, 2)]
-    return [relative_error(result / options.get("grad_scale", 1.0), exact) for result in results]
+def error(engine: str, parts: tuple, context, scale: float, **options) -> float:
+    """Of the SGR gradient in a context, whose loss is scaled, against Algorithm 1 in float32.
+
+    The weight is large, so that Algorithm 1 does not lose the SGR gradient beside that of the local loss; with a scale
+    its double backward would overflow.
+    """
+    weight = 1.0 if scale > 1 else 100.0
+    exact = sgr_part("autograd", *parts, reduction="batchmean", weight=1.0)
+    with context():
+        result = sgr_part(engine, *parts, reduction="batchmean", weight=weight, grad_scale=scale, **options)
+    return relative_error(result / (weight * scale), exact)
 
 
 @contextlib.contextmanager
@@ -232,12 +238,27 @@ PRECISIONS = {
 def test_errors_are_those_of_algorithm_1_in_the_same_precision(context, scale, first, central):
     """Of a deep module: at most twice its own at first order, a quarter more by central differences."""
     parts = deep_network()
-    exact = sgr_part("autograd", *parts)
-    own, forward, both_sides = errors(parts, exact, context(), grad_scale=scale)
+    own = error("autograd", parts, context, scale)
+    forward, both_sides = (error("directional", parts, context, scale, order=order) for order in (1, 2))
     assert own > 0.001
     if own >= 0.5:
         pytest.skip(f"Algorithm 1 itself is off by {own:.2f} with the products of this processor")
     assert forward <= 2 * own + first and both_sides <= 1.25 * own + central
+
+
+@pytest.mark.parametrize(("context", "scale"), [(*case[:2],) for case in PRECISIONS.values()], ids=PRECISIONS)
+def test_no_step_of_half_or_twice_the_length_is_better(monkeypatch, context, scale):
+    """Of encoder blocks, where the error of a long step counts as well as that of a short one."""
+    parts, found = module("vit without dropout"), {}
+    for factor in (0.5, 1.0, 2.0):
+
+        def length(*arguments, factor=factor):
+            inverse, coef = step_length.step_length(*arguments)
+            return inverse / factor, coef * factor
+
+        monkeypatch.setattr(directional, "step_length", length)
+        found[factor] = error("directional", parts, context, scale)
+    assert found[1.0] < min(found[0.5], found[2.0])
 
 
 STEPS = [Spacing(eps, products) for eps, products in ((FLOAT32, FLOAT32), (FLOAT32, TF32), (TF32, 0.0), (BF16, 0.0))]
@@ -255,9 +276,29 @@ def test_a_coarser_precision_counts_more_and_products_alone_less():
 def test_the_gain_shortens_the_step_in_every_precision(monkeypatch, spacing, order):
     delta, target, x, output, delta_out = torch.randn(5, 6, 7).unbind(0)
     _, direction = sgr_direction(delta, target, Options())
+    ends = torch.zeros(()), (x, delta), (output, delta_out)
 
     def inverse(gain: float) -> float:
-        monkeypatch.setattr(step_length, "gain_of_module", lambda *_: torch.tensor(gain, dtype=torch.float64))
-        return float(step_length.inverse_length(direction, (x, delta), (output, delta_out), spacing, None, order))
+        monkeypatch.setattr(reference, "gain_of_module", lambda *_: torch.tensor(gain, dtype=torch.float64))
+        with sk.backend("reference"):
+            return float(step_length.step_length(direction, *ends, spacing, None, order)[0])
 
     assert inverse(64.0) == pytest.approx(inverse(16.0) * 4**step_length.GAIN_POWER)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+def test_a_loss_that_is_sensitive_to_delta_shortens_the_step(order):
+    """By its change along delta relative to itself: twice as much as that of a loss twice as large, up to a bound."""
+    x, delta, target, output, delta_out = torch.rand(5, 6, 7).unbind(0)
+
+    def inverse(loss: float, scale: float = 1.0) -> float:
+        _, direction = sgr_direction(scale * delta, target, Options())
+        ends = torch.tensor(loss * scale), (x, scale * delta), (output, scale * delta_out)
+        return float(step_length.step_length(direction, *ends, Spacing(FLOAT32, TF32), None, order)[0])
+
+    unknown = inverse(0.0)  # of no positive loss a change is no part
+    part, of_twice = ((inverse(loss) / unknown) ** 2 - 1 for loss in (10.0, 20.0))
+    assert part > 0.01 and part == pytest.approx(2 * of_twice, rel=1e-4)
+    assert inverse(-1.0) == unknown
+    assert inverse(1e-9) == pytest.approx(unknown * (1 + step_length.MOST) ** 0.5)
+    assert inverse(10.0, 64.0) == pytest.approx(inverse(10.0) / 64)  # h v does not depend on the scale of a loss

@@ -3,6 +3,7 @@
 
 #include <cuda_runtime.h>
 
+#include <cmath>
 #include <cstdint>
 
 // All shared memory is dynamic, so that one place knows where it comes from.
@@ -51,6 +52,17 @@ __device__ inline void block_sum(double (&value)[count]) {
     value[k] = 0.0;
     for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) value[k] += partial[warp][k];
   }
+}
+
+// The largest of a value of every thread, in every thread. NaN is left out.
+__device__ inline double block_max(double value) {
+  auto& partial = scratch().warp;
+  for (int offset = 16; offset > 0; offset /= 2) value = fmax(value, __shfl_xor_sync(0xffffffffu, value, offset));
+  __syncthreads();  // the previous result may still be being read
+  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32][0] = value;
+  __syncthreads();
+  for (unsigned warp = 0; warp < blockDim.x / 32; ++warp) value = fmax(value, partial[warp][0]);
+  return value;
 }
 
 // True in all threads of the last of `expected` blocks to come here: it sees what thread 0 of the others wrote before.

@@ -8,8 +8,6 @@ or, of second order, sgr_weight / 2h * (G(x + h v) - G(x - h v)). Algorithm 1 tr
 passes at x + h v and x - h v: see :mod:`sgr_kernels.gates`. :mod:`.step_length` chooses h.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -18,7 +16,7 @@ from ..torch_internals import foreach_add_, foreach_mul_, foreach_sub_
 from . import autograd
 from .common import LocalStep, StepInputs, StepOptions, add_gradients, in_wider_dtype, memory_of_its_own, unscale
 from .passes import Passes
-from .step_length import inverse_length
+from .step_length import step_length
 
 
 def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
@@ -33,10 +31,9 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
     sgr, direction = sgr_direction(*pair, options.comparison(delta))
     if gradients and x.numel() > 0:
         ends = (x, delta), (output, delta_out)
-        inverse = inverse_length(direction, *ends, passes.spacing, options.radius, options.order)
-        h = inverse.reciprocal().nan_to_num_(nan=math.nan, posinf=0.0)  # 0 where v is
+        inverse, coef = step_length(direction, loss, *ends, passes.spacing, options.radius, options.order)
         source = x.to(direction.delta.dtype)
-        points = [direction.shift(source, step).to(x.dtype) for step in ([h] if options.order == 1 else [h, -h])]
+        points = [direction.combine(source, coef, sign).to(x.dtype) for sign in (1.0, -1.0)[: options.order]]
         delta_out = delta_out if options.need_delta_out else None
         del ends, deltas, delta, pair, direction, source  # the passes need the memory
         gradients = reconciled(passes, gradients, points, options.sgr_weight * inverse)

@@ -2,7 +2,7 @@
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -72,10 +72,10 @@ class Passes:
             nodes = set() if self.verified else set(nodes_behind([loss]))
             require_graph(loss)
             self.tape, self.parameters = gates.tape, [leaf for leaf in gates.calls.leaves if leaf is not x]
-            _check_precision(self.parameters)
+            dtypes = {parameter.dtype for parameter in self.parameters}
+            _check_precision(dtypes)
             refuse_gradient_hooks(self.parameters, "directional")
-            dtypes = [*gates.dtypes, *(p.dtype for p in self.parameters)]
-            self.spacing = spacing_of(x.device.type, dtypes, gates.products)
+            self.spacing = spacing_of(x.device.type, dtypes.union(gates.dtypes), gates.products)
             wanted = [*self.parameters, x, *([output] if output.requires_grad else [])]
             gradients = list(torch.autograd.grad(scaled(loss, self.grad_scale), wanted, allow_unused=True))
         delta_out = gradients.pop() if output.requires_grad else None
@@ -170,10 +170,10 @@ def _is_of_a_leaf(node: Any) -> bool:
     return hasattr(converted or node, "variable")
 
 
-def _check_precision(parameters: Iterable[Tensor]) -> None:
-    for parameter in parameters:
-        if parameter.dtype in (torch.bfloat16, torch.float16):
-            raise ValueError(
-                f"engine='directional' cannot take differences of {parameter.dtype} gradients: keep the parameters in "
-                "float32 and use autocast, or use engine='autograd'"
-            )
+def _check_precision(dtypes: set[torch.dtype]) -> None:
+    """Of the parameters."""
+    for dtype in dtypes.intersection((torch.bfloat16, torch.float16)):
+        raise ValueError(
+            f"engine='directional' cannot take differences of {dtype} gradients: keep the parameters in float32 and "
+            "use autocast, or use engine='autograd'"
+        )

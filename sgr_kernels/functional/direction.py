@@ -33,9 +33,17 @@ class Direction:
             step: a number or a 0-d float64 tensor.
         """
         is_number = isinstance(step, float)
-        alpha, beta, *_ = (self.coef if is_number else step * self.coef).unbind()
+        return self.combine(x, self.coef if is_number else step * self.coef, step if is_number else 1.0)
+
+    def combine(self, x: Tensor, coef: Tensor, factor: float) -> Tensor:
+        """x + factor * (alpha_b delta_b + beta_b target_b).
+
+        Args:
+            x: shape and dtype of ``delta``.
+            coef: alpha and beta of the rows, and perhaps more, (2 or more, B) float64.
+        """
         rows = as_rows(x, self.delta, self.target)
-        return from_rows(shift_operator(*rows, alpha, beta, step if is_number else 1.0), x)
+        return from_rows(shift_operator(*rows, coef[0], coef[1], factor), x)
 
     def norms(self) -> Tensor:
         """|v_b|, (B,) float64."""

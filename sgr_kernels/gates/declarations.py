@@ -13,7 +13,7 @@ from ..torch_internals import OWN_AUTOGRAD_FUNCTIONS, announce_when_compiled, au
 from .lists import PRODUCTS, SHAPE_ONLY, SMOOTH, functions_called
 from .origins import Calls, is_view, nodes_from
 from .randomness import HIDDEN
-from .tape import CONSTANT, DECLARED, RULES
+from .tape import CONSTANT, DECLARED, NO_GATES, RULES
 
 _OPERATORS = (type(torch.ops.aten.relu), type(torch.ops.aten.relu.default))
 _OF_TORCH = {function for functions in torch.overrides.get_overridable_functions().values() for function in functions}
@@ -47,6 +47,7 @@ def smooth(function: Callable) -> Callable:
         _SMOOTH_FUNCTIONS.add(function)
     SMOOTH.add(announced)
     HIDDEN.add(announced)
+    NO_GATES.discard(announced)
     return announced
 
 
@@ -89,6 +90,7 @@ def gate(function: Callable) -> Callable[[Callable], Callable]:
             raise ValueError(f"the rule of {_named(function)} must be a rule, got {_named(rule)}, which has one itself")
         SHAPE_ONLY.discard(announced)
         CONSTANT.discard(announced)
+        NO_GATES.discard(announced)
         RULES[announced] = rule
         if announced is function and not isinstance(function, _OPERATORS) and function not in _OF_TORCH:
             announce_when_compiled(function)

@@ -19,7 +19,7 @@ from .declarations import gate
 from .dropout import dropout
 from .lists import PRODUCTS, SMOOTH, functions_called
 from .randomness import DROPOUTS
-from .tape import Gates
+from .tape import NO_GATES, Gates
 
 # Functions, methods and in-place forms with these names have the rules with these names.
 _NAMES = """
@@ -83,7 +83,9 @@ def _register() -> None:
     for function in (conv2d_relu, *conv2d_relu_operators.conv2d_relu.overloads()):
         gate(function)(_conv2d_relu)
         PRODUCTS[function] = (CONVOLUTION,)
-    SMOOTH.update((average_positions, cross_entropy, *cross_entropy_operators.cross_entropy.overloads()))
+    for own in (average_positions, cross_entropy, *cross_entropy_operators.cross_entropy.overloads()):
+        SMOOTH.add(own)
+        NO_GATES.add(own)
 
 
 def _give_rule(name: str, rule: Callable) -> None:

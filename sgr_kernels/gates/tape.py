@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import TorchFunctionMode
 
 from ..mixed_precision import LAYERS
 from ..torch_internals import autocast_is_on, in_compiled_graph, next_node_number, tree_leaves, tree_map
-from .arguments import carries_gradient, has_floats, written_argument
+from .arguments import carries_gradient, has_floats, name_of, written_argument
 from .lists import NOT_SMOOTH_PROPERTIES, PRODUCTS, SHAPE_ONLY, SMOOTH, functions_named
 from .origins import Calls, nodes_behind
 from .packing import PackedBools, bits_of, copied, packed, unpacked
@@ -39,6 +39,8 @@ CONSTANT = functions_named(
     """
 ) | {Tensor.__float__}
 
+# Smooth functions that a pass does nothing but call, unless it is a layer under autocast
+NO_GATES = SMOOTH - CONSTANT - SOURCES - HIDDEN
 
 _RANDOM = SOURCES | DROPOUTS | HIDDEN  # where gradients are off
 
@@ -72,15 +74,20 @@ class Gates(TorchFunctionMode):
 
     def call(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         """The function as this pass calls it."""
-        if func.__name__ == "__get__":
-            return self.without_rule(func, args, kwargs)
-        # First what most calls are: for small tensors, each question takes as long as a kernel. Compiled graphs were
-        # traced with their gates, so their calls need none.
-        if func in SHAPE_ONLY or (torch.is_grad_enabled() and self.has_no_gates(func)) or in_compiled_graph():
-            return func(*args, **kwargs)
-        if func in RULES and torch.is_grad_enabled() and has_floats((args, kwargs)):  # integers have no gradient
+        # First what most calls are: for small tensors, each question takes as long as a kernel.
+        if func in NO_GATES and torch.is_grad_enabled() and not (func in LAYERS and autocast_is_on()):
+            result = func(*args, **kwargs)
+            if self.recording and func in LAYERS:
+                self.dtypes.append(result.dtype)
+            return result
+        in_graph = in_compiled_graph()  # which was traced with its gates
+        if func in RULES and not in_graph and torch.is_grad_enabled() and has_floats(args, kwargs):
             self.enter(func)
             return RULES[func](self, *args, **kwargs)
+        if func.__name__ == "__get__":
+            return self.without_rule(func, args, kwargs)
+        if func in SHAPE_ONLY or in_graph:
+            return func(*args, **kwargs)
         if func is Tensor.register_hook:
             raise ValueError(
                 "Tensor.register_hook may change a gradient, and engine='directional' needs that of the loss: remove "
@@ -99,12 +106,6 @@ class Gates(TorchFunctionMode):
             elif not self.rewound:
                 return self.drawing(func, args, kwargs)
         return self.without_rule(func, args, kwargs)
-
-    def has_no_gates(self, func: Callable) -> bool:
-        """Whether the function is smooth, and this pass does nothing but call it."""
-        if func in RULES or func in CONSTANT or func in HIDDEN or func in SOURCES or func not in SMOOTH:
-            return False
-        return func not in LAYERS or not (self.recording or autocast_is_on())
 
     def draw(self, choose: Callable[[], Tensor]) -> Tensor:
         """``choose()``, a tensor of bool of random numbers: as :meth:`decide`."""
@@ -213,7 +214,7 @@ class Record(Gates):
     def without_rule(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         if not _is_smooth(func) and self._depends((args, kwargs)):
             raise ValueError(
-                f"{_name(func)} is on no list of smooth functions, and its gates are not known: engine='directional' "
+                f"{name_of(func)} is on no list of smooth functions, and its gates are not known: engine='directional' "
                 f"cannot differentiate along it; it must be {DECLARED}"
             )
         return func(*args, **kwargs)
@@ -249,7 +250,7 @@ class Replay(Gates):
         self.position += 1
         if expected is not func:
             raise RuntimeError(
-                f"the network is not the same in two passes: {_name(func)} where {_name(expected)} was recorded"
+                f"the network is not the same in two passes: {name_of(func)} where {name_of(expected)} was recorded"
             )
 
     def recall(self) -> Any:
@@ -285,16 +286,7 @@ class Replay(Gates):
 
 
 def _is_smooth(func: Callable) -> bool:
-    if func.__name__ == "__get__":  # the compiler cannot look up properties; it turns .data into a call of detach
-        return torch.compiler.is_compiling() or func not in NOT_SMOOTH_PROPERTIES
-    return func in SMOOTH
-
-
-def _name(func: Any) -> str:
-    if func is None:
-        return "nothing"
-    if not callable(func):
-        return "a decision"
-    if torch.compiler.is_compiling():  # the compiler cannot trace the rest
-        return func.__name__
-    return resolve_name(func) or getattr(func, "__qualname__", repr(func))
+    if func.__name__ != "__get__":
+        return func in SMOOTH
+    # The compiler cannot look up properties; it turns .data into a call of detach.
+    return torch.compiler.is_compiling() or func not in NOT_SMOOTH_PROPERTIES

@@ -10,6 +10,7 @@ from . import (  # noqa: F401  (an operator is there once it is imported)
     sgr_loss,
     sgr_residual,
     sgr_shift,
+    sgr_step_length,
 )
 from .common.operator import Operator, registered
 

@@ -123,6 +123,17 @@ class Machine(Simulator):
         self.call("row_norms", "row_norms", matrix(rows), norms)
         return norms.tensor
 
+    def sgr_step_length(
+        self, loss: Tensor, coef: Tensor, x: Tensor, delta: Tensor, output, delta_output, *law: float
+    ) -> tuple[Tensor, Tensor]:
+        inverse, step = Guarded((), torch.float64), Guarded((2, len(x)), torch.float64)
+        tensors = [None if each is None else pointer(each) for each in (loss, coef, x, delta, output, delta_output)]
+        sizes = [ctypes.c_int64(0 if each is None else len(each)) for each in (x, output)]
+        numbers = (ctypes.c_double * 5)(*law)
+        dtype = DTYPES.index(loss.dtype)
+        self.call("sgr_step_length", "sgr_step_length", dtype, *tensors, *sizes, numbers, inverse, step)
+        return inverse.tensor, step.tensor
+
     def relu_backward(self, grad: Tensor, output: Tensor, sum_channels: bool, offset: int = 0) -> tuple[Tensor, Tensor]:
         masked = Guarded(tuple(grad.shape), grad.dtype, offset)
         pointers = grad.data_ptr(), output.data_ptr(), masked.tensor.data_ptr()

@@ -278,8 +278,13 @@ def goes_along_aligned_rows(launch: Launch) -> bool:
     return along and all(map(begins_aligned, tensors)) and all(each % 16 == 0 or each == 1 for each in numbers)
 
 
+OF_ROWS = {
+    name: operator for name, operator in OPERATORS.items() if name != "sgr_step_length"
+}  # of a few numbers a row
+
+
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
-@pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS)
+@pytest.mark.parametrize("operator", OF_ROWS.values(), ids=OF_ROWS)
 def test_aligned_rows_are_loaded_16_bytes_at_a_time(operator, dtype):
     along = dict.fromkeys(specialise(each) for each in launches(operator, dtype) if goes_along_aligned_rows(each))
     assert along or not launches(operator, dtype)
