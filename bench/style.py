@@ -19,6 +19,7 @@ from .stored import CHECKPOINTED, family
 # Okabe and Ito: safe for colour-blind readers.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#777777"
+WINE, TEAL = "#882255", "#44AA99"  # of Tol, likewise
 
 PROVIDERS = {
     "default": (PURPLE, "p"),
@@ -41,9 +42,11 @@ _METHODS = {
     "directional": (BLUE, "o"),
     "fused": (GREEN, "D"),
     "Algorithm 1": (VERMILLION, "v"),
+    **{name: (WINE, marker) for name, marker in zip(("dgl", "infopro", "dni"), "oPs", strict=True)},
+    **{name: (TEAL, marker) for name, marker in zip(("fa", "dfa", "drtp", "pepita"), "^Dv<", strict=True)},
 }
 # For what has no looks of its own; those of the operators need two colours more than the palette has.
-_COLOURS = [BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK, GREY, "#F0E442", "#882255"]
+_COLOURS = [BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK, GREY, "#F0E442", WINE]
 _MARKERS = "osD^vPX<>h"
 DASHES = {"float32": "-", "bfloat16": "--", "float16": ":", "float64": "-."}
 _FILLS = {"float32": "full", "bfloat16": "none", "float16": "left", "float64": "top"}
