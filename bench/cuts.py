@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from sgr_train import methods
-from sgr_train.best_cuts import best_cuts
 from sgr_train.errors import UsageError
+from sgr_train.memory.best_cuts import best_cuts
+from sgr_train.memory.step import Sizes
 from sgr_train.networks.network import Network
-from sgr_train.step_memory import Sizes
 from torch import Tensor
 
 from . import zoo

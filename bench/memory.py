@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 from sgr_train import methods
-from sgr_train.best_cuts import Stretches
 from sgr_train.errors import UsageError
-from sgr_train.live_memory import peak_bytes
+from sgr_train.memory.best_cuts import Stretches
+from sgr_train.memory.live import peak_bytes
+from sgr_train.memory.step import Sizes
 from sgr_train.networks.cuts import Cuts
-from sgr_train.step_memory import Sizes
 from torch import Tensor
 
 from . import cuts, zoo

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 import torch
 from sgr_train.errors import UsageError
-from sgr_train.live_memory import peak_bytes
+from sgr_train.memory.live import peak_bytes
 from sgr_train.networks.network import LocalModule, Network
 from torch import Tensor
 

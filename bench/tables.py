@@ -78,7 +78,7 @@ def step(result: dict[str, Any]) -> str:
 
 
 def whole_steps(result: dict[str, Any]) -> str:
-    """Time and memory of whole steps over those of back-propagation."""
+    """Time and memory of whole steps over those of back-propagation, a line a method."""
     rows = [row for row in result["rows"] if row["module"] is None]
     methods = _methods(rows)
     lines = []
@@ -87,11 +87,11 @@ def whole_steps(result: dict[str, Any]) -> str:
         found = [one(case, method=method) for method in methods]
         cells = [", ".join(filter(None, (_over(row, bp, key) for key in ("seconds", "peak_bytes")))) for row in found]
         lines.append([f"{setting(case[0])}, K = {case[0]['count']}", *cells])
-    return markdown([["time, memory over BP", *methods], *lines])
+    return markdown(_transposed([["time, memory over BP", *methods], *lines]))
 
 
 def memory(result: dict[str, Any]) -> str:
-    """Peak of a step over that of back-propagation, beside what the paper's Table 5 says of SGR."""
+    """Peak of a step over that of back-propagation, beside what the paper's Table 5 says of SGR; a line a method."""
     rows = [row for row in result["rows"] if row["module"] is None]
     methods = _methods(rows)
     lines = []
@@ -103,7 +103,7 @@ def memory(result: dict[str, Any]) -> str:
             shares = [_least(unsplit + split, method, "over_bp", ".1%") for method in methods]
             paper = {f"{row['paper_over_bp']:.1%}" for row in split if row["paper_over_bp"] is not None}
             lines.append([setting(case[0]), str(count), size, *shares, ", ".join(sorted(paper)), case[0]["how"]])
-    return markdown([["", "K", "BP, MiB", *methods, "SGR in the paper", "measured by"], *lines])
+    return markdown(_transposed([["", "K", "BP, MiB", *methods, "SGR in the paper", "measured by"], *lines]))
 
 
 def memory_of_modules(result: dict[str, Any]) -> str:
@@ -174,6 +174,11 @@ def markdown(rows: list[list[str]]) -> str:
     """The first row is the header."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def _transposed(rows: list[list[str]]) -> list[list[str]]:
+    """Methods are many: they go down the page."""
+    return list(map(list, zip(*rows, strict=True)))
 
 
 def shape(row: Row) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from sgr_train.live_memory import peak_live_bytes, peak_live_bytes_below
+from sgr_train.memory.live import peak_live_bytes, peak_live_bytes_below
 
 MIB = 2**20
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sgr_train.live_memory import peak_live_bytes
+from sgr_train.memory.live import peak_live_bytes
 from torch.overrides import TorchFunctionMode
 
 from sgr_kernels.modules import average_positions

@@ -9,14 +9,14 @@ import torch
 
 import sgr_kernels as sk
 
-from . import methods, networks, optimizers, schedules
-from .best_cuts import best_cuts
+from . import checkpoint, methods, networks, optimizers, schedules
 from .config import RunConfig
+from .data.splits import Batch
 from .errors import UsageError
+from .memory.best_cuts import best_cuts
+from .memory.step import Sizes
 from .networks.cuts import Cuts
 from .networks.network import Network
-from .splits import Batch
-from .step_memory import Sizes
 
 
 def build(config: RunConfig, num_classes: int, image_shape: tuple[int, int, int]) -> tuple[Network, methods.Method]:
@@ -51,13 +51,16 @@ def build(config: RunConfig, num_classes: int, image_shape: tuple[int, int, int]
 
 
 def _cuts(config: RunConfig, create: Callable[..., Network], method: methods.Method) -> Cuts | str:
-    """What the network is made with; "auto" searches the cuts, and draws no random numbers."""
+    """What the network is made with; "auto" searches the cuts when a run begins, and draws no random numbers."""
     if config.cuts == ("stages",):
         return "stages"
     if config.cuts != ("auto",):
         return config.cuts
     if methods.is_whole(config.method):
         return ()  # it is not cut
+    found = checkpoint.found_cuts(config)
+    if found:
+        return found
     with torch.device("meta"):
         blocks, start = create(), create(modules=config.modules).cuts
         batch = empty_batch(config, blocks.image_shape)

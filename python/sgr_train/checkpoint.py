@@ -158,6 +158,17 @@ def load_latest(folder: Path, run: str) -> dict[str, Any] | None:
         return state
 
 
+def found_cuts(config: Settings) -> tuple[int, ...]:
+    """The cuts of the network of the run in ``config.out``; () of a run that has saved none yet.
+
+    Raises:
+        UsageError: as :func:`id_of` and :func:`load_latest`.
+    """
+    if config.out is None or not any(exists(config.out / name) for name in CHECKPOINTS):
+        return ()
+    return tuple(load_latest(config.out, id_of(config))["cuts"])
+
+
 # --- what follows from it ---------------------------------------------------------------------------------------------
 
 

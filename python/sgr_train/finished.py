@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torchvision.transforms import functional as pixels
 
-from . import checkpoint, image_files
+from . import checkpoint
 from .build import build
 from .config import RunConfig
+from .data import image_files
 from .errors import UsageError, one_line, say
 from .loader import load_data
 from .networks.network import Network
@@ -43,8 +44,6 @@ def load(folder: Path) -> Trained:
     state = checkpoint.load_latest(folder, checkpoint.id_of(config))
     if state is None:
         raise UsageError(f"{folder} has no checkpoint any more: there is no network to load")
-    if config.cuts == ("auto",):  # they were found when the run began
-        config = dataclasses.replace(config, cuts=tuple(state["cuts"]))
     network, _ = build(config, len(state["classes"]), tuple(state["image_shape"]))
     network.load_state_dict(state["network"])
     return Trained(config=config, network=network.eval(), classes=tuple(state["classes"]))

@@ -18,8 +18,8 @@ from torch import Tensor
 from . import augmentations
 from .config import Settings
 from .data import REGISTRY as DATA_SETS
+from .data.splits import Batch, Files, Images, stratified_order
 from .errors import UsageError, note
-from .splits import Batch, Files, Images, stratified_order
 
 VALIDATION_FRACTION = 0.1  # of the training images, where the data set has no validation images of its own
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

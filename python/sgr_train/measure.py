@@ -14,10 +14,10 @@ from torch import Tensor, nn
 import sgr_kernels as sk
 
 from .config import RunConfig, Settings
+from .data.splits import Batch
 from .errors import Diverged
 from .networks.network import Network
 from .networks.statistics import frozen_statistics
-from .splits import Batch
 
 PROBE = 512  # the first images of the training split: train accuracy and SGR loss are measured on them
 

@@ -7,8 +7,8 @@ import torch
 from . import data, recipes, report
 from .config import RunConfig
 from .errors import say
-from .estimate import step_cost
 from .loader import load_data
+from .memory.estimate import step_cost
 from .recipes import Recipe
 
 

@@ -19,7 +19,7 @@ from .errors import Diverged, UsageError, note, one_line
 from .files import exists, write_json
 from .loader import Data, load_data
 from .measure import PROBE, PeakMemory, accuracy, measure_sgr, reduction_of
-from .memory import enough_memory
+from .memory.enough import enough_memory
 from .networks.network import Network
 
 CURVES = "curves.png"

@@ -8,9 +8,9 @@ import json
 
 import pytest
 from sgr_bench import cli, memory, ways, zoo
-from sgr_train.best_cuts import Stretches
-from sgr_train.live_memory import peak_live_bytes
-from sgr_train.step_memory import Sizes
+from sgr_train.memory.best_cuts import Stretches
+from sgr_train.memory.live import peak_live_bytes
+from sgr_train.memory.step import Sizes
 
 import sgr_kernels.engines.directional
 

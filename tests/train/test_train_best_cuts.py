@@ -8,10 +8,11 @@ import random
 
 import pytest
 import torch
-from sgr_train import best_cuts, build, finished, methods, networks
-from sgr_train.best_cuts import NOTHING, Bounded, Stretches, search
+from sgr_train import build, checkpoint, finished, methods, networks
 from sgr_train.errors import UsageError
-from sgr_train.step_memory import Sizes, step_peak_bytes
+from sgr_train.memory import best_cuts
+from sgr_train.memory.best_cuts import NOTHING, Bounded, Stretches, search
+from sgr_train.memory.step import Sizes, step_peak_bytes
 
 LOCAL = ("greedy", "layerwise", "reforward", "sgr")
 
@@ -150,6 +151,8 @@ def test_cuts_are_looked_for_once_and_the_weights_are_those_of_any_run(sgr_train
     assert all(torch.equal(a, b) for a, b in zip(auto.parameters(), numbers.parameters(), strict=True))
     monkeypatch.setattr(build, "best_cuts", None)
     assert sgr_train("evaluate", tmp_path / "run")[0] == 0
+    (tmp_path / "run" / checkpoint.SUMMARY).unlink()  # as of a run that was interrupted
+    assert sgr_train("run", "--resume", tmp_path / "run")[0] == 0
 
 
 def test_every_method_of_a_comparison_has_its_own(sgr_train, tmp_path):

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from sgr_train import augmentations, checkpoint, train
 from sgr_train.config import RunConfig
+from sgr_train.data.splits import stratified_order
 from sgr_train.errors import UsageError
 from sgr_train.loader import load_data
 from sgr_train.settings import make
-from sgr_train.splits import stratified_order
 from sklearn.datasets import load_digits
 from train_helpers import TINY_FLAGS
 

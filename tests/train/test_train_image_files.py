@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sgr_train import image_files, splits
 from sgr_train.config import RunConfig
+from sgr_train.data import image_files, splits
 from sgr_train.errors import UsageError
 from sgr_train.loader import load_data
 from sgr_train.settings import make

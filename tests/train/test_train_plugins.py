@@ -20,7 +20,7 @@ from torch import nn
 
 import sgr_kernels as sk
 from sgr_train import data, heads, methods, networks
-from sgr_train.splits import Images
+from sgr_train.data.splits import Images
 
 
 @methods.register("plugged_method")

@@ -7,11 +7,12 @@ import re
 
 import pytest
 import torch
-from sgr_train import checkpoint, data, estimate, flags, recipes, report, train
+from sgr_train import checkpoint, data, flags, recipes, report, train
 from sgr_train.config import RunConfig
+from sgr_train.data.splits import Images
 from sgr_train.errors import UsageError
+from sgr_train.memory import estimate
 from sgr_train.settings import make
-from sgr_train.splits import Images
 from test_train_loop import assert_same_state
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -7,8 +7,8 @@ import copy
 import pytest
 import torch
 from sgr_train import methods, networks
-from sgr_train.live_memory import peak_live_bytes
-from sgr_train.step_memory import Sizes, step_peak_bytes
+from sgr_train.memory.live import peak_live_bytes
+from sgr_train.memory.step import Sizes, step_peak_bytes
 
 OWN = ("bp", "greedy", "layerwise", "reforward", "sgr")
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import torch
-from sgr_train.data import Splits, register
-from sgr_train.splits import Images
+from sgr_train.data import Images, Splits, register
 
 
 @register("stripes")

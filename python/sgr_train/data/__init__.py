@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..registry import Registry
-from ..splits import Files, Images
+from .splits import Files, Images
 
 REGISTRY = Registry("data", __name__)
 names = REGISTRY.names

@@ -8,9 +8,9 @@ import torch
 
 from ..errors import UsageError, one_line
 from ..paths import expand
-from ..splits import Images
 from . import Facts, Splits, register
 from .argument import refuse_argument
+from .splits import Images
 
 
 @register("cifar10", Facts(10, (3, 32, 32)))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from ..splits import Images, stratified_order
 from . import Facts, Splits, register
 from .argument import refuse_argument
+from .splits import Images, stratified_order
 
 FRACTIONS = (0.6, 0.2)  # training and validation; the rest is for the test
 

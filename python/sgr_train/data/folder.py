@@ -6,9 +6,9 @@ import torch
 
 from ..errors import UsageError, one_line
 from ..options import Count
-from ..splits import Files
 from . import Splits, register
 from .argument import path_argument
+from .splits import Files
 
 
 @register("folder")

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from ..errors import UsageError, one_line
-from ..splits import Images
 from . import Splits, register
 from .argument import path_argument
+from .splits import Images
 
 
 @register("npz")

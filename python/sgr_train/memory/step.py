@@ -14,9 +14,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from sgr_kernels.gpu_path import cpu_as_gpu
 
-from . import methods
-from .live_memory import peak_live_bytes_below
-from .networks.network import Network
+from .. import methods
+from ..networks.network import Network
+from .live import peak_live_bytes_below
 
 Thing = TypeVar("Thing")
 

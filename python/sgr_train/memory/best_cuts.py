@@ -14,12 +14,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from . import methods
-from .errors import UsageError, one_line
-from .live_memory import peak_live_bytes_below
-from .networks.cuts import Cuts
-from .networks.network import LocalModule, Network
-from .step_memory import Sizes, peak_below
+from .. import methods
+from ..errors import UsageError, one_line
+from ..networks.cuts import Cuts
+from ..networks.network import LocalModule, Network
+from .live import peak_live_bytes_below
+from .step import Sizes, peak_below
 
 MOST_STEPS = 500  # that are measured, of a method that is measured by whole steps
 
@@ -35,7 +35,7 @@ def best_cuts(
     Args:
         blocks: the network with every block as a module: their heads are those of the modules that end there.
         method: new; it is not changed.
-        x, y, sizes: as of :func:`sgr_train.step_memory.step_peak_bytes`.
+        x, y, sizes: as of :func:`sgr_train.memory.step.step_peak_bytes`.
         start: cuts to begin with; the better they are, the sooner it ends.
 
     Raises:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .errors import UsageError, one_line
+from ..errors import UsageError, one_line
 
 SIXTEEN_BITS = {"I;16", "I;16B", "I;16L", "I;16N"}
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF files

@@ -11,11 +11,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from . import methods
-from .build import build, empty_batch, make_optimizers, sizes_of
-from .config import RunConfig
-from .networks.network import Network
-from .step_memory import Sizes, step_peak_bytes, steps
+from .. import methods
+from ..build import build, empty_batch, make_optimizers, sizes_of
+from ..config import RunConfig
+from ..networks.network import Network
+from .step import Sizes, step_peak_bytes, steps
 
 
 class Cost(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from .errors import UsageError, one_line
+from ..errors import UsageError, one_line
 
 ON_CPU = ("can't allocate memory", "not enough memory", "Storage size calculation overflowed")  # plain RuntimeErrors
 
