@@ -168,7 +168,7 @@ def _run(
 
     Raises:
         UsageError: the method is not defined on this network.
-        WrongResult: it does not what its class says; its gradient is not that of Algorithm 1 or, of one that is
+        WrongResult: it does not do what its class says; its gradient is not that of Algorithm 1 or, of one that is
             checkpointed, that without.
     """
     if name == COMPILED:
