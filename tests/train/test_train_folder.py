@@ -135,7 +135,7 @@ def test_without_locks_a_note_says_so(sgr_train, finished, monkeypatch):
 def test_a_finished_run_on_a_read_only_file_system_is_shown(sgr_train, finished, monkeypatch):
     before = files(finished)
     monkeypatch.setattr(folder.os, "open", raise_read_only)
-    monkeypatch.setattr(Path, "write_bytes", raise_read_only)
+    monkeypatch.setattr(Path, "open", opened_to_read(Path.open))
     monkeypatch.setattr(Path, "unlink", raise_read_only)
     status, text, errors = sgr_train("run", "--resume", finished)
     assert status == 0 and "test accuracy" in text and errors == "" and files(finished) == before
@@ -146,6 +146,13 @@ def test_a_finished_run_on_a_read_only_file_system_is_shown(sgr_train, finished,
 
 def raise_read_only(*_, **__):
     raise OSError(30, "Read-only file system")
+
+
+def opened_to_read(original):
+    """Of files that are written as bytes, as those of runs are."""
+    return lambda path, mode="r", *rest, **more: (raise_read_only if mode == "wb" else original)(
+        path, mode, *rest, **more
+    )
 
 
 def test_a_folder_in_place_of_the_lock_is_named(sgr_train, finished):
