@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from . import checkpoint, methods, report
 from .build import own_options
 from .config import ChooseConfig, CompareConfig, RunConfig, Settings, run_of
-from .errors import Diverged, UsageError, say
+from .errors import NoOutput, UsageError, one_line, say
 from .files import write_json
 from .folder import locked, make_folder
 from .measure import reduction_of
@@ -23,7 +24,7 @@ def compare(config: CompareConfig) -> None:
     """Run every method with every seed, those that are finished already excepted; print and write the result.
 
     Raises:
-        UsageError: runs diverged; the result is that of the others.
+        UsageError: runs failed; the result is that of the others.
     """
     runs = {
         f"{method} seed {seed}": run_of(config, config.out / f"{method}-seed{seed}", method, seed)
@@ -31,7 +32,7 @@ def compare(config: CompareConfig) -> None:
         for method in config.methods
     }
     run_id = _begin(config, runs)
-    results, diverged = _each(runs, _test)
+    results, failed = _each(runs, _test)
     summaries = {}
     for method in config.methods:
         finished = [result for name, result in results.items() if runs[name].method == method]
@@ -40,19 +41,21 @@ def compare(config: CompareConfig) -> None:
     if summaries:
         result = report.paired(summaries)
         say("\n" + report.comparison_table(summaries))
+        if failed:
+            say(f"without {', '.join(failed)}, which failed")
         if result is not None:
             say(report.paired_text(result))
-        summary = {"runs": summaries, "sgr_minus_layerwise": result, "diverged": list(diverged)}
+        summary = {"runs": summaries, "sgr_minus_layerwise": result, "failed": list(failed)}
         write_json(config.out / checkpoint.SUMMARY, summary, run_id)
         checkpoint.draw(config.out / "comparison.png", run_id, lambda: _plot(config, runs, results))
-    _refuse(diverged, runs)
+    _refuse(failed, runs)
 
 
 def choose(config: ChooseConfig) -> None:
     """Mean validation accuracy for every weight; the best one, the smallest of equals. Tests nothing.
 
     Raises:
-        UsageError: runs diverged; a weight with such a run is no candidate.
+        UsageError: runs failed; a weight with such a run is no candidate.
     """
     runs = {}
     for weight in (0.0, *sorted(config.weights)):
@@ -61,10 +64,10 @@ def choose(config: ChooseConfig) -> None:
             out = config.out / f"weight{weight:g}-seed{seed}"
             runs[f"lambda {weight:g} seed {seed}"] = run_of(config, out, method, seed, **own)
     run_id = _begin(config, runs)
-    results, diverged = _each(runs, _validate)
+    results, failed = _each(runs, _validate)
     last: dict[float, list[Row]] = {weight_of(run): [] for run in runs.values()}
     for name, run in runs.items():
-        if name in diverged:
+        if name in failed:
             last.pop(weight_of(run), None)
         elif weight_of(run) in last:
             last[weight_of(run)].append(results[name])
@@ -74,11 +77,13 @@ def choose(config: ChooseConfig) -> None:
     if candidates:
         best = max(candidates, key=lambda weight: report.mean(accuracies[weight]))
         say("\n" + report.choice_table(accuracies, losses))
+        if failed:
+            say(f"without the weights of {', '.join(failed)}, which failed")
         say(f"chosen on the validation images: --weight {best:g} --reduction {reduction_of(config)}")
         rows = [{"weight": weight, "val_accuracy": accuracies[weight], "sgr": losses[weight]} for weight in last]
-        choice = {"weight": best, "reduction": reduction_of(config), "candidates": rows, "diverged": list(diverged)}
+        choice = {"weight": best, "reduction": reduction_of(config), "candidates": rows, "failed": list(failed)}
         write_json(config.out / checkpoint.SUMMARY, choice, run_id)
-    _refuse(diverged, runs)
+    _refuse(failed, runs)
 
 
 def weight_of(run: RunConfig) -> float:
@@ -102,23 +107,22 @@ def _begin(config: Settings, runs: Runs) -> str:
 
 
 def _each(runs: Runs, action: Callable[[RunConfig, str], tuple[Row, str]]) -> tuple[dict[str, Row], dict[str, str]]:
-    """Results of the runs that ended well, and what went wrong in those that diverged, by their names.
-
-    Raises:
-        UsageError: a run cannot go on for another reason; its name comes first.
-    """
-    results, diverged = {}, {}
+    """Results of the runs that ended well, and what went wrong in the others, by their names."""
+    results, failed = {}, {}
     for number, (name, run) in enumerate(runs.items(), 1):
         label = f"[{number}/{len(runs)}] {name}"
         try:
             with locked(run.out):
                 results[name], said = action(run, label)
-        except Diverged as error:
-            diverged[name] = said = str(error)
         except UsageError as error:
-            raise UsageError(f"{name}: {error}") from error
+            failed[name] = said = str(error)
+        except NoOutput:
+            raise
+        except Exception as error:  # of a method or a network of the user's own, for instance
+            traceback.print_exc()
+            failed[name] = said = f"{type(error).__name__}: {one_line(error)}"
         say(f"{label}: {said}")
-    return results, diverged
+    return results, failed
 
 
 def _test(run: RunConfig, label: str) -> tuple[Row, str]:
@@ -131,11 +135,11 @@ def _validate(run: RunConfig, label: str) -> tuple[Row, str]:
     return row, f"validation accuracy {row['val_accuracy'][-1]:.2%}"
 
 
-def _refuse(diverged: dict[str, str], runs: Runs) -> None:
+def _refuse(failed: dict[str, str], runs: Runs) -> None:
     """End in an error that names the runs whose results are missing."""
-    if diverged:
-        name, first = next(iter(diverged.items()))
-        others = f"{len(diverged)} of {len(runs)} runs diverged and are left out: {', '.join(diverged)}"
+    if failed:
+        name, first = next(iter(failed.items()))
+        others = f"{len(failed)} of {len(runs)} runs failed and are left out: {', '.join(failed)}"
         raise UsageError(f"{others} ({name}: {first})")
 
 

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from sgr_train import checkpoint, compare, divergence, report, train
+from sgr_train import checkpoint, compare, divergence, methods, report, train
 from sgr_train.errors import Diverged
 from sgr_train.files import write_json
 from sgr_train.measure import accuracy
@@ -131,31 +131,48 @@ def test_a_comparison_goes_on_without_the_runs_that_diverge(sgr_train, tmp_path,
     out = tmp_path / "comparison"
     status, text, errors = sgr_train("compare", *TINY_FLAGS, "--seeds", 0, 1, "--out", out)
     assert status == 2 and errors.count("\n") == 1
-    assert (
-        "3 of 6 runs diverged and are left out: bp seed 0, sgr seed 0, bp seed 1" in errors and "lower --lr" in errors
-    )
+    assert "3 of 6 runs failed and are left out: bp seed 0, sgr seed 0, bp seed 1" in errors and "lower --lr" in errors
     assert "[1/6] bp seed 0: training diverged in epoch 1: the loss of module 2 is nan" in text
+    assert "without bp seed 0, sgr seed 0, bp seed 1, which failed" in text
     assert "one seed, no standard error" in text and "of 1 seeds" in text  # paired: seed 1 alone
     summary = json.loads((out / "summary.json").read_text())
     assert {method: [run["seed"] for run in runs] for method, runs in summary["runs"].items()} == {
         "layerwise": [0, 1], "sgr": [1]}  # fmt: skip
-    assert summary["diverged"] == ["bp seed 0", "sgr seed 0", "bp seed 1"] and finite(out)
+    assert summary["failed"] == ["bp seed 0", "sgr seed 0", "bp seed 1"] and finite(out)
     monkeypatch.undo()
     status, _, errors = sgr_train("compare", "--resume", out)
     assert (status, errors) == (0, "")
 
 
+def test_a_comparison_goes_on_without_a_run_that_raises(sgr_train, tmp_path, monkeypatch):
+    """As a method of the user's own may."""
+    step = methods.sgr.step
+
+    def broken(self, network, x, y, update):
+        raise RuntimeError("shapes\ndiffer")
+
+    monkeypatch.setattr(methods.sgr, "step", broken)
+    out = tmp_path / "comparison"
+    flags = (*TINY_FLAGS, "--methods", "sgr", "layerwise", "--seeds", 0, "--epochs", 1)
+    status, text, errors = sgr_train("compare", *flags, "--out", out)
+    assert status == 2 and "[1/2] sgr seed 0: RuntimeError: shapes differ" in text
+    assert "without sgr seed 0, which failed" in text and "[2/2] layerwise seed 0: test accuracy" in text
+    assert "in broken" in errors and errors.endswith("left out: sgr seed 0 (sgr seed 0: RuntimeError: shapes differ)\n")
+    monkeypatch.setattr(methods.sgr, "step", step)
+    assert sgr_train("compare", "--resume", out)[0] == 0
+
+
 def test_a_comparison_of_which_nothing_is_left(sgr_train, tmp_path, monkeypatch):
     diverge(monkeypatch, lambda config: True)
     status, _, errors = sgr_train("compare", *TINY_FLAGS, "--seeds", 0, "--methods", "sgr", "--out", tmp_path / "x")
-    assert status == 2 and "1 of 1 runs diverged" in errors and errors.count("\n") == 1
+    assert status == 2 and "1 of 1 runs failed" in errors and errors.count("\n") == 1
 
 
 def test_a_weight_of_which_a_run_diverges_is_not_chosen(sgr_train, tmp_path, monkeypatch):
     diverge(monkeypatch, lambda config: (compare.weight_of(config), config.seed) == (0.1, 1))
     flags = (*TINY_FLAGS, "--epochs", 1, "--weights", 0.1, 0.2, "--seeds", 0, 1)
     status, text, errors = sgr_train("choose", *flags, "--out", tmp_path / "choice")
-    assert status == 2 and "1 of 6 runs diverged and are left out: lambda 0.1 seed 1" in errors
+    assert status == 2 and "1 of 6 runs failed and are left out: lambda 0.1 seed 1" in errors
     assert "--weight 0.2 --reduction batchmean" in text
     summary = json.loads((tmp_path / "choice" / "summary.json").read_text())
     assert [row["weight"] for row in summary["candidates"]] == [0.0, 0.2]

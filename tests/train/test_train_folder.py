@@ -71,7 +71,7 @@ def test_a_run_of_a_comparison_is_not_resumed_at_once(sgr_train, tmp_path):
     assert sgr_train("compare", *flags, "--out", out)[0] == 0
     with locked(out / "bp-seed0"):
         status, _, errors = sgr_train("compare", "--resume", out)
-    assert status == 2 and f"sgr-train: bp seed 0: {out / 'bp-seed0'} is in use" in errors
+    assert status == 2 and f"(bp seed 0: {out / 'bp-seed0'} is in use" in errors
 
 
 def test_a_killed_owner_leaves_no_lock(sgr_train, finished):
