@@ -20,6 +20,7 @@ from .networks.network import Network
 from .paths import expand
 from .report import table
 from .settings import validate
+from .state import weights_of_result
 from .train import pick_device
 
 
@@ -45,7 +46,7 @@ def load(folder: Path) -> Trained:
     if state is None:
         raise UsageError(f"{folder} has no checkpoint any more: there is no network to load")
     network, _ = build(config, len(state["classes"]), tuple(state["image_shape"]))
-    network.load_state_dict(state["network"])
+    network.load_state_dict(weights_of_result(state))
     return Trained(config=config, network=network.eval(), classes=tuple(state["classes"]))
 
 

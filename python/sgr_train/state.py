@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from . import methods
 from .networks.network import Network
@@ -24,6 +25,13 @@ class Epoch:
     seconds: float = 0.0  # of training
 
 
+def weights_of_result(state: dict[str, Any]) -> dict[str, Any]:
+    """Of a checkpoint, those of :attr:`Training.result`."""
+    if state["average"] is None:
+        return state["network"]
+    return {name.removeprefix("module."): value for name, value in state["average"].items() if name != "n_averaged"}
+
+
 @dataclass
 class Training:
     """A network in training, and the history of what was measured."""
@@ -37,11 +45,18 @@ class Training:
     history: list[dict[str, Any]] = field(default_factory=list)  # one row an epoch
     epoch: Epoch | None = None  # that has begun, after those of the history
     run_id: str = ""  # which its files carry
+    average: AveragedModel | None = None  # of the weights over steps
     saved: float = field(default_factory=time.monotonic)  # when it was kept last
+
+    @property
+    def result(self) -> Network:
+        """The network that is measured."""
+        return self.network if self.average is None else self.average.module
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "network": self.network.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "generator": self.generator.get_state(),
             "rng": torch.get_rng_state(),
@@ -56,6 +71,8 @@ class Training:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.network.load_state_dict(state["network"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.generator.set_state(state["generator"])

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import checkpoint, interrupts, methods, report
 from .build import build, learning_rate, make_optimizers
@@ -40,7 +41,10 @@ def setup(config: RunConfig) -> tuple[Training, Data]:
     epochs = config.epochs * methods.phases(method, network)
 
     generator = torch.Generator().manual_seed(config.seed)
-    return Training(network, method, make_optimizers(config, network), generator, epochs, data.classes), data
+    run = Training(network, method, make_optimizers(config, network), generator, epochs, data.classes)
+    if config.ema is not None:
+        run.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+    return run, data
 
 
 @enough_memory()
@@ -75,7 +79,7 @@ def train(config: RunConfig, label: str = "", verbose: bool = False) -> tuple[Tr
                     "images_per_second": images / seconds,
                     "peak_memory_bytes": memory.read(),
                     "peak_memory_kind": memory.kind,
-                    **measure(run.network, config, data),
+                    **measure(run.result, config, data),
                 }
             run.history.append(row)
             run.epoch = None
@@ -125,6 +129,8 @@ def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.P
         x = x.contiguous(memory_format=memory_format(config))
         with autocast(config, x.device):
             losses = torch.stack(run.method.step(run.network, x, labels, updates)).float()
+        if updates.complete and run.average is not None:
+            run.average.update_parameters(run.network)
         epoch.losses = epoch.losses + losses * len(labels)
         epoch.steps, epoch.images = epoch.steps + 1, epoch.images + len(labels)
         epoch.seconds = time.perf_counter() - started
@@ -172,7 +178,7 @@ def test(run: Training, config: RunConfig, data: Data) -> dict[str, Any]:
     """The one look at the test images, after training. Writes the summary and the curves."""
     last = run.history[-1]
     with advice(config, "on the test images"):
-        test_accuracy = accuracy(run.network, data.ordered(data.test, config.batch_size))
+        test_accuracy = accuracy(run.result, data.ordered(data.test, config.batch_size))
     summary = {
         "method": config.method,
         "seed": config.seed,

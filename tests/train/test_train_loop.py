@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from sgr_train import checkpoint, train
+from sgr_train import checkpoint, finished, train
 from sgr_train.build import build
 from sgr_train.errors import Diverged, UsageError
 from sgr_train.loader import load_data
+from sgr_train.measure import accuracy
+from sgr_train.updates import Updates
 
 import sgr_kernels as sk
 
@@ -254,7 +256,7 @@ def test_interrupted_while_the_checkpoint_is_written(tiny, monkeypatch):
 @pytest.mark.parametrize("method", ["sgr", "greedy"])
 def test_a_run_goes_on_from_the_middle_of_an_epoch(tiny, monkeypatch, when, method):
     """Of 3 steps: with those already taken in the means, and everything that is random as it would have been."""
-    settings = {"method": method, "batch_size": 40, "augment": ("crop",), **when}
+    settings = {"method": method, "batch_size": 40, "augment": ("crop",), "ema": 0.9, **when}
     settings |= {"every": 2} if method == "sgr" else {}
     whole, _ = train.train(tiny("whole", **settings))
     config, save = tiny("run", **settings), train.save
@@ -271,6 +273,30 @@ def test_a_run_goes_on_from_the_middle_of_an_epoch(tiny, monkeypatch, when, meth
     torch.randn(5)
     resumed, _ = train.train(config)
     assert_same_state(resumed, whole)
+
+
+def test_an_average_of_the_weights_is_what_is_measured_and_kept(tiny, monkeypatch):
+    """After every update, from the first one on: checked against the weights of every step."""
+    steps, step = [], Updates.__call__
+
+    def record(self, k):
+        step(self, k)
+        if k + 1 == len(self.network):
+            steps.append([p.detach().clone() for p in self.network.parameters()])
+
+    monkeypatch.setattr(Updates, "__call__", record)
+    config = tiny(method="layerwise", ema=0.5, epochs=2)
+    run, data = train.train(config)
+    average = steps[0]
+    for weights in steps[1:]:
+        average = [0.5 * a + 0.5 * w for a, w in zip(average, weights, strict=True)]
+    for found, expected in zip(run.result.parameters(), average, strict=True):
+        torch.testing.assert_close(found, expected)
+    assert run.history[-1]["val_accuracy"] == accuracy(run.result, data.ordered(data.val, 32))
+    train.test(run, config, data)
+    kept = finished.load(config.out).network
+    assert all(a.equal(b) for a, b in zip(kept.parameters(), run.result.parameters(), strict=True))
+    assert not all(a.equal(b) for a, b in zip(kept.parameters(), run.network.parameters(), strict=True))
 
 
 def test_what_is_not_finite_is_not_kept_within_an_epoch(tiny, monkeypatch):
