@@ -12,6 +12,7 @@ from networks import Apply, Hooked
 from torch import Tensor, nn
 
 import sgr_kernels as sk
+from sgr_kernels.engines.gradient_check import LONGEST, RATIO, check_gradient
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
@@ -242,3 +243,21 @@ def test_messages_ask_for_an_exact_derivative():
 def test_steep_smooth_losses_are_gradients(frequency):
     torch.manual_seed(0)
     step(mlp(Apply(lambda z: torch.sin(frequency * z))))
+
+
+def check_slopes(slopes: list[float]) -> None:
+    """The check of a gradient of 1e6 where the loss changes like this at ever shorter distances."""
+    x, grad = torch.ones(64, dtype=torch.float64), torch.zeros(64, dtype=torch.float64)
+    grad[0] = 1e6
+    distances = (LONGEST * RATIO**k for k in range(len(slopes)))
+    changes = (slope * distance for slope, distance in zip(slopes, distances, strict=True))
+    losses = iter([0.0, 0.0, *(value for change in changes for value in (change, 0.0))])  # rounding first
+    check_gradient(lambda _: torch.tensor(next(losses)), x, grad, torch.tensor(0.0), [], 1e-6)
+
+
+def test_a_loss_that_bends_at_all_distances_proves_no_gradient_wrong():
+    """As a network with statistics of few values does; that it is straight at two distances is chance."""
+    check_slopes([-50.0, 900.0, 890.0, -1400.0, -19e3, -69e3, 250e3, 460e3])
+    for slopes in ([890.0] * 8, [0.0] * 8, [-50.0, 400.0, *[890.0] * 6]):
+        with pytest.raises(RuntimeError, match="not that of the loss"):
+            check_slopes(slopes)

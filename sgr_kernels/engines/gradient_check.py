@@ -28,7 +28,8 @@ def check_gradient(
     """Compare <grad, u> for a random u, near the direction of ``grad``, with the change of the loss along u.
 
     A gradient that is right is seen to be so at two neighbouring distances, unless the loss bends at long ones and is
-    lost in rounding at short ones. One that is wrong is not, and is seen to be wrong at two where the loss is straight.
+    lost in rounding at short ones. One that is wrong is not, and is seen to be wrong at two where the loss is straight,
+    unless it is seen to bend at shorter ones: two that agree do so by chance then.
 
     Args:
         loss_at: the loss as a function of x; anything but x is the same in every call.
@@ -71,8 +72,11 @@ def check_gradient(
         right = [_agree(*pair, tolerance) for pair in seen[-2:]]
         if len(seen) > 1 and all(right):
             return
-        if len(seen) > 1 and not any(right) and _agree(seen[-2][0], seen[-1][0], tolerance):
+        straight = len(seen) > 1 and _agree(seen[-2][0], seen[-1][0], tolerance)
+        if straight and not any(right):
             wrong = seen[-1]
+        elif not straight and abs(change) > 2 / tolerance * rounding:
+            wrong = None
     if wrong is not None:
         change, expected = wrong
         raise RuntimeError(
