@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from sgr_train import methods
 from sgr_train.errors import UsageError
-from sgr_train.memory.best_cuts import Stretches
+from sgr_train.memory.best_cuts import Stretches, TooManyCuts
 from sgr_train.memory.live import peak_bytes
 from sgr_train.memory.step import Sizes
 from sgr_train.networks.cuts import Cuts
@@ -111,7 +111,7 @@ class Measured:
             return ()
         try:
             return cuts.found(self.name, way, count, *self.inputs("meta"), self.sizes)[0]
-        except UsageError:
+        except TooManyCuts:
             return zoo.create(self.name, count, device="meta").cuts
 
 

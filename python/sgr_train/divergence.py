@@ -39,9 +39,14 @@ def advice(config: RunConfig, when: str) -> Iterator[None]:
 
 
 class Watch:
-    """Notices sums of losses that are not finite on their device, which is not awaited before :meth:`check`."""
+    """Notices sums of losses that are not finite on their device, which is not awaited before :meth:`check`.
 
-    def __init__(self) -> None:
+    Args:
+        updated: the modules that were, as it stands at a check; losses are of the last of them.
+    """
+
+    def __init__(self, updated: set[int]) -> None:
+        self.updated = updated
         self._first: Tensor | None = None  # step of the first such loss by head, 0 of none
         self._values: Tensor | None = None
 
@@ -53,17 +58,13 @@ class Watch:
         self._first = torch.where(new, step, self._first)
         self._values = torch.where(new, losses, self._values)
 
-    def check(self, updated: set[int]) -> None:
-        """Raises Diverged with the module and the step of the first loss that was not finite.
-
-        Args:
-            updated: the modules that were; losses are of the last of them.
-        """
+    def check(self) -> None:
+        """Raises Diverged with the module and the step of the first loss that was not finite."""
         if self._first is None or not self._first.any():
             return
         heads = [(step, head) for head, step in enumerate(self._first.tolist()) if step]
         step, head = min(heads)
-        modules = sorted(updated)[-len(self._first) :]
+        modules = sorted(self.updated)[-len(self._first) :]
         number = modules[head] if len(modules) == len(self._first) else head
         raise Diverged(f"the loss of module {number + 1} is {self._values[head].item()} in step {step} of the epoch")
 

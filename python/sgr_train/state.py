@@ -80,4 +80,6 @@ class Training:
         if torch.cuda.is_available() and state["cuda_rng"]:
             torch.cuda.set_rng_state_all(state["cuda_rng"])
         self.history = state["history"]
-        self.epoch = None if state["epoch"] is None else Epoch(**state["epoch"])
+        if state["epoch"] is not None:
+            self.epoch = Epoch(**state["epoch"])
+            self.epoch.losses = self.epoch.losses.to(self.network.mean.device)

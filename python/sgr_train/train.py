@@ -112,11 +112,19 @@ def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.P
     Raises:
         Diverged: a loss, or what the last step left in the network, is not finite.
     """
-    updates, watch = Updates(run.network, run.optimizers, config.accumulate, config.clip_grad_norm), Watch()
+    updates = Updates(run.network, run.optimizers, config.accumulate, config.clip_grad_norm)
+    watch = Watch(updates.modules)
     if run.epoch is None:
         order = data.order(config.batch_size * config.accumulate, run.generator)
         run.epoch = Epoch(order, torch.zeros((), device=data.mean.device))
     epoch, started = run.epoch, time.perf_counter() - run.epoch.seconds
+
+    def require_finite() -> None:
+        """Awaits a GPU: the time is that of all steps."""
+        watch.check()
+        check_weights(run.network)
+        epoch.seconds = time.perf_counter() - started
+
     methods.begin_epoch(run.method, len(run.history), config.epochs)
     batches = epoch.order.split(config.batch_size)
     steps = len(batches)
@@ -133,17 +141,14 @@ def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.P
             run.average.update_parameters(run.network)
         epoch.losses = epoch.losses + losses * len(labels)
         epoch.steps, epoch.images = epoch.steps + 1, epoch.images + len(labels)
-        epoch.seconds = time.perf_counter() - started
         watch.see(epoch.losses, epoch.steps)
         if epoch.steps % CHECK_EVERY == 0:
-            watch.check(updates.modules)
+            watch.check()
         progress.batch(len(labels), epoch.losses[-1] / epoch.images)
         if updates.complete and epoch.steps < steps and is_due(run, config):
-            watch.check(updates.modules)
-            check_weights(run.network)
+            require_finite()
             save(run, config)
-    watch.check(updates.modules)
-    check_weights(run.network)
+    require_finite()
     return (epoch.losses / epoch.images).tolist()
 
 

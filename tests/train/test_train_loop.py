@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sgr_train import checkpoint, finished, train
+from sgr_train import state as state_of_training
 from sgr_train.build import build
 from sgr_train.errors import Diverged, UsageError
 from sgr_train.loader import load_data
@@ -273,6 +274,16 @@ def test_a_run_goes_on_from_the_middle_of_an_epoch(tiny, monkeypatch, when, meth
     torch.randn(5)
     resumed, _ = train.train(config)
     assert_same_state(resumed, whole)
+
+
+def test_sums_of_an_epoch_are_where_the_network_is(tiny):
+    """They are read to the CPU."""
+    run, _ = train.setup(tiny())
+    run.epoch = state_of_training.Epoch(torch.arange(3), torch.zeros(3))
+    state = run.state_dict()
+    run.network.mean = run.network.mean.to("meta")
+    run.load_state_dict(state)
+    assert run.epoch.losses.device.type == "meta" and run.epoch.order.device.type == "cpu"
 
 
 def test_an_average_of_the_weights_is_what_is_measured_and_kept(tiny, monkeypatch):

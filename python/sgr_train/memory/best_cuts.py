@@ -27,6 +27,10 @@ Found = tuple[float, Cuts]  # a peak, infinite where it reaches the bound, and t
 NOTHING: Found = math.inf, ()
 
 
+class TooManyCuts(UsageError):
+    """More than are tried."""
+
+
 def best_cuts(
     blocks: Network, method: methods.Method, x: Tensor, y: Tensor, start: Cuts, sizes: Sizes | None = None
 ) -> tuple[Cuts, int]:
@@ -140,7 +144,7 @@ def search(peak: Callable[..., Found], total: int, start: Cuts) -> Found:
 def _search_steps(blocks: Network, method: methods.Method, x: Tensor, y: Tensor, count: int, sizes: Sizes) -> Found:
     candidates = math.comb(len(blocks) - 1, count - 1)
     if candidates > MOST_STEPS:
-        raise UsageError(f"--cuts auto: {candidates} cuts are more than {MOST_STEPS}; lower --modules or give numbers")
+        raise TooManyCuts(f"--cuts auto: {candidates} cuts are more than {MOST_STEPS}; lower --modules or give numbers")
     best = NOTHING
     for cuts in itertools.combinations(range(1, len(blocks)), count - 1):
         network, own = _prepared(_cut(blocks, cuts), method, x, sizes)

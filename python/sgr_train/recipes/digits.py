@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from ..methods import names
 from . import Recipe, register
+from .table4 import PEPITA_CONV
 
 NETWORK = {"model": "plainnet", "depth": 3, "lr": 0.05}
 OTHERS = {  # where a method needs something else
     "dfa": {**NETWORK, "head": "linear"},
     "drtp": {**NETWORK, "head": "linear"},
     "dni": {**NETWORK, "lr": 0.02},
-    "pepita": {"model": "pepita_conv", "head": "linear", "flatten": True, "bias": False, "lr": 0.1},
+    "pepita": {**PEPITA_CONV, "lr": 0.1},
 }
 CHOICE = "Everything is chosen here: that a method of the zoo learns is seen, and not how well."
 

@@ -21,6 +21,7 @@ ACCURACY_OF_PEPITA = {
     10: {"fa": "57.51 +- 0.57", "drtp": "50.53 +- 0.81", "pepita": "56.33 +- 1.35"},
     100: {"fa": "27.15 +- 0.53", "drtp": "20.14 +- 0.68", "pepita": "27.56 +- 0.60"},
 }
+PEPITA_CONV = {"model": "pepita_conv", "head": "linear", "flatten": True, "bias": False}
 CHOICES_OF_PEPITA = (
     "One convolution and a linear layer without biases, batch, momentum and schedule of PEPITA's code.",
     "Without its dropout of 10%; weights begin as PyTorch has them, and images are normalised.",
@@ -48,9 +49,8 @@ def _row_of_pepita(classes: int, method: str, accuracy: str) -> None:
     @register(f"table4-pepita_conv{infix(classes)}-{method}")
     def recipe() -> Recipe:
         paper = f"{accuracy} (Table 4, CIFAR-{classes}, {method})"
-        network = {"model": "pepita_conv", "head": "linear", "flatten": True, "bias": False}
         own, choices = OWN.get(method, ({}, ()))
-        return on_cifar(paper, classes, method, *CHOICES_OF_PEPITA, *choices, **{**PEPITA, **network, **own})
+        return on_cifar(paper, classes, method, *CHOICES_OF_PEPITA, *choices, **{**PEPITA, **PEPITA_CONV, **own})
 
 
 for _rows, _register in ((ACCURACY, _row), (ACCURACY_OF_PEPITA, _row_of_pepita)):
