@@ -105,7 +105,7 @@ sanitized() { # TOOL BACKEND DTYPE ...
 # The budget is the time of one comparison in seconds: a GPU is steadier than a CPU.
 part_step() {
   measure "$out" step --whole --budget 3 --networks resnet50 resnet32 vit_s_16 swin_t \
-    --methods BP 'BP + checkpointing' 'plain local' directional 'directional, every 4th' 'Algorithm 1'
+    --methods BP 'BP + checkpointing' 'plain local' directional 'directional, every 4th' 'directional, overlapping' 'Algorithm 1'
 }
 
 part_forced() {
@@ -268,7 +268,7 @@ stopped='' failed=0 running=()
 while ((${#parts[@]})); do
   together=("${parts[0]}")
   parts=("${parts[@]:1}")
-  while ((${#parts[@]})) && [[ -v beside[${parts[0]}] ]]; do
+  while ((${#parts[@]})) && [[ ${together[0]} != build && -v beside[${parts[0]}] ]]; do # nothing runs before it is built
     together+=("${parts[0]}")
     parts=("${parts[@]:1}")
   done

@@ -83,7 +83,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--networks", nargs="+", type=zoo.network_name, default=default)
     parser.add_argument("--modules", type=int, nargs="+", help="K (default 3; resnet32 3 16; plainnet: one a layer)")
     parser.add_argument("--batch", type=int, help="images (default 128 of CIFAR's size; 8 of ImageNet's, GPU: 256)")
-    parser.add_argument("--methods", nargs="+", choices=[*ways(), COMPILED], help="of whole steps (default: all)")
+    parser.add_argument("--methods", nargs="+", choices=[*ways("cuda"), COMPILED], help="of whole steps (default: all)")
     precision = "default float32; on a GPU bfloat16 for images of ImageNet's size"
     parser.add_argument("--precision", choices=["float32", "bfloat16"], help=precision)
     parser.add_argument("--budget", type=float, default=60.0, help="seconds for one comparison (default 60)")
@@ -156,7 +156,7 @@ def _measured(args: argparse.Namespace, case: Case) -> Iterator[Row]:
 
 
 def _methods(args: argparse.Namespace, case: Case) -> list[str]:
-    names = list(ways())
+    names = list(ways(args.device))
     names += [COMPILED] if args.methods or ((case.network, case.count) in COMPILES and not args.quick) else []
     return [name for name in names if name in (args.methods or names)]
 
@@ -174,7 +174,7 @@ def _run(
     if name == COMPILED:
         with _autocast(case, x.device.type):
             return Run(_in_precision(case, x.device.type, compiled_algorithm1(network, x, y)), network), {}
-    way = ways()[name]
+    way = ways("cuda")[name]
     step = Step(way, network, x)
     require_claims(step, network, x, y)
     run = _whole(case, step, x, y)

@@ -54,12 +54,15 @@ WAYS = {
     "fused": _sgr("fused"),
     PUBLISHED: _sgr("autograd"),
 }
+# Where there are streams: elsewhere they are the same as without.
+GPU_WAYS = {"directional, overlapping": _sgr("directional", overlap=True)}
 
 
-def ways() -> dict[str, Way]:
+def ways(device: str = "cpu") -> dict[str, Way]:
     """By name. Methods that have no other, as those of plug-ins, go by their own, with their default options."""
     named = {way.method for way in WAYS.values()}
-    return WAYS | {name: Way(name) for name in methods.names() if name not in named}
+    others = {name: Way(name) for name in methods.names() if name not in named}
+    return WAYS | (GPU_WAYS if device == "cuda" else {}) | others
 
 
 class Step:

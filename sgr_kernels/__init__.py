@@ -2,7 +2,7 @@
 
 from ._version import __version__
 from .backends import backend, backends
-from .engines import LocalStep, local_step
+from .engines import LocalStep, local_step, overlapping
 from .functional import (
     Conv2dReLUSGR,
     LinearReLUSGR,
@@ -38,6 +38,7 @@ __all__ = [
     "linear_relu",
     "linear_relu_sgr",
     "local_step",
+    "overlapping",
     "sgr_loss",
     "sgr_residual",
     "smooth",

@@ -23,29 +23,17 @@ struct Launch {
   int64_t blocks;
   int threads;
   size_t shared_bytes = sizeof(Scratch);
-  bool cooperative = false;  // all blocks run at the same time, or none
 };
 
-// False, and nothing runs, where the blocks of a cooperative launch cannot run at the same time: a stream may have fewer
-// processors than the device says.
 template <typename... Parameters, typename... Arguments>
-bool launch_kernel(void (*kernel)(Parameters...), const Launch& launch, cudaStream_t stream,
+void launch_kernel(void (*kernel)(Parameters...), const Launch& launch, cudaStream_t stream,
                    const Arguments&... arguments) {
-  cudaLaunchAttribute cooperative;
-  cooperative.id = cudaLaunchAttributeCooperative;
-  cooperative.val.cooperative = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(launch.blocks));
   config.blockDim = dim3(launch.threads);
   config.dynamicSmemBytes = launch.shared_bytes;
   config.stream = stream;
-  config.attrs = &cooperative;
-  config.numAttrs = launch.cooperative ? 1 : 0;
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments...);
-  const bool too_large = error == cudaErrorCooperativeLaunchTooLarge;
-  if (too_large) cudaGetLastError();  // or the next call would meet it again
-  else check(error);
-  return !too_large;
+  check(cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 
 inline int device_attribute(cudaDeviceAttr attribute) {

@@ -53,22 +53,35 @@ __device__ inline WordOf<T, width> word_of(const Pack<T, width>& pack) {
   return word;
 }
 
-// Global memory that nobody writes while the kernel runs.
-template <typename T, int width>
+// Global memory that nobody writes while the kernel runs. What is read for the last time gives way in the cache first.
+template <typename T, int width, bool last = false>
 __device__ inline Pack<T, width> load_global(const T* from) {
-  return pack_of<T, width>(__ldg(reinterpret_cast<const WordOf<T, width>*>(from)));
+  const auto* word = reinterpret_cast<const WordOf<T, width>*>(from);
+  return pack_of<T, width>(last ? __ldcs(word) : __ldg(word));
 }
 
-// A pack of 8 floats takes two words. The compiler would cut a plain assignment into single elements.
-template <typename T, int width>
-__device__ inline void store_global(T* to, const Pack<T, width>& pack) {
+// store(place, word) for the words of a pack: of 8 floats there are two. The compiler would cut a plain assignment into
+// single elements.
+template <typename T, int width, typename Store>
+__device__ __forceinline__ void store_words(T* to, const Pack<T, width>& pack, const Store& store) {
   using W = WordOf<T, width>;
 #pragma unroll
   for (int i = 0; i < static_cast<int>(sizeof(pack) / sizeof(W)); ++i) {
     W word;
     memcpy(&word, pack.value + i * (sizeof(W) / sizeof(T)), sizeof(word));
-    __stwb(reinterpret_cast<W*>(to) + i, word);
+    store(reinterpret_cast<W*>(to) + i, word);
   }
+}
+
+template <typename T, int width>
+__device__ __forceinline__ void store_global(T* to, const Pack<T, width>& pack) {
+  store_words(to, pack, [](auto* place, auto word) { __stwb(place, word); });
+}
+
+// What gives way in the cache first.
+template <typename T, int width>
+__device__ __forceinline__ void store_streaming(T* to, const Pack<T, width>& pack) {
+  store_words(to, pack, [](auto* place, auto word) { __stcs(place, word); });
 }
 
 // The same stretch of several rows.
@@ -78,7 +91,7 @@ struct Packs {
   Pack<T, width> row[rows];
 };
 
-template <typename T, int rows>
+template <typename T, int rows, bool last = false>
 struct RowReader {
   const T* row[rows];
 
@@ -86,8 +99,15 @@ struct RowReader {
   __device__ Packs<T, width, rows> read(int offset) const {
     Packs<T, width, rows> packs;
 #pragma unroll
-    for (int i = 0; i < rows; ++i) packs.row[i] = load_global<T, width>(row[i] + offset);
+    for (int i = 0; i < rows; ++i) packs.row[i] = load_global<T, width, last>(row[i] + offset);
     return packs;
+  }
+
+  __device__ RowReader<T, rows, true> last_time() const {
+    RowReader<T, rows, true> reader;
+#pragma unroll
+    for (int i = 0; i < rows; ++i) reader.row[i] = row[i];
+    return reader;
   }
 };
 

@@ -28,30 +28,28 @@ struct RowSums {
   RowSums(double* memory, int64_t rows)
       : tickets(reinterpret_cast<unsigned*>(memory)), partial(memory + rows / 2 + 1) {}  // two tickets in a double
 
-  static int64_t doubles(int64_t rows, int64_t cols, int count) {
-    return rows / 2 + 1 + rows * segments_of(cols) * count;
-  }
+  static int64_t doubles(int64_t rows, int64_t segments, int count) { return rows / 2 + 1 + rows * segments * count; }
   void clear_tickets(int64_t rows, cudaStream_t stream) const {
     check(cudaMemsetAsync(tickets, 0, sizeof(unsigned) * (1 + rows), stream));
   }
 };
 
-// From the sums of the threads over a segment to those of its row. The block that arrives last at the ticket of the row
-// adds the segments up, in their order; it gets true, and sums[] of the whole row in all of its threads. Where a row is
-// one segment the memory is not used.
+// From the sums of the threads over one of the `segments` of a row to those of the row. The block that arrives last at
+// the ticket of the row adds the segments up, in their order; it gets true, and sums[] of the whole row in all of its
+// threads. Where a row is one segment the memory is not used.
 template <int count>
-__device__ inline bool row_sum(double (&sums)[count], int64_t row, int64_t column, int64_t cols, const RowSums& work) {
-  const int64_t segments = segments_of(cols);
+__device__ inline bool row_sum(double (&sums)[count], int64_t row, int64_t segment, int64_t segments,
+                               const RowSums& work) {
   block_sum(sums);
   if (segments == 1) return true;
   double* partial = work.partial + row * segments * count;
   if (threadIdx.x == 0) {
-    for (int k = 0; k < count; ++k) partial[count * (column / kSegment) + k] = sums[k];
+    for (int k = 0; k < count; ++k) partial[count * segment + k] = sums[k];
   }
   if (!last_to_arrive(work.tickets + 1 + row, static_cast<unsigned>(segments))) return false;
   for (int k = 0; k < count; ++k) sums[k] = 0.0;
-  for (int64_t segment = threadIdx.x; segment < segments; segment += blockDim.x)
-    for (int k = 0; k < count; ++k) sums[k] += load_fresh(partial + count * segment + k);
+  for (int64_t i = threadIdx.x; i < segments; i += blockDim.x)
+    for (int k = 0; k < count; ++k) sums[k] += load_fresh(partial + count * i + k);
   block_sum(sums);
   return true;
 }

@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
         sum[0] += x * x;
       }
     });
-    if (!row_sum(sum, row, column, in.cols(), work)) return;
+    if (!row_sum(sum, row, column / kSegment, segments_of(in.cols()), work)) return;
     if (threadIdx.x == 0) norms[row] = sqrt(sum[0]);
   });
 }
@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
 // norms: (rows). Neither rows nor cols may be 0.
 template <class Device, typename T>
 void run_row_norms(Device& device, const RowSet<T, 1>& in, double* norms) {
-  const RowSums work(device.workspace(RowSums::doubles(in.rows(), in.cols(), 1)), in.rows());
+  const RowSums work(device.workspace(RowSums::doubles(in.rows(), segments_of(in.cols()), 1)), in.rows());
   if (segments_of(in.cols()) > 1) work.clear_tickets(in.rows(), device.stream());
   launch_segments(row_norms_kernel<T>, device.stream(), in, work, norms);
 }

@@ -48,12 +48,12 @@ struct Workspace {
   double* coef;      // (kCoefRows, rows)
   RowSums sums;
 
-  // memory: (doubles(rows, cols))
+  // memory: (doubles(rows, segments))
   Workspace(double* memory, int64_t rows)
       : row_loss(memory), coef(memory + rows), sums(memory + (1 + kCoefRows) * rows, rows) {}
 
-  static int64_t doubles(int64_t rows, int64_t cols) {
-    return (1 + kCoefRows) * rows + RowSums::doubles(rows, cols, 3);
+  static int64_t doubles(int64_t rows, int64_t segments) {
+    return (1 + kCoefRows) * rows + RowSums::doubles(rows, segments, 3);
   }
 };
 
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kMaxThreads, kMinBlocks)
     }
     sweep<T>(align(length, reader), reader,
              [&](int, const auto& pair) { add_pair<kind>(pair, d_scale, g_scale, sums); });
-    if (!row_sum(sums, row, column, in.cols(), work.sums)) return;
+    if (!row_sum(sums, row, column / kSegment, segments_of(in.cols()), work.sums)) return;
     if (threadIdx.x == 0) write_row<kind, T, normalize>(row, in.rows(), sums, options, work, coef);
   });
   if constexpr (kind != Sums::kNorms) {
@@ -110,7 +110,7 @@ void launch_sgr_loss(const RowSet<T, 2>& in, const Options& options, const Works
 
 template <class Device, typename T>
 void run_sgr_loss(Device& device, const RowSet<T, 2>& in, const Options& options, double* coef, Wide<T>* loss) {
-  const Workspace work(device.workspace(Workspace::doubles(in.rows(), in.cols())), in.rows());
+  const Workspace work(device.workspace(Workspace::doubles(in.rows(), segments_of(in.cols()))), in.rows());
   launch_sgr_loss(in, options, work, coef, loss, device.stream());
 }
 

@@ -1,6 +1,6 @@
-// Loss and v in one kernel that reads the inputs once: a row stays on chip, in the shared memory of one block, or in
-// that of all blocks (pieces.cuh). Rows that do not fit take the kernels of sgr_loss and sgr_shift, and so do float64
-// rows that do not fit into one block where they are normalised: their sums take two sweeps.
+// Loss and v in one kernel that reads the inputs from memory once: a row stays in the shared memory of a block, or the L2
+// cache keeps it (turns.cuh). Float64 rows that do not fit into one block take the kernels of sgr_loss and sgr_shift
+// where they are normalised: their sums take two sweeps.
 //
 // Memory is kept busy by copies that need no registers: all of a row is on its way before its first element is used,
 // and while a row is written, what has been used makes place for the next one. What is left is the time between the
@@ -12,9 +12,9 @@
 
 #include "common/stamped.cuh"
 #include "sgr_loss/kernel.cuh"
-#include "sgr_residual/pieces.cuh"
 #include "sgr_residual/plan.cuh"
 #include "sgr_residual/row_cache.cuh"
+#include "sgr_residual/turns.cuh"
 #include "sgr_shift/kernel.cuh"
 
 namespace sgr::cuda {
@@ -65,49 +65,42 @@ inline Chip this_chip() {
   return {device_attribute(cudaDevAttrMultiProcessorCount),
           device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor),
           device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
-          device_attribute(cudaDevAttrReservedSharedMemoryPerBlock),
-          device_attribute(cudaDevAttrCooperativeLaunch) != 0};
+          device_attribute(cudaDevAttrReservedSharedMemoryPerBlock)};
 }
 
-// Lifts the kernel's limit to that of the device: it belongs to the kernel and not to a launch, so all threads of the
-// process that launch it must set the same.
-template <typename Kernel>
-void allow_shared(Kernel kernel, const Chip& chip) {
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, chip.shared_per_block));
-}
-
-// False, and nothing runs, where the blocks of the plan do not run at the same time.
 template <class Device, typename T, bool normalize>
-bool run_in_pieces(Device& device, const RowSet<T, 2>& in, const Options& options, const OnChip& plan, const Chip& chip,
-                   Wide<T>* loss, Wide<T>* v, uint64_t stamp) {
-  if constexpr (kFirstSums<T, normalize> == Sums::kNorms) {
-    return false;
-  } else {
-    const auto kernel = sgr_residual_pieces_kernel<T, normalize>;
-    allow_shared(kernel, chip);
-    double* memory = device.workspace(PieceMail::doubles(plan.blocks, in.rows(), plan.pieces));
-    const PieceMail mail(memory, plan.blocks, in.rows(), stamp);
-    const Launch launch{plan.blocks, plan.threads, plan.shared_bytes, true};
-    return launch_kernel(kernel, launch, device.stream(), in, options, mail, plan.pieces, static_cast<int>(plan.slice),
-                         plan.lag, loss, v);
-  }
+void run_rows(Device& device, const RowSet<T, 2>& in, const Options& options, const OnChip& plan, const Chip& chip,
+              Wide<T>* loss, Wide<T>* v, uint64_t stamp) {
+  const auto kernel = sgr_residual_rows_kernel<T, normalize>;
+  // The limit belongs to the kernel and not to a launch, so all threads of the process must set the same.
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, chip.shared_per_block));
+  const Mail mail{reinterpret_cast<Stamped*>(device.workspace(plan.blocks * kStampedDoubles)), stamp};
+  launch_kernel(kernel, {plan.blocks, plan.threads, plan.shared_bytes}, device.stream(), in, options, mail,
+                static_cast<int>(plan.slice), loss, v);
+}
+
+template <class Device, typename T, bool normalize>
+void run_turns(Device& device, const RowSet<T, 2>& in, const Options& options, const Turns& turns, Wide<T>* loss,
+               Wide<T>* v) {
+  const Workspace work(device.workspace(Workspace::doubles(in.rows(), turns.pieces)), in.rows());
+  work.sums.clear_tickets(in.rows(), device.stream());
+  launch_kernel(sgr_residual_turns_kernel<T, normalize>, {turns.blocks(), kMaxThreads}, device.stream(), in, options,
+                work, turns, loss, v);
 }
 
 template <class Device, typename T, bool normalize>
 void run_normalized(Device& device, const RowSet<T, 2>& in, const Options& options, Wide<T>* loss, Wide<T>* v,
                     uint64_t stamp) {
+  constexpr bool has_turns = kFirstSums<T, normalize> != Sums::kNorms;
   const Chip chip = this_chip();
-  const OnChip plan = plan_on_chip<T>(in.rows(), in.cols(), chip);
-  if (plan.pieces == 1) {
-    const auto kernel = sgr_residual_rows_kernel<T, normalize>;
-    allow_shared(kernel, chip);
-    double* memory = device.workspace(plan.blocks * kStampedDoubles);
-    launch_kernel(kernel, {plan.blocks, plan.threads, plan.shared_bytes}, device.stream(), in, options,
-                  Mail{reinterpret_cast<Stamped*>(memory), stamp}, static_cast<int>(plan.slice), loss, v);
-    return;
+  const OnChip plan = plan_on_chip<T>(in.rows(), in.cols(), chip, !has_turns);
+  if (plan.blocks > 0) return run_rows<Device, T, normalize>(device, in, options, plan, chip, loss, v, stamp);
+  if constexpr (has_turns) {
+    const Turns turns = plan_turns<T>(in.rows(), in.cols(), device_attribute(cudaDevAttrL2CacheSize));
+    if (turns.blocks() == grid_for(turns.blocks()))
+      return run_turns<Device, T, normalize>(device, in, options, turns, loss, v);
   }
-  if (plan.pieces > 1 && run_in_pieces<Device, T, normalize>(device, in, options, plan, chip, loss, v, stamp)) return;
-  const Workspace work(device.workspace(Workspace::doubles(in.rows(), in.cols())), in.rows());
+  const Workspace work(device.workspace(Workspace::doubles(in.rows(), segments_of(in.cols()))), in.rows());
   launch_sgr_loss(in, options, work, work.coef, loss, device.stream());
   run_combine(device, in, work.coef, work.coef + in.rows(), Number<Wide<T>>{1.0, nullptr}, v);
 }

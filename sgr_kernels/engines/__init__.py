@@ -12,10 +12,13 @@ from ..functional.relu_sgr import check_curvature
 from ..gates.randomness import is_capturing
 from ..operators.common.checks import check_number, check_number_or_tensor
 from ..operators.common.options import check_reduction
-from . import autograd, directional, fused
+from . import autograd, directional, fused, overlap
 from .common import LocalStep, StepInputs, StepOptions, as_constant
+from .overlap import overlapping
+from .reach import Reach
 from .wrappers import refuse_wrapped
 
+__all__ = ["ENGINES", "LocalStep", "automatic", "local_step", "overlapping"]
 ENGINES = {"autograd": autograd, "fused": fused, "directional": directional}
 
 
@@ -115,6 +118,8 @@ def local_step(
     check_number("grad_scale", grad_scale, "> 0")
     _check_tensors(x, delta_pre)
     refuse_wrapped(body, head)
+    if steps := overlap.current(x.device):
+        steps.begin(Reach(body, head))
     if engine == "auto":
         engine = automatic(body)
     if engine != "directional" and (radius is not None or order != 1):

@@ -8,12 +8,14 @@ or, of second order, sgr_weight / 2h * (G(x + h v) - G(x - h v)). Algorithm 1 tr
 passes at x + h v and x - h v: see :mod:`sgr_kernels.gates`. :mod:`.step_length` chooses h.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from ..functional.direction import sgr_direction
 from ..torch_internals import foreach_add_, foreach_mul_, foreach_sub_
-from . import autograd
+from . import autograd, overlap
 from .common import LocalStep, StepInputs, StepOptions, add_gradients, in_wider_dtype, memory_of_its_own, unscale
 from .passes import Passes
 from .step_length import step_length
@@ -36,8 +38,13 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
         points = [direction.combine(source, coef, sign).to(x.dtype) for sign in (1.0, -1.0)[: options.order]]
         delta_out = delta_out if options.need_delta_out else None
         del ends, deltas, delta, pair, direction, source  # the passes need the memory
-        gradients = reconciled(passes, gradients, points, options.sgr_weight * inverse)
-    add_gradients(passes.parameters, gradients)
+        work = partial(reconciled, passes, gradients, points, options.sgr_weight * inverse)
+        if steps := overlap.current(x.device):
+            steps.launch(passes.parameters, work, held=[x, *points])
+        else:
+            add_gradients(passes.parameters, work())
+    else:
+        add_gradients(passes.parameters, gradients)
     return LocalStep(loss, sgr, output, delta_out if options.need_delta_out else None)
 
 

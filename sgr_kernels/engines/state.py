@@ -66,16 +66,28 @@ class Snapshot(NamedTuple):
         for cell, value in self.cells:
             if not is_full(cell) or cell.cell_contents is not value:
                 cell.cell_contents = value
-        if contents := [*self.buffers, *self.written]:
-            with torch.no_grad():
-                foreach_copy_(*map(list, zip(*contents, strict=True)))
+        _copy([*self.buffers, *self.written])
 
 
 def _with_contents(tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
     if not tensors:
         return []
     with torch.no_grad():
-        return [(tensor, tensor.clone()) for tensor in tensors]
+        if not tensors[0].is_cuda:
+            return [(tensor, tensor.clone()) for tensor in tensors]
+        contents = [torch.empty_like(tensor) for tensor in tensors]
+    _copy(list(zip(contents, tensors, strict=True)))
+    return list(zip(tensors, contents, strict=True))
+
+
+def _copy(pairs: list[tuple[Tensor, Tensor]]) -> None:
+    """Into the first of each pair the second. Tensors of one dtype take one launch together, others one each."""
+    by_dtype: dict[torch.dtype, list[tuple[Tensor, Tensor]]] = {}
+    for pair in pairs:
+        by_dtype.setdefault(pair[0].dtype, []).append(pair)
+    with torch.no_grad():
+        for same in by_dtype.values():
+            foreach_copy_(*map(list, zip(*same, strict=True)))
 
 
 def _in_memory(buffer: Tensor) -> Tensor:

@@ -31,8 +31,14 @@ int sgr_loss_backward(const Matrix* delta, const Matrix* target, const void* gra
 }
 
 void plan(int dtype, int64_t rows, int64_t cols, const Chip* chip, OnChip* plan) {
-  *plan = dispatch(dtype, [&](auto type) { return plan_on_chip<decltype(type)>(rows, cols, *chip); });
+  *plan = dispatch(dtype, [&](auto type) { return plan_on_chip<decltype(type)>(rows, cols, *chip, false); });
 }
+
+void turns(int dtype, int64_t rows, int64_t cols, int64_t cache, Turns* turns) {
+  *turns = dispatch(dtype, [&](auto type) { return plan_turns<decltype(type)>(rows, cols, cache); });
+}
+
+void turn(int64_t block, const Turns* turns, Turn* turn) { *turn = turn_of(block, *turns); }
 
 int sgr_residual(const Matrix* delta, const Matrix* target, const Settings* settings, void* loss, void* v) {
   return run(delta->dtype, [&](auto& device, auto type) {

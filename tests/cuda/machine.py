@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from shim_library import DTYPES, Device, Guarded, Simulator, library_of, matrix, pointer, wide
@@ -50,33 +50,59 @@ class _Chip(ctypes.Structure):
         ("shared_per_processor", ctypes.c_int),
         ("shared_per_block", ctypes.c_int),
         ("reserved", ctypes.c_int),
-        ("cooperative", ctypes.c_bool),
     ]
 
 
 class OnChip(ctypes.Structure):
-    """How sgr_residual spreads rows over blocks; pieces = 0: not at all."""
+    """How sgr_residual gives rows to blocks; blocks = 0: they do not fit."""
 
     _fields_ = [
-        ("pieces", ctypes.c_int),
         ("slice", ctypes.c_int64),
         ("blocks", ctypes.c_int64),
         ("threads", ctypes.c_int),
         ("shared_bytes", ctypes.c_size_t),
-        ("lag", ctypes.c_int),
     ]
 
 
+class Turns(ctypes.Structure):
+    """How sgr_residual cuts rows that the L2 cache keeps."""
+
+    _fields_ = [
+        ("pieces", ctypes.c_int),
+        ("slice", ctypes.c_int),
+        ("rows", ctypes.c_int64),
+        ("ahead", ctypes.c_int64),
+    ]
+
+
+class Turn(ctypes.Structure):
+    """What a block does."""
+
+    _fields_ = [("summing", ctypes.c_bool), ("row", ctypes.c_int64), ("piece", ctypes.c_int64)]
+
+
 def plan(device: Device, rows: int, cols: int, dtype: torch.dtype = torch.float32) -> OnChip:
+    """That of rows whose sums take one sweep."""
     chip = _Chip(
         device.processors,
         device.shared_per_processor,
         device.shared_per_block,
         device.reserved_shared,
-        bool(device.cooperative),
     )
     found, size = OnChip(), [ctypes.c_int64(number) for number in (rows, cols)]
     library_of("sgr_loss").plan(DTYPES.index(dtype), *size, ctypes.byref(chip), ctypes.byref(found))
+    return found
+
+
+def turns(device: Device, rows: int, cols: int, dtype: torch.dtype = torch.float32) -> Turns:
+    found, numbers = Turns(), [ctypes.c_int64(number) for number in (rows, cols, device.cache)]
+    library_of("sgr_loss").turns(DTYPES.index(dtype), *numbers, ctypes.byref(found))
+    return found
+
+
+def turn_of(block: int, turns: Turns) -> Turn:
+    found = Turn()
+    library_of("sgr_loss").turn(ctypes.c_int64(block), ctypes.byref(turns), ctypes.byref(found))
     return found
 
 
@@ -97,6 +123,7 @@ class Machine(Simulator):
         return out.tensor
 
     def sgr_residual(self, delta: Tensor, target: Tensor, options: Options, offset: int = 0) -> tuple[Tensor, Tensor]:
+        self.device = replace(self.device, in_order=1)  # it takes that for granted
         loss, v = Guarded((), wide(delta)), Guarded(tuple(delta.shape), wide(delta), offset)
         self.call("sgr_loss", "sgr_residual", matrix(delta), matrix(target), _settings(options), loss, v)
         return loss.tensor, v.tensor
@@ -105,6 +132,7 @@ class Machine(Simulator):
         self, before: Tensor, delta: Tensor, target: Tensor, options: Options
     ) -> tuple[Tensor, Tensor]:
         """That of delta and target by a captured launch that ran with the rows ``before``."""
+        self.device = replace(self.device, in_order=1)
         loss, v = Guarded((), wide(delta)), Guarded(tuple(delta.shape), wide(delta))
         rows = map(matrix, (before, delta, target))
         self.call("sgr_loss", "sgr_residual_again", *rows, _settings(options), loss, v)

@@ -33,9 +33,8 @@ class Device:
     shared_per_processor: int = 228 * 1024
     reserved_shared: int = 1024
     max_grid: int = 2**31 - 1
-    cooperative: int = 1
-    most_resident: int = 32
-    withheld: int = 0
+    cache: int = 50 << 20
+    in_order: int = 0
     schedule: str = "forward"
     seed: int = 0
 
@@ -44,7 +43,6 @@ class Device:
 class Launch:
     blocks: int
     threads: int
-    cooperative: bool
     shared_bytes: int
 
 
@@ -64,7 +62,6 @@ class _Launch(ctypes.Structure):
     _fields_ = [
         ("blocks", ctypes.c_uint),
         ("threads", ctypes.c_uint),
-        ("cooperative", ctypes.c_bool),
         ("shared_bytes", ctypes.c_size_t),
     ]
 

@@ -15,22 +15,21 @@ from shim_library import DTYPES, SCHEDULES, Device, Guarded, assert_same_bits, f
 from torch import Tensor
 
 OPTIONS = [Options(normalize, reduction) for normalize in (True, False) for reduction in ("mean", "batchmean", "sum")]
-PIECES = 2
-PARTS = {"one block": 1, "pieces": PIECES, "two sweeps": 0}
+TURNS = 2
+PARTS = {"one block": 1, "turns": TURNS, "two sweeps": 0}
 
 
 def device_for(parts: int, delta: Tensor, **properties) -> Device:
-    """A device on which a row of delta fits into one block; in PIECES on the chip; 0: not at all."""
+    """A device on which a row of delta fits into one block, or blocks take TURNS; 0: the grid is too small for that."""
     unit = 64  # of slices, in elements
     whole = 2 * unit * delta.element_size() * math.ceil(delta.shape[1] / unit) + 192
-    shared = {1: whole, PIECES: 5 * 4096 + 192, 0: 0}[parts]  # five pieces of 2 KiB of each input
-    assert parts != PIECES or whole > shared
-    return Device(shared_per_block=shared, shared_per_processor=3 * (shared + 1024), **properties)
+    shared, grid = whole if parts == 1 else 192, 1 if parts == 0 else 2**31 - 1
+    return Device(shared_per_block=shared, shared_per_processor=3 * (shared + 1024), **{"max_grid": grid, **properties})
 
 
 def length(parts: int, cols: int, dtype: torch.dtype) -> int:
-    """That of a row: ``cols`` elements, and six pieces more where there are to be pieces."""
-    return cols + (6 * 2048 // torch.empty((), dtype=dtype).element_size() if parts == PIECES else 0)
+    """That of a row: ``cols`` elements, and a piece more where blocks take turns."""
+    return cols + (16384 // torch.empty((), dtype=dtype).element_size() if parts == TURNS else 0)
 
 
 def gradients(shape, dtype=torch.float32, noise: float | None = None) -> tuple[Tensor, Tensor]:
@@ -113,11 +112,11 @@ def test_every_path(path, dtype, options):
     delta, target = gradients((3, length(PARTS[path], 1501, dtype)), dtype)
     machine = Machine(device_for(PARTS[path], delta))
     check(delta, target, options, machine)
-    together = [launch.cooperative for launch in machine.launches]
-    if path == "two sweeps" or (path == "pieces" and options.normalize and dtype == torch.float64):
-        assert len(together) > 1
+    blocks = [launch.blocks for launch in machine.launches]
+    if path == "two sweeps" or (path == "turns" and options.normalize and dtype == torch.float64):
+        assert len(blocks) > 1
     else:
-        assert together == [path == "pieces"]
+        assert blocks == [2 * 3 * 2 if path == "turns" else 3]
     results = everything(delta, target, options, machine)
     for schedule in ("reverse", "random"):
         other = Machine(replace(machine.device, schedule=schedule))
@@ -143,7 +142,7 @@ def test_one_element_a_row(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("parts", [1, PIECES, 0])
+@pytest.mark.parametrize("parts", [1, TURNS, 0])
 def test_misaligned_pointers_and_strides(dtype, parts):
     """Rows that start anywhere, together or not; outputs that do too; strides of 0, of n, beyond n."""
     cols = length(parts, 301, dtype)
@@ -164,14 +163,14 @@ def test_misaligned_pointers_and_strides(dtype, parts):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("noise", [1e-1, 1e-3, 1e-5])
-@pytest.mark.parametrize("parts", [1, PIECES, 0])
+@pytest.mark.parametrize("parts", [1, TURNS, 0])
 def test_near_parallel_rows_keep_their_digits(dtype, noise, parts):
     delta, target = gradients((4, 4096), dtype, noise=noise)
     check(delta, target, Options(), Machine(device_for(parts, delta)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("parts", [1, PIECES, 0])
+@pytest.mark.parametrize("parts", [1, TURNS, 0])
 def test_dead_rows_add_nothing(dtype, parts):
     delta, target = gradients((6, length(parts, 400, dtype)), dtype)
     delta[1], target[2], delta[4], target[4] = 0, 0, 0, 0
@@ -187,7 +186,7 @@ def test_dead_rows_add_nothing(dtype, parts):
     assert torch.equal(coef[:, alive], few[1]) and torch.equal(grad[alive], few[2]) and torch.equal(v[alive], few[4])
 
 
-@pytest.mark.parametrize("parts", [1, PIECES, 0])
+@pytest.mark.parametrize("parts", [1, TURNS, 0])
 def test_eps_decides_what_is_dead(parts):
     delta, target = gradients((4, length(parts, 300, torch.float32)))
     delta[1] *= 1e-3

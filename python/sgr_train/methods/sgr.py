@@ -111,6 +111,7 @@ class SGR(Layerwise):
             directional.
         curvature: exact is the gradient of the SGR loss; none takes the upstream gradient for a constant (Eq. 35),
             which is cheaper, for engine fused.
+        overlap: on a GPU, go on with the next module while the second pass of one runs: see sgr_kernels.overlapping.
     """
 
     facts = Layerwise.facts._replace(passes="1 forward, 1 backward and a derivative by module")
@@ -125,12 +126,14 @@ class SGR(Layerwise):
         relative_floor: NotNegative = 0.0,
         engine: Engine = "auto",
         curvature: Literal["exact", "none"] = "exact",
+        overlap: bool = False,
     ) -> None:
         if curvature == "none" and engine != "fused":
             raise UsageError("--curvature must be exact without --engine fused, got 'none'")
         if weight > LARGEST_FLOAT / every:
             raise UsageError(f"--weight must be at most {LARGEST_FLOAT / every:g} with --every {every}, got {weight}")
         self.every, self.counter, self.reconcile = every, Counter(), True
+        self.overlap = overlap
         self.options = {
             "weight": weight * every,
             "reduction": reduction,
@@ -152,4 +155,10 @@ class SGR(Layerwise):
     def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]:
         self.reconcile = self.counter.steps % self.every == 0
         self.counter.steps += 1
-        return super().step(network, x, y, update)
+        if not self.overlap:
+            return super().step(network, x, y, update)
+        with sk.overlapping():
+            losses = super().step(network, x, y)
+        for k in range(len(network)):
+            update(k)
+        return losses

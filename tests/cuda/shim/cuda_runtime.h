@@ -97,6 +97,11 @@ T __ldg(const T* address) {
 inline void __nanosleep(unsigned) { cuda_shim::sleep(); }
 
 template <typename T>
+T __ldcs(const T* address) {
+  return __ldg(address);
+}
+
+template <typename T>
 T __ldca(const T* address) {
   return __ldg(address);
 }
@@ -108,6 +113,11 @@ void __stwb(T* address, T value) {
   *address = value;
 }
 
+template <typename T>
+void __stcs(T* address, T value) {
+  __stwb(address, value);
+}
+
 // The runtime.
 
 enum cudaError_t {
@@ -115,7 +125,6 @@ enum cudaError_t {
   cudaErrorInvalidValue = 1,
   cudaErrorInvalidConfiguration = 9,
   cudaErrorLaunchFailure = 719,
-  cudaErrorCooperativeLaunchTooLarge = 720,
   cudaErrorNotSupported = 801
 };
 using cudaStream_t = void*;
@@ -125,27 +134,16 @@ enum cudaDeviceAttr {
   cudaDevAttrMaxSharedMemoryPerMultiprocessor,
   cudaDevAttrMaxSharedMemoryPerBlockOptin,
   cudaDevAttrReservedSharedMemoryPerBlock,
-  cudaDevAttrCooperativeLaunch,
+  cudaDevAttrL2CacheSize,
   cudaDevAttrMultiProcessorCount
 };
 
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 
-enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative };
-
-struct cudaLaunchAttribute {
-  cudaLaunchAttributeID id;
-  struct {
-    int cooperative;
-  } val;
-};
-
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   size_t dynamicSmemBytes = 0;
   cudaStream_t stream = nullptr;
-  cudaLaunchAttribute* attrs = nullptr;
-  unsigned numAttrs = 0;
 };
 
 namespace cuda_shim {
@@ -158,18 +156,13 @@ size_t& allowed_for(Kernel* kernel) {
 }
 
 inline Shape shape_of(const cudaLaunchConfig_t& config) {
-  return {config.gridDim.x, config.blockDim.x, config.numAttrs > 0 && config.attrs[0].val.cooperative != 0,
-          config.dynamicSmemBytes};
+  return {config.gridDim.x, config.blockDim.x, config.dynamicSmemBytes};
 }
 
 inline cudaError_t check(const Shape& shape, size_t allowed) {
   if (shape.blocks == 0 || shape.blocks > static_cast<unsigned>(device.max_grid)) return cudaErrorInvalidConfiguration;
   if (shape.threads == 0 || shape.threads > 1024 || shape.threads % 32 != 0) return cudaErrorInvalidConfiguration;
-  if (shape.shared_bytes > allowed) return cudaErrorInvalidValue;
-  if (!shape.cooperative) return cudaSuccess;
-  if (device.cooperative == 0) return cudaErrorNotSupported;
-  const int at_once = resident_blocks(shape.threads, shape.shared_bytes) * (device.processors - device.withheld);
-  return static_cast<int>(shape.blocks) <= at_once ? cudaSuccess : cudaErrorCooperativeLaunchTooLarge;
+  return shape.shared_bytes > allowed ? cudaErrorInvalidValue : cudaSuccess;
 }
 
 }  // namespace cuda_shim
@@ -194,7 +187,7 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
     case cudaDevAttrMaxSharedMemoryPerMultiprocessor: *value = device.shared_per_processor; break;
     case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = device.shared_per_block; break;
     case cudaDevAttrReservedSharedMemoryPerBlock: *value = device.reserved_shared; break;
-    case cudaDevAttrCooperativeLaunch: *value = device.cooperative; break;
+    case cudaDevAttrL2CacheSize: *value = device.cache; break;
     case cudaDevAttrMultiProcessorCount: *value = device.processors; break;
   }
   return cudaSuccess;
@@ -204,12 +197,6 @@ template <typename Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute, int value) {
   if (value > cuda_shim::device.shared_per_block) return cudaErrorInvalidValue;
   cuda_shim::allowed_for(kernel) = value;
-  return cudaSuccess;
-}
-
-template <typename Kernel>
-cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel*, int threads, size_t shared_bytes) {
-  *blocks = cuda_shim::resident_blocks(threads, shared_bytes);
   return cudaSuccess;
 }
 

@@ -203,11 +203,6 @@ void sleep() {
   switch_context(running->context, scheduler);
 }
 
-int resident_blocks(unsigned threads, size_t shared_bytes) {
-  const int by_shared = device.shared_per_processor / static_cast<int>(shared_bytes + device.reserved_shared);
-  return std::min({by_shared, static_cast<int>(2048 / threads), device.most_resident});
-}
-
 bool run(const Shape& grid, const std::function<void()>& body) {
   shape = grid;
   failure.clear();
@@ -215,12 +210,12 @@ bool run(const Shape& grid, const std::function<void()>& body) {
   std::mt19937 random(device.seed);
   std::vector<unsigned> waiting(grid.blocks);
   std::iota(waiting.begin(), waiting.end(), 0u);
-  arrange(waiting, random);
+  if (!device.in_order) arrange(waiting, random);
   std::reverse(waiting.begin(), waiting.end());  // taken from the back
   std::vector<std::unique_ptr<Resident>> residents;
   int idle_turns = 0;
   while (!waiting.empty() || !residents.empty()) {
-    while ((grid.cooperative || residents.size() < kResidentBlocks) && !waiting.empty()) {
+    while (residents.size() < kResidentBlocks && !waiting.empty()) {
       residents.push_back(start_block(waiting.back()));
       waiting.pop_back();
     }

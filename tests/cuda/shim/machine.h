@@ -29,16 +29,14 @@ struct Device {
   int shared_per_processor = 228 * 1024;
   int reserved_shared = 1024;
   int max_grid = 0x7fffffff;
-  int cooperative = 1;
-  int most_resident = 32;  // blocks on a processor
-  int withheld = 0;        // processors that launches do not get, though the device counts them
+  int cache = 50 << 20;  // bytes of the L2 cache
+  int in_order = 0;      // do blocks start in the order of their numbers, as on every device so far?
   int schedule = kForward;
   unsigned seed = 0;
 };
 
 struct Shape {
   unsigned blocks, threads;
-  bool cooperative;
   size_t shared_bytes;
 };
 
@@ -92,7 +90,6 @@ extern std::string failure;       // what went wrong in the running launch, or e
 Thread& current();
 void wait(Barrier& barrier);
 void sleep();
-int resident_blocks(unsigned threads, size_t shared_bytes);  // on one processor
 void fail(const std::string& what);
 // Runs the body once for every thread of the grid. False, with `failure` set, if the machine found fault with it.
 bool run(const Shape& shape, const std::function<void()>& body);
