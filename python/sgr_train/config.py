@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from . import augmentations, heads, methods, networks, optimizers, plugins, schedules
+from . import augmentations, heads, loggers, methods, networks, optimizers, plugins, schedules
 from . import data as data_sets
 from .options import Count, NotNegative, Option, Positive, Range, Share, from_plain, sections
 from .paths import expand
@@ -27,8 +27,9 @@ REGISTRIES: dict[str, Registry] = {
     "augment": augmentations.REGISTRY,
     "optimizer": optimizers.REGISTRY,
     "schedule": schedules.REGISTRY,
+    "log": loggers.REGISTRY,
 }
-HIDDEN = {"options"}  # fields that are no flags
+HIDDEN = {"options", "patience_from"}  # fields that are no flags
 
 AtLeastTwo = Annotated[int, Range(2, 2**31 - 1)]
 Seed = Annotated[int, Range(0, LARGEST_SEED)]
@@ -74,6 +75,11 @@ class Settings:
         ema: Measure, test and export an exponential average of the weights with this decay a step, in place of the last
             ones; left out: none.
 
+    Validation:
+        val_every: Measure the accuracy on the validation images after every so many epochs, and after the last one.
+        patience: End the run after so many epochs without a better validation accuracy of the last head; left out:
+            never. extend goes on with such a run too, and counts anew.
+
     Precision and speed:
         amp: Precision of the training steps by autocast: bf16; left out: float32. What is measured is in float32.
         channels_last: Images and convolutions in this memory format, which convolutions on a GPU are fastest in.
@@ -85,6 +91,9 @@ class Settings:
         save_every: Keep the state after every so many steps of an epoch, and not at its end alone.
         save_minutes: The same, after so many minutes.
         resume: Go on in this folder, with the settings and the data it began with; takes no other flag.
+
+    Logging:
+        log: Where else the epochs are told of than in metrics.jsonl and on the screen.
 
     Entries of your own:
         plugin: Python files whose methods, networks, heads and others join those that are there.
@@ -109,6 +118,8 @@ class Settings:
     weight_decay: NotNegative = 5e-4
     clip_grad_norm: Positive | None = None
     ema: Share | None = None
+    val_every: Count = 1
+    patience: Count | None = None
     amp: Literal["bf16"] | None = None
     channels_last: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -117,7 +128,10 @@ class Settings:
     save_every: Count | None = None
     save_minutes: Positive | None = None
     resume: Path | None = None
+    log: tuple[str, ...] = ()
     plugin: tuple[Path, ...] = ()
+    patience_from: int = 0
+    """Epochs of a run that were there before it was extended last."""
     options: Options = field(default_factory=dict)
     """Of the entries: by kind (of REGISTRIES), name of the entry and name of the option."""
 
@@ -254,5 +268,5 @@ def from_json(values: dict[str, Any]) -> Settings:
         }
         for registry, entries in values.pop("options").items()
     }
-    own = {name: from_plain(types[name], value) for name, value in values.items()}
+    own = {name: from_plain(types[name], value) if name in types else value for name, value in values.items()}
     return kind(**own, options=options)

@@ -18,7 +18,7 @@ from . import methods, plugins, recipes, report
 from .config import COMMANDS, REGISTRIES, RunConfig, Settings, fields_of
 from .errors import UsageError, say
 from .extend import extend
-from .options import Option, number_or_name, shape_of
+from .options import Option, number_or_name, shape_of, switch
 from .settings import changed, chosen, entry_flags, make
 
 METAVARS = {int: "N", float: "X", str: "NAME", Path: "PATH", number_or_name: "N"}
@@ -169,8 +169,7 @@ def _add(parser: Any, option: Option, more: str = "") -> None:
     shape = shape_of(option.type)
     text = f"{option.help}{more}".replace("%", "%%")
     if shape.kind is bool:
-        flag = f"--no-{option.flag[2:]}" if option.default else option.flag
-        parser.add_argument(flag, dest=option.name, action="store_const", const=not option.default, help=text)
+        parser.add_argument(switch(option), dest=option.name, action="store_const", const=not option.default, help=text)
         return
     default = "" if option.default in (None, ()) else f" (default: {_shown(option.default)})"
     metavar = f"{{{','.join(shape.choices)}}}" if shape.choices else METAVARS[shape.kind]

@@ -124,6 +124,19 @@ def from_text(option: Option, text: str) -> Any:
         raise refusal(option, "true or false" if shape.kind is bool else f"of type {kind.__name__}", text) from error
 
 
+def to_words(option: Option, value: Any) -> list[str]:
+    """The words of a command line that give the option this value, which is not None."""
+    shape = shape_of(option.type)
+    if shape.kind is bool:
+        return [switch(option)]
+    return [option.flag, *map(str, value if shape.several else (value,))]
+
+
+def switch(option: Option) -> str:
+    """The flag that gives an option of true or false the value that is not the default."""
+    return f"--no-{option.flag[2:]}" if option.default else option.flag
+
+
 def refusal(option: Option, expected: str, value: Any) -> UsageError:
     return UsageError(f"{option.flag} must be {expected}, got {value!r}")
 
