@@ -103,10 +103,10 @@ def _begin(config: Settings, runs: Runs) -> str:
     for run in runs.values():
         methods.REGISTRY.make(run.method, **own_options(run))
     run_id = checkpoint.enter(config, data.fingerprint)
-    say(heading(config, data))
     for run in runs.values():
         make_folder(run.out)
         checkpoint.enter(run, data.fingerprint)
+    say(heading(config, data))
     return run_id
 
 
