@@ -95,13 +95,14 @@ def heading(config: Settings, data: Data, run: Training | None = None) -> str:
     """Two lines: where it runs, on what, and the settings that are not those of their own accord."""
     device = data.mean.device
     threads = torch.get_num_threads()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({threads} threads)"
+    cpu = f"CPU ({threads} thread{'s' * (threads > 1)})"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     images = f"{len(data.train)} / {len(data.val)} / {len(data.test)} images to train / validate / test"
     sizes = [images, f"{data.num_classes} classes"]
     if run is not None:
-        parameters = sum(p.numel() for p in run.network.parameters())
-        sizes += [f"{len(run.network)} modules", f"{parameters:,} parameters"]
+        modules, parameters = len(run.network), sum(p.numel() for p in run.network.parameters())
+        sizes += [f"{modules} module{'s' * (modules > 1)}", f"{parameters:,} parameters"]
         if run.history or run.epoch:
-            sizes.append(f"going on in epoch {len(run.history) + 1}")
+            sizes.append(f"{len(run.history)} of {run.epochs} epochs are done")
     words = " ".join(map(shlex.quote, words_of(config)))
     return f"{config.out} on {name}: {', '.join(sizes)}\nsettings: {words or 'all as they are by default'}"

@@ -109,6 +109,13 @@ def test_a_run_with_it_ends_well(sgr_train, tmp_path, places, command, run):
         assert getattr(config, name) == value != own[name].default
 
 
+def test_what_may_be_left_out_is_left_out_by_default():
+    """No flag could say that it is."""
+    options = [*SETTINGS.values(), *(o for kind, entry in ENTRIES for o in REGISTRIES[kind].options(entry))]
+    optional = [option for option in options if shape_of(option.type).optional]
+    assert optional and [option.name for option in optional if option.default is not None] == []
+
+
 # --- recipes ----------------------------------------------------------------------------------------------------------
 
 
@@ -149,6 +156,7 @@ def test_the_command_line_and_a_recipe_set_every_option_of_an_entry(kind, entry)
         for each in words, ["recipe", "digits-sgr", "--set", f"{kind}={choice}", f"{flag}={text}"]:
             config = flags.parse(each)
             assert config.options[kind][entry][option.name] == from_text(option, text) != option.default
+        assert flags.parse(["run", *words_of(config)]) == config
 
 
 # --- what a run says of its settings ----------------------------------------------------------------------------------

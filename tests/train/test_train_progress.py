@@ -18,15 +18,15 @@ from train_helpers import TINY_FLAGS
 def test_a_run_says_first_where_and_on_what_it_trains(sgr_train, tmp_path):
     out = tmp_path / "a run"
     first, second, *others = sgr_train("run", *TINY_FLAGS, "--method", "bp", "--out", out)[1].splitlines()
-    images = "128 / 360 / 359 images to train / validate / test, 10 classes, 1 modules"
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({torch.get_num_threads()} threads)"
-    assert first.startswith(f"{out} on {device}: {images}")
+    images = "128 / 360 / 359 images to train / validate / test, 10 classes, 1 module"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({torch.get_num_threads()} thread"
+    assert first.startswith(f"{out} on {device}") and f": {images}, " in first
     assert re.search(r", [\d,]+ parameters$", first)
     assert second == "settings: --method bp --train-subset 128 --epochs 3 --batch-size 32 --depth 3 --width 12"
     assert not any(line.startswith("settings") for line in others)
-    assert "going on" not in first
+    assert "are done" not in first
     text = sgr_train("extend", out, "--epochs", 4)[1]
-    assert text.splitlines()[0].endswith(" parameters, going on in epoch 4") and "--epochs 4" in text
+    assert text.splitlines()[0].endswith(" parameters, 3 of 4 epochs are done") and "--epochs 4" in text
 
 
 def test_a_comparison_says_it_once(sgr_train, tmp_path):
