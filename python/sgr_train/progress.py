@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import time
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ SECONDS, SHARE = 30, 0.1  # at least between two lines: so long, and so much of 
 
 
 class Progress:
-    """A bar in images, with rate and time left; where standard error is no terminal, a line now and then.
+    """A bar in images, with rate and time left; where standard error is no terminal with a width, a line now and then.
 
     Args:
         label: of the run.
@@ -46,7 +47,7 @@ class Progress:
             unit="img",
             unit_scale=True,
             dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
+            disable=not _has_width(sys.stderr),
             leave=self.verbose,
         )
 
@@ -89,6 +90,14 @@ class Progress:
 
     def _told(self) -> None:
         self.told, self.told_at = self.done, time.monotonic()
+
+
+def _has_width(file: TextIO) -> bool:
+    """Whether it is a terminal that knows its width, without which a bar would be empty."""
+    try:
+        return file.isatty() and os.get_terminal_size(file.fileno()).columns > 0
+    except OSError:
+        return False
 
 
 def heading(config: Settings, data: Data, run: Training | None = None) -> str:

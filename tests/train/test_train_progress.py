@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import struct
+import sys
 import types
 
 import pytest
@@ -109,6 +112,25 @@ def test_the_loss_of_a_line_is_that_of_the_batch(tiny, monkeypatch, capsys):
     found = re.findall(r"^(\d+)% of epoch (\d)/2  loss ([\d.]+)", text, re.MULTILINE)
     assert [(share, epoch) for share, epoch, _ in found] == [(s, e) for e in "12" for s in ("25", "50", "75")]
     assert all(0 < float(loss) < 10 for *_, loss in found)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+@pytest.mark.parametrize("columns", [0, 80])
+def test_a_terminal_has_a_bar_if_it_has_a_width_and_else_lines(tiny, monkeypatch, capsys, columns):
+    import fcntl
+    import pty
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+    with open(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        train.train(tiny(epochs=1), "a run", verbose=True)
+        terminal.write("end")
+        terminal.flush()
+        shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert ("a run: 100%" in shown, "epoch 1/1" in capsys.readouterr().out) == (columns == 80, columns == 0)
 
 
 # --- the picture ------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ class WeightsAndBiases:
         """A run that is resumed goes on there too: its id is that of its files."""
         from ..config import to_json  # which imports all entries
 
-        place = {"project": self.project, "dir": str(config.out), "name": config.out.name}
+        place = {"project": self.project, "dir": str(config.out), "name": config.out.resolve().name}
         self._run = self._wandb.init(id=run.run_id, resume="allow", config=to_json(config), **place)
         for row in run.history[-1:]:
             self.epoch(row)
