@@ -119,6 +119,10 @@ def test_what_may_be_left_out_is_left_out_by_default():
 # --- recipes ----------------------------------------------------------------------------------------------------------
 
 
+def test_what_a_recipe_does_not_set_exists():
+    assert flags.NOT_IN_A_RECIPE.keys() <= SETTINGS.keys()
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_recipe_sets_it(name):
     text = next(run[name] for run in EXAMPLES["run"] if name in run)

@@ -111,7 +111,16 @@ def test_a_package_that_is_missing_is_named_before_anything_is_written(
 
 def test_numbers_of_a_row():
     assert scalars(ROW) == {"epoch": 3, "lr": 0.1, "loss/1": 2.0, "loss/2": 1.0, "sgr/2": 0.5}
-    assert scalars({"images": {"train": 3}, "cuts": []}) == {}
+    assert scalars({"images": {"train": 3}, "cuts": [], "test_accuracy_per_class": [None, 0.5]}) == {
+        "test_accuracy_per_class/1": 0.5}  # fmt: skip
+
+
+def test_a_package_that_is_broken_is_named(sgr_train, tmp_path, monkeypatch):
+    (tmp_path / "wandb.py").write_text("raise TypeError('Descriptors cannot be created\\ndirectly')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    status, _, errors = sgr_train("run", *TINY_FLAGS, "--log", "wandb", "--out", tmp_path / "run")
+    message = "Descriptors cannot be created directly"
+    assert (status, errors) == (2, f"sgr-train: --log wandb needs the package wandb: {message}\n")
 
 
 # --- packages, by stand-ins with the signatures of theirs -------------------------------------------------------------

@@ -26,11 +26,11 @@ from ..registry import Registry
 REGISTRY = Registry("log", __name__)
 register, names = REGISTRY.register, REGISTRY.names
 
-FIRST_OF = {"sgr": 2}  # the module that the first of several values is of
+FIRST_OF = {"sgr": 2, "test_accuracy_per_class": 0}  # the number of the first of several values, if not 1
 
 
 def scalars(values: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a row or a summary; where there is one a module, "loss/1", "loss/2" and so on."""
+    """The numbers of a row or a summary; of several, as of modules, "loss/1", "loss/2" and so on."""
     found = {}
     for name, value in values.items():
         if isinstance(value, list):

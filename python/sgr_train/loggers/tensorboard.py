@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError, one_line
+from ..errors import needed
 from . import register, scalars
 
 if TYPE_CHECKING:
@@ -18,10 +18,8 @@ class TensorBoard:
     """Curves for TensorBoard, in the folder tensorboard of the run. Needs the package tensorboard."""
 
     def __init__(self) -> None:
-        try:
+        with needed("--log tensorboard", "tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise UsageError(f"--log tensorboard needs the package tensorboard: {one_line(error)}") from error
         self._make = SummaryWriter
 
     def begin(self, run: Training, config: RunConfig, data: Data) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UsageError, one_line
+from ..errors import needed
 from . import register, scalars
 
 if TYPE_CHECKING:
@@ -22,10 +22,8 @@ class WeightsAndBiases:
     """
 
     def __init__(self, *, project: str = "sgr-train") -> None:
-        try:
+        with needed("--log wandb", "wandb"):
             import wandb
-        except ImportError as error:
-            raise UsageError(f"--log wandb needs the package wandb: {one_line(error)}") from error
         self._wandb, self.project = wandb, project
 
     def begin(self, run: Training, config: RunConfig, data: Data) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from ..errors import UsageError, one_line
+from ..errors import UsageError, needed
 from ..options import NotNegative, Positive
 from . import register
 
@@ -35,10 +35,8 @@ def lars(
         eps: what is added to the length of the gradient.
         trust_clip: never take a longer step than SGD does (LARC).
     """
-    try:
+    with needed("--optimizer lars", "timm"):
         from timm.optim import Lars
-    except ImportError as error:
-        raise UsageError(f"--optimizer lars needs the package timm: {one_line(error)}") from error
     if nesterov and momentum == 0:
         raise UsageError("--momentum must be above 0 with --nesterov, got 0.0")
     weights: list[nn.Parameter] = []
