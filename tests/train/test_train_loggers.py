@@ -8,6 +8,7 @@ import types
 
 import pytest
 from sgr_train import checkpoint, train
+from sgr_train.config import NOT_SETTINGS
 from sgr_train.loggers import REGISTRY, scalars
 from train_helpers import TINY_FLAGS
 
@@ -214,7 +215,7 @@ def test_wandb_goes_on_with_the_run_of_the_same_id(sgr_train, tmp_path, monkeypa
     assert sgr_train("run", "--resume", out)[0] == 0
     stored = json.loads((out / "config.json").read_text())
     inits = [call for call in wandb if call[0] == "init"]
-    settings = {name: value for name, value in stored.items() if name not in ("run", "sha256", "data_sha256")}
+    settings = {name: value for name, value in stored.items() if name not in NOT_SETTINGS}
     assert inits == [("init", "mine", str(out), stored["run"], "run", settings, "allow")] * 2
     assert [call[1] for call in wandb if call[0] == "log"] == [1, 1, 2, 3]
     (_, first, _), (_, second, summary) = (call for call in wandb if call[0] == "finish")
