@@ -41,6 +41,9 @@ def test_a_comparison_says_it_once(sgr_train, tmp_path):
 # --- lines within an epoch --------------------------------------------------------------------------------------------
 
 
+MEASURED = "loss 0.500  val 25.0%  SGR -"  # of the rows below
+
+
 @pytest.fixture
 def clock(monkeypatch):
     """``clock[0]`` are the seconds that have passed."""
@@ -78,8 +81,8 @@ def lines_of(capsys, clock, seconds_a_step, verbose, steps=50, epochs=2):
 
 def test_a_short_epoch_has_one_line(capsys, clock):
     assert lines_of(capsys, clock, 0.1, True) == [
-        "heading", "epoch 1/2  loss 0.500  val 25.0%  SGR -  7 img/s",
-        "epoch 2/2  loss 0.500  val 25.0%  SGR -  7 img/s"]  # fmt: skip
+        "heading", f"epoch 1/2  {MEASURED}  7 img/s",
+        f"epoch 2/2  {MEASURED}  7 img/s"]  # fmt: skip
 
 
 def test_an_epoch_of_minutes_has_a_line_every_half_minute(capsys, clock):
@@ -87,8 +90,8 @@ def test_an_epoch_of_minutes_has_a_line_every_half_minute(capsys, clock):
     lines = lines_of(capsys, clock, 2.0, True)
     assert lines[1:5] == [
         "30% of epoch 1/2  loss 0.500  5 img/s", "60% of epoch 1/2  loss 0.500  5 img/s",
-        "90% of epoch 1/2  loss 0.500  5 img/s", "epoch 1/2  loss 0.500  val 25.0%  SGR -  7 img/s"]  # fmt: skip
-    assert lines[5] == "30% of epoch 2/2  loss 0.500  val 25.0%  SGR -  5 img/s" and len(lines) == 9
+        "90% of epoch 1/2  loss 0.500  5 img/s", f"epoch 1/2  {MEASURED}  7 img/s"]  # fmt: skip
+    assert lines[5] == f"30% of epoch 2/2  {MEASURED}  5 img/s" and len(lines) == 9
 
 
 def test_an_epoch_of_hours_has_a_line_every_tenth(capsys, clock):
