@@ -99,7 +99,8 @@ def _per_module(axis: Any, epochs: list[int], values: list[list[float]], first: 
 
 def _from_zero(axis: Any) -> tuple[float, float]:
     """Limits with some room above the largest value."""
-    return 0, max(1.05 * axis.dataLim.y1, 1e-6)
+    highest = axis.dataLim.y1
+    return 0, 1.05 * highest if highest > 0 else 1
 
 
 def _marked(points: Sized, marker: str) -> dict[str, Any]:

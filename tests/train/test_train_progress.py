@@ -192,6 +192,14 @@ def test_what_was_not_validated_is_left_out(figures):
     assert list(val.get_xdata()) == [2, 5] and list(val.get_ydata()) == pytest.approx([2.0, 5.0])
 
 
+def test_values_from_zero_have_room_above_them(figures):
+    plots.of_comparison({"bp": [history(2, 1)]}, "batchmean", "nothing to reconcile")
+    assert figures[0].axes[1].get_ylim() == (0, 1) and not figures[0].axes[1].lines
+    plots.of_comparison({"sgr": [history(2, 3)]}, "batchmean", "title")
+    low, high = figures[1].axes[1].get_ylim()
+    assert low == 0 and high > 1.5 > 0.9 * high
+
+
 def test_a_comparison_of_runs_of_different_lengths(figures):
     """In epoch 2 both runs are there, in epoch 3 the longer one."""
     runs = [history(2, 2), history(3, 2, lambda epoch: epoch > 1)]
