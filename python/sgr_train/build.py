@@ -9,7 +9,7 @@ import torch
 
 import sgr_kernels as sk
 
-from . import checkpoint, methods, networks, optimizers, schedules
+from . import methods, networks, optimizers, schedules
 from .config import RunConfig
 from .data.splits import Batch
 from .errors import UsageError
@@ -19,10 +19,15 @@ from .networks.cuts import Cuts
 from .networks.network import Network
 
 
-def build(config: RunConfig, num_classes: int, image_shape: tuple[int, int, int]) -> tuple[Network, methods.Method]:
+def build(
+    config: RunConfig, num_classes: int, image_shape: tuple[int, int, int], found: Cuts = ()
+) -> tuple[Network, methods.Method]:
     """A new network for images (C, H, W), and the method that trains it.
 
     Draws the same random numbers for every method, so that methods compared start from the same weights.
+
+    Args:
+        found: the cuts that "auto" found when the run began; (): it begins.
 
     Raises:
         UsageError: the cuts do not fit the blocks, the head does not fit the features, or the method the network.
@@ -37,7 +42,7 @@ def build(config: RunConfig, num_classes: int, image_shape: tuple[int, int, int]
         head_options=config.options["head"][config.head],
         **config.options["model"][config.model],
     )
-    network = create(modules=config.modules, cuts=_cuts(config, create, method))
+    network = create(modules=config.modules, cuts=_cuts(config, create, method, found))
     if methods.is_whole(config.method):
         network = network.whole()
     if config.bp_free:
@@ -50,7 +55,7 @@ def build(config: RunConfig, num_classes: int, image_shape: tuple[int, int, int]
     return network, method
 
 
-def _cuts(config: RunConfig, create: Callable[..., Network], method: methods.Method) -> Cuts | str:
+def _cuts(config: RunConfig, create: Callable[..., Network], method: methods.Method, found: Cuts) -> Cuts | str:
     """What the network is made with; "auto" searches the cuts when a run begins, and draws no random numbers."""
     if config.cuts == ("stages",):
         return "stages"
@@ -58,7 +63,6 @@ def _cuts(config: RunConfig, create: Callable[..., Network], method: methods.Met
         return config.cuts
     if methods.is_whole(config.method):
         return ()  # it is not cut
-    found = checkpoint.found_cuts(config)
     if found:
         return found
     with torch.device("meta"):
@@ -76,7 +80,8 @@ def empty_batch(config: RunConfig, image_shape: tuple[int, int, int]) -> Batch:
 
 def sizes_of(config: RunConfig) -> Sizes:
     """For the path that the tensors of the run take."""
-    return Sizes(gpu=config.device != "cpu" and torch.cuda.is_available())
+    half = None if config.amp is None else torch.bfloat16  # as large as float16
+    return Sizes(gpu=config.device != "cpu" and torch.cuda.is_available(), autocast=half)
 
 
 def make_optimizers(config: RunConfig, network: Network) -> list[torch.optim.Optimizer]:

@@ -1,4 +1,4 @@
-"""What a run keeps in its folder: whose it is, the state to go on from, and what can be made anew from that."""
+"""What a run goes on from: its config.json, which says whose the folder is, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -6,44 +6,58 @@ import io
 import json
 import secrets
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from . import environment, plugins
 from .config import NOT_SETTINGS, Settings, command_of, from_json, to_json
 from .errors import Damaged, UsageError, note, one_line
-from .files import exists, read, read_json, read_sealed, remove, write, write_json, write_sealed
+from .files import exists, put_aside, read, read_json, read_sealed, remove, write, write_json, write_sealed
 
 CONFIG, SUMMARY, METRICS = "config.json", "summary.json", "metrics.jsonl"
-CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
-CHECKPOINTS = (CHECKPOINT, PREVIOUS)
+CHECKPOINT, PREVIOUS, BEST = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.best.pt"
+CHECKPOINTS = (CHECKPOINT, PREVIOUS)  # of the last state
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
 
 
-def enter(config: Settings, data: str) -> str:
+def enter(config: Settings, data: str, device: torch.device) -> str:
     """Id of the run in ``config.out``, which begins if the folder holds none.
 
     Args:
         data: fingerprint of the data.
+        device: that it begins on.
 
     Raises:
-        UsageError: the folder holds a run with other settings or of other data, or its config.json is damaged.
+        UsageError: the folder holds a run with other settings, data or plug-ins, or its config.json is damaged.
     """
-    if not any(exists(config.out / name) for name in (CONFIG, SUMMARY, METRICS, *CHECKPOINTS)):
-        run_id = secrets.token_hex(8)
-        write_json(config.out / CONFIG, {**to_json(config), "data_sha256": data}, run_id)
+    if not _has_begun(config.out):
+        run_id, now = secrets.token_hex(8), environment.describe(device)
+        facts = {"data_sha256": data, "plugin_sha256": plugins.fingerprints(config.plugin), "environments": [now]}
+        write_json(config.out / CONFIG, {**to_json(config), **facts}, run_id)
         return run_id
     values = _read_own(config)
+    require_plugins(config, values)
     if values["data_sha256"] != data:
         raise UsageError(
             f"--data {config.data} is not the data that the run in {config.out} began with; "
             f"put its images and labels back, or {again(config.out)}"
         )
     return values["run"]
+
+
+def keep_environment(config: Settings, device: torch.device) -> None:
+    """Write down where the run in ``config.out`` goes on; a note tells when that is not where it was before."""
+    values, now = _read_own(config), environment.describe(device)
+    before = values.get("environments", [])
+    changed = environment.differences(before[-1], now) if before else ""
+    if changed:
+        note(f"{config.out} goes on in another environment ({changed}); the last digits may differ")
+    if changed or not before:
+        write_json(config.out / CONFIG, {**values, "environments": [*before, now]}, values["run"])
 
 
 def change(config: Settings, changed: Settings) -> None:
@@ -54,14 +68,14 @@ def change(config: Settings, changed: Settings) -> None:
     """
     values = _read_own(config)
     remove(config.out / SUMMARY)
-    write_json(config.out / CONFIG, {**to_json(changed), "data_sha256": values["data_sha256"]}, values["run"])
+    write_json(config.out / CONFIG, {**values, **to_json(changed)}, values["run"])
 
 
 def id_of(config: Settings) -> str:
     """Id of the run in ``config.out``.
 
     Raises:
-        UsageError: as :func:`enter`, but for the data.
+        UsageError: as :func:`enter`, but for the data and the plug-ins.
     """
     return _read_own(config)["run"]
 
@@ -97,6 +111,10 @@ def resume_command(command: str, folder: Path) -> str:
     return f"sgr-train {command} --resume {shlex.quote(str(folder))}"
 
 
+def _has_begun(folder: Path) -> bool:
+    return any(exists(folder / name) for name in (CONFIG, SUMMARY, METRICS, *CHECKPOINTS, BEST))
+
+
 def _read_own(config: Settings) -> dict[str, Any]:
     """What config.json holds, if it is of a run with these very settings."""
     path = config.out / CONFIG
@@ -108,6 +126,20 @@ def _read_own(config: Settings) -> dict[str, Any]:
     if changed:
         raise UsageError(f"{path} belongs to a run with other settings ({changed}); {again(config.out)}")
     return values
+
+
+def require_plugins(config: Settings, values: dict[str, Any] | None = None) -> None:
+    """Raises UsageError where a plug-in file is not the one that the run in ``config.out`` began with.
+
+    Args:
+        values: of its config.json. None: they are read.
+    """
+    began = (values or _read_own(config)).get("plugin_sha256", {})
+    now = plugins.fingerprints(config.plugin)
+    for file, digest in now.items():
+        if digest != began.get(file, digest):
+            put_back = f"put it back, or {again(config.out)}"
+            raise UsageError(f"--plugin {file} is not the file that the run in {config.out} began with; {put_back}")
 
 
 def _edited(folder: Path) -> str:
@@ -128,11 +160,13 @@ def _changes(found: dict[str, Any], expected: dict[str, Any]) -> str:
 # --- the state --------------------------------------------------------------------------------------------------------
 
 
-def save_state(path: Path, state: dict[str, Any], run: str) -> None:
-    """Write a checkpoint; the one before it is kept."""
+def save_state(path: Path, state: dict[str, Any], run: str, *, best: bool = False) -> None:
+    """Write a checkpoint; the one before it is kept, and one that is the best until there is a better one."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     write_sealed(path, buffer.getvalue(), run, previous=path.with_name(PREVIOUS))
+    if best:
+        write_sealed(path.with_name(BEST), buffer.getvalue(), run)
 
 
 def load_state(path: Path, run: str | None = None) -> dict[str, Any]:
@@ -148,104 +182,55 @@ def load_state(path: Path, run: str | None = None) -> dict[str, Any]:
         raise Damaged(f"{path} cannot be read by this version of PyTorch ({one_line(error)})") from error
 
 
-def load_latest(folder: Path, run: str) -> dict[str, Any] | None:
-    """The last good state, that of the previous checkpoint if need be, or None of a run that has saved none yet.
+def load_latest(folder: Path, run: str, *, repair: bool = False) -> dict[str, Any] | None:
+    """The last good state, or None of a run that has saved none yet. A note says which it is if not the newest.
+
+    Args:
+        repair: put files that are not good aside, and the good one in the place of the newest: for the folder's owner.
 
     Raises:
         UsageError: there is no good one.
     """
-    newest, previous = folder / CHECKPOINT, folder / PREVIOUS
-    if not any(exists(folder / name) for name in (*CHECKPOINTS, METRICS, SUMMARY)):
+    if not any(exists(folder / name) for name in (*CHECKPOINTS, BEST, METRICS, SUMMARY)):
         return None
-    try:
-        return load_state(newest, run)
-    except Damaged as error:
+    refused: dict[Path, Damaged] = {}
+    for path in (folder / name for name in (*CHECKPOINTS, BEST)):
         try:
-            state = load_state(previous, run)
-        except Damaged as other:
-            raise UsageError(f"{error}, and {other}; {again(folder)}") from other
-        note(f"{error}; going on from {previous.name}, epoch {len(state['history'])}")
-        write(newest, previous.read_bytes())  # else the damaged one would be kept as the previous one of the next
+            state = load_state(path, run)
+        except Damaged as error:
+            refused[path] = error
+            continue
+        if refused:
+            aside = [f"kept as {name}" for name in map(put_aside, refused) if name] if repair else []
+            reasons = ", and ".join(map(str, refused.values()))
+            taken = f"{'going on from' if repair else 'taking'} {path.name}, epoch {len(state['history'])}"
+            note("; ".join([reasons, *aside, taken]))
+        if refused and repair:
+            write(folder / CHECKPOINT, read(path))
         return state
+    raise UsageError(f"{', and '.join(map(str, refused.values()))}; {again(folder)}")
+
+
+def load_own(config: Settings) -> dict[str, Any] | None:
+    """The last good state of the run in ``config.out``, which is ours to go on with; None if it has saved none yet.
+
+    Raises:
+        UsageError: as :func:`enter`, but for the data, and :func:`load_latest`.
+    """
+    if not _has_begun(config.out):
+        return None
+    values = _read_own(config)
+    require_plugins(config, values)
+    return load_latest(config.out, values["run"], repair=True)
 
 
 def found_cuts(config: Settings) -> tuple[int, ...]:
-    """The cuts of the network of the run in ``config.out``; () of a run that has saved none yet.
+    """The cuts that "auto" found for the run in ``config.out``; () of any other, or one that has saved no state yet.
 
     Raises:
         UsageError: as :func:`id_of` and :func:`load_latest`.
     """
-    if config.out is None or not any(exists(config.out / name) for name in CHECKPOINTS):
+    if config.cuts != ("auto",) or not _has_begun(config.out):
         return ()
-    return tuple(load_latest(config.out, id_of(config))["cuts"])
-
-
-# --- what follows from it ---------------------------------------------------------------------------------------------
-
-
-def write_metrics(folder: Path, history: list[dict[str, Any]]) -> None:
-    write(folder / METRICS, _lines(history))
-
-
-def restore_metrics(folder: Path, history: list[dict[str, Any]]) -> None:
-    """Make metrics.jsonl what the checkpoint says; in silence where it is an epoch apart, as an interrupt leaves it."""
-    path, lines = folder / METRICS, _lines(history)
-    try:
-        found = path.read_bytes()
-    except OSError:
-        found = b""
-    continues = lines.startswith(found) or found.startswith(lines)
-    if not continues or abs(found.count(b"\n") - len(history)) > 1:
-        note(f"{path} is missing, damaged or was changed; it is written anew from the checkpoint")
-    if found != lines:
-        write(path, lines)
-
-
-def read_metrics(folder: Path, epochs: int) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl, which has no checksum.
-
-    Raises:
-        Damaged: it has not a row an epoch.
-    """
-    path = folder / METRICS
-    try:
-        rows = [json.loads(line) for line in read(path).splitlines()]
-    except ValueError as error:
-        raise Damaged(f"{path} is damaged: it is no JSON") from error
-    if len(rows) != epochs:
-        raise Damaged(f"{path} is damaged: it has {len(rows)} epochs, not {epochs}")
-    return rows
-
-
-def read_summary(folder: Path, run: str) -> dict[str, Any] | None:
-    """The summary of a finished run, or None where it cannot be relied on, which a note says."""
-    try:
-        summary = read_json(folder / SUMMARY, run)
-    except Damaged as error:
-        note(f"{error}; it is made anew from the checkpoint")
-        return None
-    del summary["run"]
-    return summary
-
-
-def draw(path: Path, run: str, plot: Callable[[], bytes]) -> bool:
-    """Write a picture. It is not worth a run: where it cannot be drawn or written, a note says so, and the result."""
-    try:
-        write_sealed(path, plot(), run)
-    except Exception as error:
-        note(f"{path} could not be drawn ({one_line(error)}); everything else is written")
-        return False
-    return True
-
-
-def redraw(path: Path, run: str, plot: Callable[[], bytes]) -> None:
-    """Draw a picture again that is missing, damaged or cannot be read, which a note says."""
-    try:
-        read_sealed(path, run)
-    except UsageError as error:
-        if draw(path, run, plot):
-            note(f"{error}; it is drawn anew")
-
-
-def _lines(history: list[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in history).encode()
+    state = load_latest(config.out, id_of(config))
+    return () if state is None else tuple(state["cuts"])

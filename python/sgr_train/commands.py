@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 
 from . import checkpoint, compare, interrupts, report, train
 from .config import RunConfig, Settings, absolute, command_of
-from .errors import NoOutput, UsageError, note, say
+from .errors import NoOutput, NotWritten, UsageError, note, say
 from .flags import parse
 from .folder import locked, new_folder
+from .memory.batch_size import with_batch_size
 from .paths import expand
 from .settings import validate
 
@@ -45,6 +46,9 @@ def execute(argv: Sequence[str] | None) -> int:
             with _open_folder(config) as config:
                 ACTIONS[command_of(config)](config)
         say(f"everything is in {config.out}")
+    except NotWritten as error:
+        note(f"{error}; {_kept(config)}")
+        return 2
     except UsageError as error:
         note(str(error))
         return 2
@@ -74,7 +78,7 @@ def _open_folder(config: Settings) -> Iterator[Settings]:
     """The settings to run with: those given, in a folder that is now ours, or those of the folder to resume."""
     if config.resume is None:
         with new_folder(config.out and expand(config.out), command_of(config)) as out:
-            yield dataclasses.replace(absolute(config), out=out)
+            yield with_batch_size(dataclasses.replace(absolute(config), out=out))
         return
     folder = expand(config.resume)
     stored = checkpoint.read_config(folder, command_of(config))

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint, methods, plots, report
+from . import checkpoint, derived, methods, plots, report
 from .build import own_options
 from .config import ChooseConfig, CompareConfig, RunConfig, Settings, run_of
-from .errors import NoOutput, UsageError, one_line, say
+from .errors import NoOutput, NotWritten, UsageError, one_line, say
 from .files import write_json
 from .folder import locked, make_folder
 from .hooks import make_loggers
@@ -19,6 +19,7 @@ from .progress import heading
 from .train import setup, train, train_and_test
 
 Runs = dict[str, RunConfig]  # by what they are called
+Failed = dict[str, UsageError]  # why, by the names of the runs
 Row = dict[str, Any]
 
 
@@ -49,7 +50,7 @@ def compare(config: CompareConfig) -> None:
             say(report.paired_text(result))
         summary = {"runs": summaries, "sgr_minus_layerwise": result, "failed": list(failed)}
         write_json(config.out / checkpoint.SUMMARY, summary, run_id)
-        checkpoint.draw(config.out / "comparison.png", run_id, lambda: _plot(config, runs, results))
+        derived.draw(config.out / "comparison.png", run_id, lambda: _plot(config, runs, results))
     _refuse(failed, runs)
 
 
@@ -98,19 +99,20 @@ def _begin(config: Settings, runs: Runs) -> str:
 
     Returns the id of the command's own folder.
     """
-    _, data = setup(next(iter(runs.values())))
+    first = next(iter(runs.values()))
+    _, data = setup(first, checkpoint.found_cuts(first))
     make_loggers(config)
     for run in runs.values():
         methods.REGISTRY.make(run.method, **own_options(run))
-    run_id = checkpoint.enter(config, data.fingerprint)
+    run_id = checkpoint.enter(config, data.fingerprint, data.mean.device)
     for run in runs.values():
         make_folder(run.out)
-        checkpoint.enter(run, data.fingerprint)
+        checkpoint.enter(run, data.fingerprint, data.mean.device)
     say(heading(config, data))
     return run_id
 
 
-def _each(runs: Runs, action: Callable[[RunConfig, str], tuple[Row, str]]) -> tuple[dict[str, Row], dict[str, str]]:
+def _each(runs: Runs, action: Callable[[RunConfig, str], tuple[Row, str]]) -> tuple[dict[str, Row], Failed]:
     """Results of the runs that ended well, and what went wrong in the others, by their names."""
     results, failed = {}, {}
     for number, (name, run) in enumerate(runs.items(), 1):
@@ -119,12 +121,12 @@ def _each(runs: Runs, action: Callable[[RunConfig, str], tuple[Row, str]]) -> tu
             with locked(run.out):
                 results[name], said = action(run, label)
         except UsageError as error:
-            failed[name] = said = str(error)
+            failed[name] = said = error
         except NoOutput:
             raise
         except Exception as error:  # of a method or a network of the user's own, for instance
             traceback.print_exc()
-            failed[name] = said = f"{type(error).__name__}: {one_line(error)}"
+            failed[name] = said = UsageError(f"{type(error).__name__}: {one_line(error)}")
         say(f"{label}: {said}")
     return results, failed
 
@@ -140,18 +142,19 @@ def _validate(run: RunConfig, label: str) -> tuple[Row, str]:
     return row, f"validation accuracy {row['val_accuracy'][-1]:.2%}"
 
 
-def _refuse(failed: dict[str, str], runs: Runs) -> None:
+def _refuse(failed: Failed, runs: Runs) -> None:
     """End in an error that names the runs whose results are missing."""
     if failed:
         name, first = next(iter(failed.items()))
         others = f"{len(failed)} of {len(runs)} runs failed and are left out: {', '.join(failed)}"
-        raise UsageError(f"{others} ({name}: {first})")
+        not_written = any(isinstance(error, NotWritten) for error in failed.values())
+        raise (NotWritten if not_written else UsageError)(f"{others} ({name}: {first})")
 
 
 def _plot(config: CompareConfig, runs: Runs, results: dict[str, Row]) -> bytes:
     histories: dict[str, list[list[Row]]] = {}
     for name, summary in results.items():
-        rows = checkpoint.read_metrics(runs[name].out, summary["epochs"])
+        rows = derived.read_metrics(runs[name].out, summary["epochs"])
         histories.setdefault(summary["method"], []).append(rows)
     title = f"{Path(config.data).name}, {config.model}, {config.head} heads"
     in_order = {method: histories[method] for method in config.methods if method in histories}

@@ -18,7 +18,7 @@ from .paths import expand
 from .registry import Registry
 
 LARGEST_SEED = 2**32 - 1  # the generator takes 32 bits: seeds that differ in others would be the same run
-NOT_SETTINGS = {"run", "sha256", "data_sha256"}  # what config.json holds beside them
+NOT_SETTINGS = {"run", "sha256", "data_sha256", "plugin_sha256", "environments"}  # what config.json holds beside them
 REGISTRIES: dict[str, Registry] = {
     "method": methods.REGISTRY,
     "model": networks.REGISTRY,
@@ -32,6 +32,7 @@ REGISTRIES: dict[str, Registry] = {
 HIDDEN = {"options", "patience_from"}  # fields that are no flags
 
 AtLeastTwo = Annotated[int, Range(2, 2**31 - 1)]
+BatchSize = Annotated[int | str, Range(2, 2**31 - 1)]
 Seed = Annotated[int, Range(0, LARGEST_SEED)]
 Options = dict[str, dict[str, dict[str, Any]]]
 
@@ -62,6 +63,10 @@ class Settings:
     Training:
         epochs: Passes over the training images.
         batch_size: Images a step. Those that make no whole update are left out (few images make poor batch statistics).
+            "auto" looks for the largest that fits, up to all training images: on a GPU by trial, or by the sizes of
+            tensors with memory. The learning rate stays as it is given: more images a step may ask for a larger one.
+        memory: GiB that weights, optimizers and a step may take, for a batch size of "auto"; images and what
+            operators need inside of them come on top. Left out: it is tried on the GPU.
         accumulate: Batches of which the mean gradient makes an update: the memory of one, the update of all of them,
             but for statistics of a batch.
         augment: What is done to training images, in this order; without a name: nothing. Left out: crop and flip for
@@ -108,7 +113,8 @@ class Settings:
     bp_free: bool = False
     checkpoint_blocks: bool = False
     epochs: Count = 20
-    batch_size: AtLeastTwo = 64
+    batch_size: BatchSize = 64
+    memory: Positive | None = None
     accumulate: Count = 1
     augment: tuple[str, ...] | None = None
     label_smoothing: Share = 0.0

@@ -15,6 +15,10 @@ class Damaged(UsageError):
     """A file is missing, or not as it was written; the message names it."""
 
 
+class NotWritten(UsageError):
+    """A file could not be written; the message names it. What was saved before is as it was."""
+
+
 class Diverged(UsageError):
     """Numbers are no longer finite; the message says which."""
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
-from .errors import Damaged, UsageError
+from . import ownership
+from .errors import Damaged, NotWritten, UsageError
 
 SEAL_KEYS = ("run", "sha256")
 LAST_LINE = re.compile(rb"\nsgr-train run=(\w*) sha256=(\w{64})\n\Z")
@@ -28,6 +29,8 @@ REMEDIES = {
     errno.EDQUOT: "free some space",
     errno.EFBIG: "raise the largest size of a file (ulimit -f)",
     errno.EISDIR: "remove it",
+    errno.ENOENT: "put its folder back",
+    errno.ENOTDIR: "put its folder back",
 }
 
 
@@ -38,6 +41,7 @@ def write(path: Path, content: bytes, previous: Path | None = None) -> None:
     """
     if previous is None and _holds(path, content):
         return
+    ownership.require(path.parent)
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:
@@ -64,6 +68,20 @@ def remove(path: Path) -> None:
         raise cannot_write(path, error) from error
 
 
+def put_aside(path: Path) -> str | None:
+    """Rename a file, so that nothing is written over it; its new name, or None where there is no such file."""
+    if not os.path.lexists(path):
+        return None
+    names = itertools.chain([f"{path.name}.aside"], (f"{path.name}.aside-{number}" for number in itertools.count(2)))
+    name = next(name for name in names if not os.path.lexists(path.with_name(name)))
+    try:
+        os.rename(path, path.with_name(name))
+        _flush_folder(path.parent)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return name
+
+
 def _flush_folder(folder: Path) -> None:
     """A name is safe from a crash of the system when its folder is on the disk; Windows opens no folders."""
     with contextlib.suppress(OSError):
@@ -74,11 +92,11 @@ def _flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def cannot_write(path: Path, error: OSError) -> UsageError:
+def cannot_write(path: Path, error: OSError) -> NotWritten:
     """What to say of a file that could not be written, or of the one that stood in its way."""
-    remedy = f"{REMEDIES[error.errno]} or " if error.errno in REMEDIES else ""
+    remedy = REMEDIES.get(error.errno, "choose another --out")
     name = error.filename2 or error.filename or path
-    return UsageError(f"cannot write {name}: {error.strerror}; {remedy}choose another --out")
+    return NotWritten(f"cannot write {name}: {error.strerror}; {remedy}")
 
 
 def exists(path: Path) -> bool:
@@ -182,7 +200,7 @@ def _keep(path: Path, previous: Path) -> None:
     try:
         os.link(path, previous)
     except OSError:  # a file system without links
-        shutil.copyfile(path, previous)
+        write(previous, path.read_bytes())
 
 
 def _digest(content: bytes) -> bytes:

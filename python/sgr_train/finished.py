@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torchvision.transforms import functional as pixels
 
-from . import checkpoint
+from . import best, checkpoint
 from .build import build
 from .config import RunConfig
 from .data import image_files
-from .errors import UsageError, one_line, say
+from .errors import UsageError, note, one_line, say
 from .loader import load_data
 from .measure import count_correct, shares
 from .networks.network import Network
@@ -24,36 +24,48 @@ from .settings import validate
 from .state import weights_of_result
 from .train import pick_device
 
+STATES = {"last": checkpoint.load_latest, "best": best.load_best}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """The network of a run as its last checkpoint has it, in evaluation mode, on the CPU."""
+    """The network of a run as one of its checkpoints has it, in evaluation mode, on the CPU."""
 
     config: RunConfig
     network: Network
     classes: tuple[str, ...]
 
 
-def load(folder: Path) -> Trained:
+def load(folder: Path, which: str = "last") -> Trained:
     """Read a run folder.
 
+    Args:
+        which: of :data:`STATES`.
+
     Raises:
-        UsageError: it holds no run, or a damaged one.
+        UsageError: it holds no run, or a damaged one, or not this checkpoint.
     """
     folder = expand(folder)
     config = dataclasses.replace(checkpoint.read_config(folder, "run"), out=folder)
     validate(config)
-    state = checkpoint.load_latest(folder, checkpoint.id_of(config))
+    try:
+        checkpoint.require_plugins(config)
+    except UsageError as error:  # it may compute the same
+        note(str(error))
+    state = STATES[which](folder, checkpoint.id_of(config))
     if state is None:
         raise UsageError(f"{folder} has no checkpoint any more: there is no network to load")
-    network, _ = build(config, len(state["classes"]), tuple(state["image_shape"]))
-    network.load_state_dict(weights_of_result(state))
+    network, _ = build(config, len(state["classes"]), tuple(state["image_shape"]), tuple(state["cuts"]))
+    try:
+        network.load_state_dict(weights_of_result(state))
+    except RuntimeError as error:
+        raise UsageError(f"the network of {folder} is another one than it was ({one_line(error)})") from error
     return Trained(config=config, network=network.eval(), classes=tuple(state["classes"]))
 
 
-def evaluate(folder: Path) -> None:
+def evaluate(folder: Path, which: str) -> None:
     """Print the accuracy on the test images, class by class."""
-    trained = load(folder)
+    trained = load(folder, which)
     device = pick_device(trained.config.device)
     data, network = load_data(trained.config, device), trained.network.to(device)
     correct, images = count_correct(network, data.ordered(data.test, trained.config.batch_size))
@@ -66,9 +78,9 @@ def evaluate(folder: Path) -> None:
 
 
 @torch.no_grad()
-def predict(folder: Path, images: tuple[Path, ...]) -> None:
+def predict(folder: Path, which: str, images: tuple[Path, ...]) -> None:
     """Print the class of every image file, and how probable it is to the network."""
-    trained = load(folder)
+    trained = load(folder, which)
     classifier = trained.network.export()
     for path in images:
         probability, label = classifier(_read(path, trained.network.image_shape)).softmax(1)[0].max(0)
@@ -85,9 +97,9 @@ def _read(path: Path, image_shape: tuple[int, int, int]) -> Tensor:
     return pixels.pil_to_tensor(image)[None].float() / 255
 
 
-def export(folder: Path, out: Path) -> None:
+def export(folder: Path, which: str, out: Path) -> None:
     """Write a program of torch.export, pixels from 0 to 1 (B, C, H, W) -> logits, which runs without this package."""
-    trained = load(folder)
+    trained = load(folder, which)
     if out.suffix != ".pt2":
         raise UsageError(f"--out must end in .pt2, got {str(out)!r}")
     sample = torch.rand(2, *trained.network.image_shape)

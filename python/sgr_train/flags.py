@@ -95,15 +95,18 @@ def parse(words: Sequence[str]) -> Settings | Callable[[], Settings | None]:
 def _reader(command: str, words: Sequence[str]) -> Callable[[], None]:
     parser = _Parser(prog=f"sgr-train {command}", description=READERS[command])
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    which = "the network after the last epoch (default), or after that of the best validation accuracy"
+    parser.add_argument("--checkpoint", choices=("last", "best"), default="last", help=which)
     if command == "predict":
         parser.add_argument("images", type=Path, metavar="IMAGE", nargs="+", help="image files")
     if command == "export":
         parser.add_argument("--out", type=Path, metavar="FILE", required=True, help="file that ends in .pt2")
-    folder, *others = vars(parser.parse_args(words)).values()
+    given = vars(parser.parse_args(words))
+    folder, which, *others = (given[name] for name in ("run", "checkpoint", "images", "out") if name in given)
     from . import finished  # torchvision, which nothing else needs
 
     actions = {"evaluate": finished.evaluate, "predict": finished.predict, "export": finished.export}
-    return partial(actions[command], folder, *others)
+    return partial(actions[command], folder, which, *others)
 
 
 def _recipe(words: Sequence[str]) -> Settings | Callable[[], None]:

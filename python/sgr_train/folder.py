@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from itertools import chain, count
 from pathlib import Path
 
+from . import ownership
 from .errors import UsageError, note
 from .files import cannot_write
+from .ownership import LOCK
 
-LOCK = "lock"
 READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 LEFT_BEHIND = {LOCK, "config.json.part"}  # all that a process leaves that is killed before a run begins
 
@@ -30,7 +31,11 @@ def new_folder(out: Path | None, command: str) -> Iterator[Path]:
     try:
         folder, made = (_first_unused(folder), True) if out is None else (out, _make(out))
         _refuse_content(folder)
-        descriptor = _acquire(folder)
+        try:
+            descriptor = _acquire(folder)
+        except BaseException:
+            _remove_empty(folder, made)
+            raise
     except OSError as error:
         raise UsageError(f"--out {folder} cannot be written to: {error.strerror}; choose another --out") from error
     try:
@@ -38,9 +43,7 @@ def new_folder(out: Path | None, command: str) -> Iterator[Path]:
         yield folder
     finally:
         _release(folder, descriptor)
-        if made:
-            with contextlib.suppress(OSError):  # it is not empty: something was written
-                folder.rmdir()
+        _remove_empty(folder, made)
 
 
 @contextlib.contextmanager
@@ -72,6 +75,12 @@ def make_folder(folder: Path) -> None:
         raise UsageError(f"{folder} cannot be read: {error.strerror}; make it readable") from error
     except OSError as error:
         raise UsageError(f"{folder} cannot be a folder: {error.strerror}; remove what is in its place") from error
+
+
+def _remove_empty(folder: Path, made: bool) -> None:
+    if made:
+        with contextlib.suppress(OSError):  # it is not empty: something was written
+            folder.rmdir()
 
 
 def _make(folder: Path) -> bool:
@@ -116,6 +125,7 @@ def _acquire(folder: Path) -> int:
             note(f"{folder} is on a file system without locks ({error.strerror}); start nothing else in this folder")
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                ownership.hold(folder, descriptor)
                 return descriptor
         os.close(descriptor)  # its last owner removed the file between our two calls
 
@@ -143,6 +153,8 @@ def _lock(descriptor: int) -> None:
 
 
 def _release(folder: Path, descriptor: int) -> None:
-    with contextlib.suppress(OSError):  # Windows keeps a file that is open
+    with contextlib.suppress(OSError, UsageError):  # Windows keeps a file that is open
+        ownership.require(folder)  # the lock of another run stays
         (folder / LOCK).unlink()
+    ownership.let_go(folder)
     os.close(descriptor)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from . import checkpoint, loggers
+from . import derived, loggers
 from .config import RunConfig, Settings
 from .errors import note, one_line
 from .loader import Data
@@ -22,10 +22,10 @@ class Metrics:
     def begin(self, run: Training, config: RunConfig, data: Data) -> None:
         self._run, self._folder = run, config.out
         if run.history:
-            checkpoint.restore_metrics(config.out, run.history)
+            derived.restore_metrics(config.out, run.history)
 
     def epoch(self, row: dict[str, Any]) -> None:
-        checkpoint.write_metrics(self._folder, self._run.history)
+        derived.write_metrics(self._folder, self._run.history)
 
 
 class Hooks:

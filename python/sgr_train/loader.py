@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +26,17 @@ VALIDATION_FRACTION = 0.1  # of the training images, where the data set has no v
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+Split = Images | Files
+
+
+class Facts(NamedTuple):
+    """What is known of a data set before its images are looked at: how many train, classes, and (C, H, W)."""
+
+    train: int
+    num_classes: int
+    image_shape: tuple[int, int, int]
+
+
 @dataclass
 class Data:
     """A data set, split; pixels are normalised by ``mean`` and ``std`` (1, C, 1, 1). ``image_shape`` is (C, H, W).
@@ -33,9 +45,9 @@ class Data:
     run goes on with the data it began with, or not at all. ``augment`` are the augmentations of training batches.
     """
 
-    train: Images | Files
-    val: Images | Files
-    test: Images | Files
+    train: Split
+    val: Split
+    test: Split
     classes: tuple[str, ...]
     image_shape: tuple[int, int, int]
     mean: Tensor
@@ -63,7 +75,7 @@ class Data:
         """One epoch of them."""
         return self.augmented(self.order(batch_size, generator).split(batch_size), generator)
 
-    def ordered(self, split: Images | Files, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
+    def ordered(self, split: Split, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
         """Normalised batches of the first ``limit`` images of a split, as they are."""
         for pixels, labels in split.load(torch.arange(len(split))[:limit].split(batch_size)):
             yield self.normalise(pixels), labels
@@ -86,6 +98,33 @@ def load_data(config: Settings, device: torch.device) -> Data:
     Raises:
         UsageError: the data is missing, damaged, or not what the layout asks for.
     """
+    train, val, test, classes = _splits(config)
+    fingerprint = hashlib.sha256(repr((len(classes), *(s.fingerprint() for s in (train, val, test)))).encode())
+    mean, std = _statistics(train)
+    image_shape = _image_shape(train)
+    splits = (split.to(device) for split in (train, val, test))
+    augment = augmentations_of(config, image_shape)
+    return Data(*splits, classes, image_shape, mean.to(device), std.to(device), fingerprint.hexdigest(), augment)
+
+
+def facts_of(config: Settings) -> Facts:
+    """Raises UsageError as :func:`load_data`, but image files are not looked into."""
+    train, _, _, classes = _splits(config)
+    return Facts(len(train), len(classes), _image_shape(train))
+
+
+def augmentations_of(config: Settings, image_shape: tuple[int, int, int]) -> list[Callable[..., Batch]]:
+    """Those of the settings, or that go without saying for such images."""
+    names = (augmentations.OF_COLOUR if image_shape[0] == 3 else ()) if config.augment is None else config.augment
+    return [partial(augmentations.REGISTRY.find(name), **config.options["augment"][name]) for name in names]
+
+
+def _image_shape(split: Split) -> tuple[int, int, int]:
+    return tuple(split.pixels.shape[1:]) if isinstance(split, Images) else (3, split.size, split.size)
+
+
+def _splits(config: Settings) -> tuple[Split, Split, Split, tuple[str, ...]]:
+    """Training, validation and test images, and the names of the classes."""
     name, _, argument = config.data.partition(":")
     train, val, test, classes = DATA_SETS.make(name, argument, **config.options["data"][name])
     if classes is None:
@@ -101,13 +140,7 @@ def load_data(config: Settings, device: torch.device) -> Data:
     train = train.subset(order)
     if len(train) < 2 or len(val) == 0 or len(test) == 0:
         raise UsageError(f"--data {config.data} has too few images: {len(train)} / {len(val)} / {len(test)}")
-    fingerprint = hashlib.sha256(repr((len(classes), *(s.fingerprint() for s in (train, val, test)))).encode())
-    mean, std = _statistics(train)
-    image_shape = tuple(train.pixels.shape[1:]) if isinstance(train, Images) else (3, train.size, train.size)
-    splits = (split.to(device) for split in (train, val, test))
-    names = (augmentations.OF_COLOUR if image_shape[0] == 3 else ()) if config.augment is None else config.augment
-    augment = [partial(augmentations.REGISTRY.find(name), **config.options["augment"][name]) for name in names]
-    return Data(*splits, classes, image_shape, mean.to(device), std.to(device), fingerprint.hexdigest(), augment)
+    return train, val, test, classes
 
 
 def _count_classes(data: str, labels: list[Tensor]) -> int:
@@ -120,7 +153,7 @@ def _count_classes(data: str, labels: list[Tensor]) -> int:
     return count
 
 
-def _statistics(train: Images | Files) -> tuple[Tensor, Tensor]:
+def _statistics(train: Split) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per channel of the training images, in units of a pixel value."""
     if isinstance(train, Files):
         mean, std = 255 * torch.tensor(IMAGENET_MEAN), 255 * torch.tensor(IMAGENET_STD)

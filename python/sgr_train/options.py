@@ -94,7 +94,7 @@ def check(option: Option, value: Any) -> None:
     for each in value if shape.several else (value,):
         if shape.choices and each not in shape.choices:
             raise refusal(option, f"one of {', '.join(shape.choices)}", value)
-        if shape.range is not None:
+        if shape.range is not None and not isinstance(each, str):
             _check_range(option, shape.range, each, value)
 
 

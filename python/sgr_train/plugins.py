@@ -38,6 +38,18 @@ def load(files: Iterable[Path]) -> None:
             raise UsageError(f"--plugin {file} fails: {type(error).__name__}: {one_line(error)}") from error
 
 
+def fingerprints(files: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of plug-in files by their paths.
+
+    Raises:
+        UsageError: one cannot be read.
+    """
+    try:
+        return {str(file): hashlib.sha256(expand(file).read_bytes()).hexdigest() for file in files}
+    except OSError as error:
+        raise UsageError(f"--plugin {error.filename} cannot be read: {error.strerror}") from error
+
+
 def load_installed() -> None:
     """Import the modules that installed packages name as their plug-ins.
 

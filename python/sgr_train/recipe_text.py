@@ -8,6 +8,7 @@ from . import data, recipes, report
 from .config import RunConfig
 from .errors import say
 from .loader import load_data
+from .memory.batch_size import with_batch_size
 from .memory.estimate import step_cost
 from .recipes import Recipe
 
@@ -20,6 +21,7 @@ def show_all() -> None:
 
 def show(name: str, recipe: Recipe, config: RunConfig) -> None:
     """The network and what a step of it takes. Needs the images only where their size is not known beforehand."""
+    config = with_batch_size(config, dry=True)
     known = data.facts(config.data.partition(":")[0])
     if known is None:
         loaded = load_data(config, torch.device("cpu"))

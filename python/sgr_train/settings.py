@@ -180,6 +180,7 @@ def validate(config: Settings) -> None:
         raise refusal(fields["weights"], "numbers that differ in their first six digits", weights)
     if config.cuts == ("auto",) and config.modules is None:
         raise UsageError("--cuts auto needs --modules, the number of modules; add it")
+    _check_batch_size(config, fields)
     for kind, entries in config.options.items():
         for name, values in entries.items():
             for option in REGISTRIES[kind].options(name):
@@ -190,6 +191,16 @@ def validate(config: Settings) -> None:
         raise refusal(fields["patience"], expected, config.patience)
     if config.bp_free:
         _check_bp_free(config, fields)
+
+
+def _check_batch_size(config: Settings, fields: dict[str, Option]) -> None:
+    auto = config.batch_size == "auto"
+    if isinstance(config.batch_size, str) and not auto:
+        raise refusal(fields["batch_size"], "a number or auto", config.batch_size)
+    if auto and config.cuts == ("auto",):
+        raise UsageError("--batch-size auto needs cuts, and --cuts auto a batch size: give numbers for one of them")
+    if config.memory is not None and not auto:
+        raise UsageError("--memory is what --batch-size auto is held against; drop it, or add that")
 
 
 def _check_bp_free(config: Settings, fields: dict[str, Option]) -> None:

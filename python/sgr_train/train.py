@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from . import checkpoint, hooks, interrupts, methods, plots, report
+from . import best, checkpoint, derived, hooks, interrupts, methods, plots, report
 from .build import build, learning_rate, make_optimizers
 from .config import RunConfig, to_json
 from .divergence import CHECK_EVERY, Watch, advice, check_weights
@@ -17,6 +17,7 @@ from .files import exists, write_json
 from .loader import Data, load_data
 from .measure import PROBE, PeakMemory, accuracy, count_correct, measure_sgr, reduction_of, shares
 from .memory.enough import enough_memory
+from .networks.cuts import Cuts
 from .networks.network import Network
 from .state import Epoch, Training
 from .stopping import has_stopped, is_over, is_validated
@@ -26,17 +27,25 @@ CURVES = "curves.png"
 
 
 @enough_memory()
-def setup(config: RunConfig) -> tuple[Training, Data]:
-    """Data, network and optimizers of a run that has not begun. Writes nothing."""
-    device = pick_device(config.device)
+def setup(config: RunConfig, cuts: Cuts = ()) -> tuple[Training, Data]:
+    """Data, network and optimizers of a run that has not begun, or with the cuts it began with. Writes nothing."""
+    data = load_data(config, prepare_device(config))
+    return new_training(config, data, cuts), data
+
+
+def prepare_device(config: RunConfig) -> torch.device:
+    """That of the run, with what it is set to for all of PyTorch."""
     torch.backends.cudnn.deterministic = True
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    return pick_device(config.device)
 
-    data = load_data(config, device)
 
+def new_training(config: RunConfig, data: Data, cuts: Cuts = ()) -> Training:
+    """A run on the device of the data before its first step. See :func:`setup`."""
+    device = data.mean.device
     torch.manual_seed(config.seed)
-    network, method = build(config, data.num_classes, data.image_shape)
+    network, method = build(config, data.num_classes, data.image_shape, cuts)
     network = network.to(device, memory_format=memory_format(config))
     network.mean, network.std = data.mean / 255, data.std / 255
     epochs = config.epochs * methods.phases(method, network)
@@ -45,7 +54,7 @@ def setup(config: RunConfig) -> tuple[Training, Data]:
     run = Training(network, method, make_optimizers(config, network), generator, epochs, data.classes)
     if config.ema is not None:
         run.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
-    return run, data
+    return run
 
 
 def train(config: RunConfig, label: str = "", verbose: bool = False) -> tuple[Training, Data]:
@@ -64,9 +73,10 @@ def train(config: RunConfig, label: str = "", verbose: bool = False) -> tuple[Tr
 @enough_memory()
 def train_epochs(config: RunConfig, told: hooks.Hooks) -> tuple[Training, Data]:
     """What :func:`train` does, which is ``told`` as it goes on, but for its end."""
-    run, data = setup(config)
-    run.run_id = checkpoint.enter(config, data.fingerprint)
-    state = checkpoint.load_latest(config.out, run.run_id)
+    state = checkpoint.load_own(config)
+    run, data = setup(config, () if state is None else tuple(state["cuts"]))
+    run.run_id = checkpoint.enter(config, data.fingerprint, data.mean.device)
+    checkpoint.keep_environment(config, data.mean.device)
     if state is None:
         save(run, config)
     else:
@@ -99,7 +109,7 @@ def train_epochs(config: RunConfig, told: hooks.Hooks) -> tuple[Training, Data]:
 
 def save(run: Training, config: RunConfig) -> None:
     state = {"settings": to_json(config), **run.state_dict()}
-    checkpoint.save_state(config.out / checkpoint.CHECKPOINT, state, run.run_id)
+    checkpoint.save_state(config.out / checkpoint.CHECKPOINT, state, run.run_id, best=best.is_best(state))
     run.saved = time.monotonic()
 
 
@@ -111,6 +121,7 @@ def restore(run: Training, state: dict[str, Any], config: RunConfig) -> None:
             f"{config.out} was written by another version of sgr-train or for another GPU ({one_line(error)}); "
             f"{checkpoint.again(config.out)}"
         ) from error
+    best.restore_best(config.out, run.run_id, state)
 
 
 def train_epoch(run: Training, config: RunConfig, data: Data, told: hooks.Hooks) -> list[float]:
@@ -213,7 +224,7 @@ def test(run: Training, config: RunConfig, data: Data) -> dict[str, Any]:
         "peak_memory_kind": last["peak_memory_kind"],
     }
     write_json(config.out / checkpoint.SUMMARY, summary, run.run_id)
-    checkpoint.draw(config.out / CURVES, run.run_id, lambda: plot(run.history, config))
+    derived.draw(config.out / CURVES, run.run_id, lambda: plot(run.history, config))
     return summary
 
 
@@ -236,17 +247,18 @@ def finished(config: RunConfig) -> dict[str, Any] | None:
     if not exists(config.out / checkpoint.SUMMARY):
         return None
     run_id = checkpoint.id_of(config)
-    summary = checkpoint.read_summary(config.out, run_id)
+    summary = derived.read_summary(config.out, run_id)
     if summary is None:
         return None
     if not any(exists(config.out / name) for name in checkpoint.CHECKPOINTS):
         note(f"{config.out} has no checkpoint any more; its summary is shown, its metrics and pictures are as found")
         return summary
-    state = checkpoint.load_latest(config.out, run_id)
+    state = checkpoint.load_latest(config.out, run_id, repair=True)
     if not is_over(state["history"], state["epochs"], config):
         return None
-    checkpoint.restore_metrics(config.out, state["history"])
-    checkpoint.redraw(config.out / CURVES, run_id, lambda: plot(state["history"], config))
+    derived.restore_metrics(config.out, state["history"])
+    best.restore_best(config.out, run_id, state)
+    derived.redraw(config.out / CURVES, run_id, lambda: plot(state["history"], config))
     return summary
 
 

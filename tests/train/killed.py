@@ -14,9 +14,15 @@ with torch.device("meta"):
     networks.create("plainnet", num_classes=10, image_shape=(1, 8, 8))
 
 
-def train(words: list[str], call: str | None, count: int) -> None:
-    """The command line; with a ``call`` of os that files are written by, the process dies before its ``count``-th."""
+def train(words: list[str], call: str | None, count: int, errors: str = "") -> None:
+    """The command line; with a ``call`` of os that files are written by, the process dies before its ``count``-th.
+
+    Errors go to a file if there is one. Signals are as in a process that a shell starts.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if errors:
+        os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if call is not None:
         _die_in(call, count)
     raise SystemExit(cli.main(words))

@@ -150,9 +150,12 @@ def test_cuts_are_looked_for_once_and_the_weights_are_those_of_any_run(sgr_train
     numbers = build.build(tiny("b", cuts=auto.cuts), 10, (1, 8, 8))[0]
     assert all(torch.equal(a, b) for a, b in zip(auto.parameters(), numbers.parameters(), strict=True))
     monkeypatch.setattr(build, "best_cuts", None)
+    read, load = [], checkpoint.load_state
+    monkeypatch.setattr(checkpoint, "load_state", lambda path, *run: read.append(path.name) or load(path, *run))
     assert sgr_train("evaluate", tmp_path / "run")[0] == 0
     (tmp_path / "run" / checkpoint.SUMMARY).unlink()  # as of a run that was interrupted
     assert sgr_train("run", "--resume", tmp_path / "run")[0] == 0
+    assert read == ["checkpoint.pt"] * 2
 
 
 def test_every_method_of_a_comparison_has_its_own(sgr_train, tmp_path):

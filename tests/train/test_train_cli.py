@@ -14,7 +14,15 @@ from sgr_train.config import COMMANDS, RunConfig, fields_of, from_json, to_json
 from sgr_train.settings import make
 from train_helpers import TINY, TINY_FLAGS, files
 
-RUN_FILES = {"config.json", "metrics.jsonl", "checkpoint.pt", "checkpoint.previous.pt", "summary.json", "curves.png"}
+RUN_FILES = {
+    "config.json",
+    "metrics.jsonl",
+    "checkpoint.pt",
+    "checkpoint.previous.pt",
+    "checkpoint.best.pt",
+    "summary.json",
+    "curves.png",
+}
 
 
 def is_png(path: Path) -> bool:

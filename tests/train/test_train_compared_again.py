@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from train_helpers import files
 
-CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt")
+CHECKPOINTS = ("checkpoint.pt", "checkpoint.previous.pt", "checkpoint.best.pt")
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -54,7 +54,7 @@ def test_a_comparison_without_checkpoints_is_shown(sgr_train, compared, metrics)
         assert f"comparison.png could not be drawn ({path} " in errors.splitlines()[-1]
 
 
-@pytest.mark.parametrize("damage", ["both checkpoints", "config"])
+@pytest.mark.parametrize("damage", ["checkpoints", "config"])
 def test_the_remedy_for_one_bad_run_is_to_remove_it(sgr_train, compared, damage):
     folder = compared / "layerwise-seed0"
     text = sgr_train("compare", "--resume", compared)[1]

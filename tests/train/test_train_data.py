@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sgr_train import augmentations, checkpoint, train
+from sgr_train import augmentations, train
 from sgr_train.config import RunConfig
 from sgr_train.data.splits import stratified_order
 from sgr_train.errors import UsageError
@@ -216,13 +216,13 @@ def test_a_relative_path_of_data_holds_from_everywhere(sgr_train, tmp_path, writ
     monkeypatch.chdir(write_npz().parent)
     loaded = []
 
-    def setup(config):
+    def setup(config, *_):
         loaded.append((config.data, config.options["data"]))
         raise KeyboardInterrupt
 
     flags = {"npz": ["npz:data.npz"], "folder": ["folder:images"], "cifar10": ["cifar10", "--data-dir", "here"]}[kind]
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "load_latest", lambda *_: setup(make(RunConfig)))
+        patch.setattr(train, "save", lambda *_: setup(make(RunConfig)))
         patch.setattr(train, "load_data", lambda config, device: load_data(make(RunConfig), device))
         assert sgr_train("run", *TINY_FLAGS, "--data", *flags, "--out", tmp_path / "run")[0] == 130
     (tmp_path / "elsewhere").mkdir()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import random
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from sgr_train import checkpoint, plots, train
+from sgr_train.files import write
 from train_helpers import TINY, TINY_FLAGS, files
 
 MEASURED_TIME = {"seconds", "images_per_second", "peak_memory_bytes", "seconds_per_epoch"}
@@ -58,6 +62,42 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(sgr_train, finished,
     assert sgr_train("run", "--resume", finished)[2] == ""  # all is well again
 
 
+def damages(content: bytes) -> list[bytes]:
+    """Cut at five lengths, one of them empty, and with one bit of 20 bytes turned: the first, the last, and between."""
+    chance, size = random.Random(0), len(content)
+    lengths = [0, 1, size // 2, size - 1, chance.randrange(size)]
+    header, seal = range(64), range(size - 120, size)
+    places = [0, size - 1, *chance.sample(header, 4), *chance.sample(range(size), 9), *chance.sample(seal, 5)]
+    return [*(content[:length] for length in lengths), *(flipped(content, place / (size - 1)) for place in places)]
+
+
+def test_every_damage_is_found_and_nothing_is_overwritten(finished, capsys):
+    run = json.loads((finished / "config.json").read_text())["run"]
+    path, previous = finished / "checkpoint.pt", finished / "checkpoint.previous.pt"
+    whole, before = path.read_bytes(), previous.read_bytes()
+    cases = damages(whole)
+    assert len(cases) == 25 and len({*cases, whole}) == 26
+    for content in cases:
+        path.write_bytes(content)
+        assert len(checkpoint.load_latest(finished, run)["history"]) == 2 and path.read_bytes() == content
+        assert f"{path} " in capsys.readouterr().err
+        assert len(checkpoint.load_latest(finished, run, repair=True)["history"]) == 2
+        assert "; going on from checkpoint.previous.pt, epoch 2" in capsys.readouterr().err
+        assert path.read_bytes() == previous.read_bytes() == before
+    kept = [finished / f"checkpoint.pt.aside{number}" for number in ("", *(f"-{n}" for n in range(2, 26)))]
+    assert [file.read_bytes() for file in kept] == cases
+
+
+def test_with_both_last_checkpoints_damaged_the_best_is_there(sgr_train, finished):
+    expected = result(finished)
+    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+        (finished / name).write_bytes(b"")
+    status, _, errors = sgr_train("run", "--resume", finished)
+    assert status == 0 and errors.count("\n") == 1 and "going on from checkpoint.best.pt, epoch 3" in errors
+    assert result(finished) == expected
+    assert {path.name for path in finished.glob("*.aside")} == {"checkpoint.pt.aside", "checkpoint.previous.pt.aside"}
+
+
 @pytest.mark.parametrize("replace", ["nothing", "folder", "other"])
 def test_a_checkpoint_that_is_not_this_run_s(sgr_train, finished, other_run, replace):
     path, expected = finished / "checkpoint.pt", result(finished)
@@ -67,17 +107,14 @@ def test_a_checkpoint_that_is_not_this_run_s(sgr_train, finished, other_run, rep
     elif replace == "other":
         shutil.copy(other_run / "checkpoint.pt", path)
     status, _, errors = sgr_train("run", "--resume", finished)
-    if replace == "folder":
-        assert status == 2 and f"cannot write {path}: Is a directory; remove it" in errors
-        path.rmdir()
-        status, _, errors = sgr_train("run", "--resume", finished)
-    said = "belongs to another run" if replace == "other" else "is missing"
-    assert status == 0 and f"{path} {said}; going on from checkpoint.previous.pt" in errors
-    assert result(finished) == expected
+    said = {"nothing": "is missing", "folder": "cannot be read: Is a directory", "other": "belongs to another run"}
+    aside = "" if replace == "nothing" else "kept as checkpoint.pt.aside; "
+    assert status == 0 and f"{path} {said[replace]}; {aside}going on from checkpoint.previous.pt" in errors
+    assert result(finished) == expected and (finished / "checkpoint.pt.aside").exists() == (replace != "nothing")
 
 
-def test_two_damaged_checkpoints(sgr_train, finished):
-    for name in ("checkpoint.pt", "checkpoint.previous.pt"):
+def test_only_damaged_checkpoints(sgr_train, finished):
+    for name in ("checkpoint.pt", "checkpoint.previous.pt", "checkpoint.best.pt"):
         (finished / name).write_bytes(flipped((finished / name).read_bytes(), 0.5))
     before = files(finished)
     status, _, errors = sgr_train("run", "--resume", finished)
@@ -92,6 +129,24 @@ def test_a_damaged_checkpoint_is_never_kept_as_the_one_before(tiny):
     train.train(config)
     for name, epochs in (("checkpoint.pt", 2), ("checkpoint.previous.pt", 1)):
         assert len(checkpoint.load_state(config.out / name, run.run_id)["history"]) == epochs
+
+
+def test_without_links_the_one_before_is_copied_whole(tmp_path, monkeypatch):
+    """To the disk itself: a crash of the system may come at once."""
+
+    def refuse(*_):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    flushed, fsync = [], os.fsync
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: flushed.append(os.fstat(descriptor).st_ino) or fsync(descriptor)
+    )
+    path, previous = tmp_path / "file", tmp_path / "previous"
+    for content in (b"first", b"second", b"third"):
+        write(path, content, previous)
+    assert (path.read_bytes(), previous.read_bytes()) == (b"third", b"second")
+    assert {file.stat().st_ino for file in (path, previous)} <= {*flushed}
 
 
 @pytest.mark.parametrize("command", ["run", "compare"])
@@ -241,9 +296,9 @@ def test_a_run_killed_before_its_first_checkpoint_begins(sgr_train, finished):
 def test_a_folder_in_the_way_is_named(sgr_train, tmp_path, monkeypatch, name):
     original, out = train.setup, tmp_path / "run"
 
-    def setup(config):
+    def setup(config, *cuts):
         (out / f"{name}.part").mkdir(exist_ok=True)
-        return original(config)
+        return original(config, *cuts)
 
     monkeypatch.setattr(train, "setup", setup)
     status, _, errors = sgr_train("run", *TINY_FLAGS, "--out", out)

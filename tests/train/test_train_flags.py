@@ -26,11 +26,13 @@ EXAMPLES: dict[str, list[dict[str, str]]] = {
         {"val_every": "2", "patience": "3", "log": "silent"},
         {"clip_grad_norm": "1", "ema": "0.9", "save_every": "1", "save_minutes": "0.001", "plugin": "{plugin}"},
         {"amp": "bf16", "channels_last": "true", "device": "cpu", "threads": str(torch.get_num_threads())},
+        {"memory": "1", "batch_size": "auto"},
         {"resume": "{finished}"},
     ],
     "compare": [{"methods": "bp sgr", "seeds": "4 5"}],
     "choose": [{"weights": "0.2", "seeds": "7"}],
 }
+NEEDED = {"bp_free": ["head=etf"], "memory": ["batch_size=auto"]}  # with them, in a recipe
 pytestmark = pytest.mark.usefixtures("silent")
 RUNS = [pytest.param(command, run, id=" ".join(run)) for command, runs in EXAMPLES.items() for run in runs]
 SETTINGS = {option.name: option for option in fields_of(RunConfig)}
@@ -104,7 +106,8 @@ def test_a_run_with_it_ends_well(sgr_train, tmp_path, places, command, run):
     out = texts.get("out") or texts.get("resume") or tmp_path / "run"
     with open(f"{out}/config.json") as file:
         config = from_json(json.load(file))
-    for name in texts.keys() - {"out", "resume"}:
+    replaced = {"batch_size", "memory"} if "memory" in texts else set()  # by the number that was found
+    for name in texts.keys() - {"out", "resume"} - replaced:
         value = from_text(own[name], texts[name])
         assert getattr(config, name) == value != own[name].default
 
@@ -126,7 +129,7 @@ def test_what_a_recipe_does_not_set_exists():
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_recipe_sets_it(name):
     text = next(run[name] for run in EXAMPLES["run"] if name in run)
-    words = ["recipe", "digits-sgr", "--set", f"{name}={text}", *(["head=etf"] if name == "bp_free" else [])]
+    words = ["recipe", "digits-sgr", "--set", f"{name}={text}", *NEEDED.get(name, [])]
     if name in flags.NOT_IN_A_RECIPE:
         with pytest.raises(flags.UsageError, match=f"--set {name} is for no recipe: {flags.NOT_IN_A_RECIPE[name]}"):
             flags.parse(words)

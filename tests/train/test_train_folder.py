@@ -24,10 +24,10 @@ def second_run(monkeypatch, capsys):
     def plan(*flags: object) -> list[int]:
         statuses, original = [], train.setup
 
-        def setup(config):
+        def setup(config, *cuts):
             if config.seed == 1:
                 statuses.append(cli.main(["run", *TINY_FLAGS, *map(str, flags)]))
-            return original(config)
+            return original(config, *cuts)
 
         monkeypatch.setattr(train, "setup", setup)
         return statuses

@@ -120,4 +120,4 @@ def test_a_limit_of_the_size_of_files_is_named(sgr_train, tmp_path, monkeypatch)
 
     monkeypatch.setattr(os, "fsync", refuse)
     errors = one_error(sgr_train("run", *TINY_FLAGS, "--out", tmp_path / "run"))
-    assert "File too large; raise the largest size of a file (ulimit -f) or choose another --out" in errors
+    assert "File too large; raise the largest size of a file (ulimit -f); nothing was written\n" in errors

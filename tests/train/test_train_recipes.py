@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from sgr_train import checkpoint, data, flags, methods, recipes, train
+from sgr_train import checkpoint, data, derived, flags, methods, recipes, train
 from sgr_train.config import RunConfig
 from sgr_train.data.splits import Images
 from sgr_train.errors import UsageError
@@ -117,7 +117,7 @@ def test_a_recipe_is_a_run_that_can_be_resumed(sgr_train, tmp_path, monkeypatch)
     assert stored["command"] == "run" and stored["augment"] == ["crop", "mixup"]
     assert stored["options"]["method"]["sgr"]["weight"] == 1.0 and stored["options"]["data"]["shrunken"]["side"] == 8
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "write_metrics", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(derived, "write_metrics", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert sgr_train("recipe", name, *changes, "--out", tmp_path / "resumed")[0] == 130
     assert sgr_train("run", "--resume", tmp_path / "resumed")[0] == 0
     whole, resumed = (train.setup(checkpoint.read_config(tmp_path / each, "run"))[0] for each in ("whole", "resumed"))

@@ -24,7 +24,7 @@ class Cost(NamedTuple):
     Attributes:
         network: without numbers.
         flops: of its products (matrices, convolutions), at most over the phases of the method.
-        kept_bytes: parameters, buffers and the state of the optimizers.
+        kept_bytes: see :func:`kept_bytes`.
         peak_bytes: of all that lives at once, ``kept_bytes`` included; scratch memory of operators is not.
     """
 
@@ -39,9 +39,15 @@ def step_cost(config: RunConfig, num_classes: int, image_shape: tuple[int, int, 
     with torch.device("meta"):
         network, method = build(config, num_classes, image_shape)
         x, y = empty_batch(config, image_shape)
-    kept = _bytes([*network.state_dict().values(), *_optimizer_state(config, network)])
+    kept = kept_bytes(config, network)
     peak = step_peak_bytes(network, method, x, y, sizes_of(config))
     return Cost(network, _flops(network, method, x, y), kept, kept + peak)
+
+
+def kept_bytes(config: RunConfig, network: Network) -> int:
+    """Of parameters, buffers, their average if there is one, and the state of the optimizers."""
+    weights = _bytes([*network.state_dict().values()])
+    return (1 if config.ema is None else 2) * weights + _bytes(_optimizer_state(config, network))
 
 
 def _optimizer_state(config: RunConfig, network: nn.Module) -> list[Any]:
