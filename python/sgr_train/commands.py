@@ -20,10 +20,11 @@ from .settings import validate
 def run(config: RunConfig) -> None:
     summary = train.train_and_test(config, f"{config.method} seed {config.seed}", verbose=True)
     sgr = "" if summary["sgr"] is None else f", SGR loss {summary['sgr']:.4f}"
+    skipped = f", {summary['skipped_steps']} steps of modules skipped" if summary["skipped_steps"] else ""
     say(
         f"test accuracy {summary['test_accuracy']:.2%}, validation {summary['val_accuracy']:.2%}{sgr}, "
         f"{summary['seconds_per_epoch']:.2f} s/epoch, {summary['peak_memory_kind']} "
-        f"{report.mebibytes(summary['peak_memory_bytes'])} MiB"
+        f"{report.mebibytes(summary['peak_memory_bytes'])} MiB{skipped}"
     )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint, methods, report
-from .build import own_options
+from . import checkpoint, report
+from .build import make_method, own_options
 from .config import ChooseConfig, CompareConfig, RunConfig, Settings, run_of
 from .errors import NoOutput, UsageError, one_line, say
 from .files import write_json
@@ -98,7 +98,7 @@ def _begin(config: Settings, runs: Runs) -> str:
     """
     _, data = setup(next(iter(runs.values())))
     for run in runs.values():
-        methods.REGISTRY.make(run.method, **own_options(run))
+        make_method(run)
     run_id = checkpoint.enter(config, data.fingerprint)
     for run in runs.values():
         make_folder(run.out)

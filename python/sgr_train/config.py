@@ -67,7 +67,9 @@ class Settings:
         clip_grad_norm: Largest gradient norm of a module; left out: no clipping.
         ema: Measure, test and export an exponential average of the weights with this decay a step, in place of the last
             ones; left out: none.
-        amp: Precision of the training steps by autocast: bf16; left out: float32. What is measured is in float32.
+        amp: Precision of the training steps by autocast: bf16, or fp16 with a loss scale that follows the gradients: it
+            falls where those of a module overflow, whose step is skipped; left out: float32. What is measured is in
+            float32.
         channels_last: Images and convolutions in this memory format, which convolutions on a GPU are fastest in.
         save_every: Keep the state after every so many steps of an epoch, and not at its end alone.
         save_minutes: The same, after so many minutes.
@@ -97,7 +99,7 @@ class Settings:
     weight_decay: NotNegative = 5e-4
     clip_grad_norm: Positive | None = None
     ema: Share | None = None
-    amp: Literal["bf16"] | None = None
+    amp: Literal["bf16", "fp16"] | None = None
     channels_last: bool = False
     save_every: Count | None = None
     save_minutes: Positive | None = None

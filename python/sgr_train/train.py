@@ -15,6 +15,7 @@ from .divergence import CHECK_EVERY, Watch, advice, check_weights
 from .errors import UsageError, note, one_line
 from .files import exists, write_json
 from .loader import Data, load_data
+from .loss_scale import LossScale
 from .measure import PROBE, PeakMemory, accuracy, measure_sgr, reduction_of
 from .memory.enough import enough_memory
 from .networks.network import Network
@@ -22,6 +23,7 @@ from .state import Epoch, Training
 from .updates import Updates
 
 CURVES = "curves.png"
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @enough_memory()
@@ -44,6 +46,8 @@ def setup(config: RunConfig) -> tuple[Training, Data]:
     run = Training(network, method, make_optimizers(config, network), generator, epochs, data.classes)
     if config.ema is not None:
         run.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+    if config.amp == "fp16":
+        run.scale = LossScale()
     return run, data
 
 
@@ -75,6 +79,8 @@ def train(config: RunConfig, label: str = "", verbose: bool = False) -> tuple[Tr
                     "epoch": epoch,
                     "lr": run.optimizers[0].param_groups[0]["lr"],
                     "loss": losses,  # nats, one a module, mean over the epoch
+                    "skipped_steps": run.skipped - sum(row["skipped_steps"] for row in run.history),
+                    "loss_scale": None if run.scale is None else run.scale.value,
                     "seconds": seconds,  # of training; measurements excluded
                     "images_per_second": images / seconds,
                     "peak_memory_bytes": memory.read(),
@@ -112,11 +118,11 @@ def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.P
     Raises:
         Diverged: a loss, or what the last step left in the network, is not finite.
     """
-    updates = Updates(run.network, run.optimizers, config.accumulate, config.clip_grad_norm)
+    updates = Updates(run.network, run.optimizers, config.accumulate, config.clip_grad_norm, run.scale)
     watch = Watch(updates.modules)
     if run.epoch is None:
         order = data.order(config.batch_size * config.accumulate, run.generator)
-        run.epoch = Epoch(order, torch.zeros((), device=data.mean.device))
+        run.epoch = Epoch.begin(order, data.mean.device)
     epoch, started = run.epoch, time.perf_counter() - run.epoch.seconds
 
     def require_finite() -> None:
@@ -135,21 +141,24 @@ def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.P
         for group in (group for optimizer in run.optimizers for group in optimizer.param_groups):
             group["lr"] = rate
         x = x.contiguous(memory_format=memory_format(config))
+        if run.scale is not None:
+            run.method.grad_scale = run.scale.value
         with autocast(config, x.device):
             losses = torch.stack(run.method.step(run.network, x, labels, updates)).float()
+        updates.end()
         if updates.complete and run.average is not None:
             run.average.update_parameters(run.network)
-        epoch.losses = epoch.losses + losses * len(labels)
-        epoch.steps, epoch.images = epoch.steps + 1, epoch.images + len(labels)
+        epoch.add(losses, len(labels), may_overflow=run.scale is not None)
         watch.see(epoch.losses, epoch.steps)
         if epoch.steps % CHECK_EVERY == 0:
             watch.check()
-        progress.batch(len(labels), epoch.losses[-1] / epoch.images)
+        progress.batch(len(labels), epoch.mean[-1])
         if updates.complete and epoch.steps < steps and is_due(run, config):
             require_finite()
             save(run, config)
+    watch.see(epoch.mean, epoch.steps)
     require_finite()
-    return (epoch.losses / epoch.images).tolist()
+    return epoch.mean.tolist()
 
 
 def memory_format(config: RunConfig) -> torch.memory_format:
@@ -157,7 +166,7 @@ def memory_format(config: RunConfig) -> torch.memory_format:
 
 
 def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.amp is not None)
+    return torch.autocast(device.type, AUTOCAST.get(config.amp), enabled=config.amp is not None)
 
 
 def is_due(run: Training, config: RunConfig) -> bool:
@@ -197,6 +206,7 @@ def test(run: Training, config: RunConfig, data: Data) -> dict[str, Any]:
         "val_accuracy": last["val_accuracy"][-1],
         "train_accuracy": last["train_accuracy"][-1],
         "sgr": report.mean(last["sgr"]),
+        "skipped_steps": run.skipped,
         "seconds_per_epoch": report.mean([row["seconds"] for row in run.history]),
         "peak_memory_bytes": max(row["peak_memory_bytes"] or 0 for row in run.history) or None,
         "peak_memory_kind": last["peak_memory_kind"],

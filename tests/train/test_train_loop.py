@@ -279,11 +279,12 @@ def test_a_run_goes_on_from_the_middle_of_an_epoch(tiny, monkeypatch, when, meth
 def test_sums_of_an_epoch_are_where_the_network_is(tiny):
     """They are read to the CPU."""
     run, _ = train.setup(tiny())
-    run.epoch = state_of_training.Epoch(torch.arange(3), torch.zeros(3))
+    run.epoch = state_of_training.Epoch.begin(torch.arange(3), torch.device("cpu"))
     state = run.state_dict()
     run.network.mean = run.network.mean.to("meta")
     run.load_state_dict(state)
-    assert run.epoch.losses.device.type == "meta" and run.epoch.order.device.type == "cpu"
+    assert {run.epoch.losses.device.type, run.epoch.counted.device.type} == {"meta"}
+    assert run.epoch.order.device.type == "cpu"
 
 
 def test_an_average_of_the_weights_is_what_is_measured_and_kept(tiny, monkeypatch):

@@ -31,6 +31,7 @@ class FA:
     """Feedback alignment: back-propagation through fixed random matrices in the place of the transposed weights."""
 
     whole = True
+    grad_scale = 1.0
     facts = Facts("yes", "no", "no", "1 forward, 1 backward", "a matrix for every weight", "all blocks")
 
     def prepare(self, network: Network, sample: Tensor) -> None:
@@ -45,7 +46,7 @@ class FA:
             for module in network:
                 x = module.body(x)
             loss = network[-1].head(x, y)
-            loss.backward()  # in here too: checkpointed blocks run again
+            (self.grad_scale * loss).backward()  # in here too: checkpointed blocks run again
         for k in range(len(network)):
             update(k)
         return [loss.detach()]

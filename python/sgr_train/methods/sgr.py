@@ -41,13 +41,15 @@ class Layerwise:
         engine: how gradients are computed; see sgr_kernels.local_step. fused builds no autograd graph of the bodies.
     """
 
+    grad_scale = 1.0
     facts = Facts(BP_FREE, "yes", BP_FREE, "1 forward, 1 backward by module", "local heads", "one module")
 
     def __init__(self, *, engine: Engine = "auto") -> None:
         self.engine = engine
 
     def module_step(self, module: LocalModule, x: Tensor, y: Tensor, delta_pre: None, last: bool) -> sk.LocalStep:
-        return local_step(module, x, y, None, weight=0.0, engine=self.engine, need_delta_out=False)
+        options = {"engine": self.engine, "grad_scale": self.grad_scale}
+        return local_step(module, x, y, None, weight=0.0, need_delta_out=False, **options)
 
     def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]:
         losses, delta_pre = [], None
@@ -150,7 +152,8 @@ class SGR(Layerwise):
         self, module: LocalModule, x: Tensor, y: Tensor, delta_pre: Tensor | None, last: bool
     ) -> sk.LocalStep:
         need_delta_out = self.reconcile and not last
-        return local_step(module, x, y, delta_pre, need_delta_out=need_delta_out, **self.options)
+        options = {**self.options, "grad_scale": self.grad_scale}
+        return local_step(module, x, y, delta_pre, need_delta_out=need_delta_out, **options)
 
     def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]:
         self.reconcile = self.counter.steps % self.every == 0
