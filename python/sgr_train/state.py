@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from . import methods
+from .data.splits import Batch
 from .loss_scale import LossScale
 from .networks.network import Network
 
@@ -25,10 +27,22 @@ class Epoch:
     steps: int = 0  # taken
     images: int = 0  # seen
     seconds: float = 0.0  # of training
+    waited: float = 0.0  # of these, for batches
 
     @classmethod
     def begin(cls, order: Tensor, device: torch.device) -> Epoch:
         return cls(order, torch.zeros((), device=device), torch.zeros((), dtype=torch.long, device=device))
+
+    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches; adds the time that they take to be there."""
+        batches = iter(batches)
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
 
     def add(self, losses: Tensor, images: int, may_overflow: bool) -> None:
         """A step; of those that may overflow, losses that are not finite count for nothing: they have changed none."""

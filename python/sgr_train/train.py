@@ -83,6 +83,7 @@ def train(config: RunConfig, label: str = "", verbose: bool = False) -> tuple[Tr
                     "loss_scale": None if run.scale is None else run.scale.value,
                     "seconds": seconds,  # of training; measurements excluded
                     "images_per_second": images / seconds,
+                    "waited": run.epoch.waited / seconds,  # for batches, a share of the seconds
                     "peak_memory_bytes": memory.read(),
                     "peak_memory_kind": memory.kind,
                     **measure(run.result, config, data),
@@ -134,7 +135,7 @@ def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.P
     methods.begin_epoch(run.method, len(run.history), config.epochs)
     batches = epoch.order.split(config.batch_size)
     steps = len(batches)
-    for x, labels in data.augmented(batches[epoch.steps :], run.generator):
+    for x, labels in epoch.timed(data.augmented(batches[epoch.steps :], run.generator)):
         interrupts.check()
         updates.begin(last=epoch.steps + 1 == steps)
         rate = learning_rate(config, len(run.history) + epoch.steps / steps)

@@ -11,7 +11,7 @@ import pytest
 from sgr_train import checkpoint, report, train
 from train_helpers import TINY, TINY_FLAGS, files
 
-MEASURED_TIME = {"seconds", "images_per_second", "peak_memory_bytes", "seconds_per_epoch"}
+MEASURED_TIME = {"seconds", "waited", "images_per_second", "peak_memory_bytes", "seconds_per_epoch"}
 
 
 def result(folder: Path) -> dict[str, object]:

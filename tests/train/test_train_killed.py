@@ -20,7 +20,7 @@ from sgr_train.files import read_json
 KILLS = 20
 FLAGS = ["--train-subset", "640", "--depth", "3", "--width", "12", "--epochs", "3", "--batch-size", "32"]  # 60 steps
 CALLS = ("fsync", "replace", "link")  # of which every file of a run needs at least one
-MEASURED = {"seconds", "images_per_second", "peak_memory_bytes", "seconds_per_epoch", "run", "sha256"}
+MEASURED = {"seconds", "waited", "images_per_second", "peak_memory_bytes", "seconds_per_epoch", "run", "sha256"}
 
 
 @pytest.fixture(scope="module")
