@@ -70,6 +70,7 @@ class Settings:
         amp: Precision of the training steps by autocast: bf16, or fp16 with a loss scale that follows the gradients: it
             falls where those of a module overflow, whose step is skipped; left out: float32. What is measured is in
             float32.
+        compile: Compile the blocks with torch.compile, for the training steps; what is measured is not compiled.
         channels_last: Images and convolutions in this memory format, which convolutions on a GPU are fastest in.
         save_every: Keep the state after every so many steps of an epoch, and not at its end alone.
         save_minutes: The same, after so many minutes.
@@ -100,6 +101,7 @@ class Settings:
     clip_grad_norm: Positive | None = None
     ema: Share | None = None
     amp: Literal["bf16", "fp16"] | None = None
+    compile: bool = False
     channels_last: bool = False
     save_every: Count | None = None
     save_minutes: Positive | None = None

@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import checkpoint, interrupts, methods, report
 from .build import build, learning_rate, make_optimizers
+from .compiled import compile_blocks, not_compiled
 from .config import RunConfig, to_json
 from .divergence import CHECK_EVERY, Watch, advice, check_weights
 from .errors import UsageError, note, one_line
@@ -40,6 +41,8 @@ def setup(config: RunConfig) -> tuple[Training, Data]:
     network, method = build(config, data.num_classes, data.image_shape)
     network = network.to(device, memory_format=memory_format(config))
     network.mean, network.std = data.mean / 255, data.std / 255
+    if config.compile:
+        compile_blocks(config, network, method)
     epochs = config.epochs * methods.phases(method, network)
 
     generator = torch.Generator().manual_seed(config.seed)
@@ -181,18 +184,19 @@ def measure(network: Network, config: RunConfig, data: Data) -> dict[str, Any]:
     """Accuracies of every head on training and validation images, and the SGR loss between neighbours."""
     probe = max(PROBE // config.batch_size, 1) * config.batch_size
     whole_batches = min(data.images_per_epoch(config.batch_size), probe)  # as in training
-    return {
-        "sgr": measure_sgr(network, data.ordered(data.train, config.batch_size, whole_batches), config),
-        "train_accuracy": accuracy(network, data.ordered(data.train, config.batch_size, PROBE)),
-        "val_accuracy": accuracy(network, data.ordered(data.val, config.batch_size)),
-    }
+    with not_compiled(config):
+        return {
+            "sgr": measure_sgr(network, data.ordered(data.train, config.batch_size, whole_batches), config),
+            "train_accuracy": accuracy(network, data.ordered(data.train, config.batch_size, PROBE)),
+            "val_accuracy": accuracy(network, data.ordered(data.val, config.batch_size)),
+        }
 
 
 @enough_memory()
 def test(run: Training, config: RunConfig, data: Data) -> dict[str, Any]:
     """The one look at the test images, after training. Writes the summary and the curves."""
     last = run.history[-1]
-    with advice(config, "on the test images"):
+    with advice(config, "on the test images"), not_compiled(config):
         test_accuracy = accuracy(run.result, data.ordered(data.test, config.batch_size))
     summary = {
         "method": config.method,

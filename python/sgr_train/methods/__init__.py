@@ -17,6 +17,7 @@ It may have more:
     grad_scale: a number, 1 unless the caller sets another one before a step: the factor on all gradients that ``step``
         adds, and on those inside of it, so that none is too small for float16. Losses come back without it. ``--amp
         fp16`` is for methods with this attribute.
+    why_not_compiled(network): why ``--compile`` is nothing for it, if so: a text, or None.
     whole: True for a class that trains the network end to end, on the loss of the last head alone.
     facts: :class:`~sgr_train.methods.facts.Facts` of a class, for the table of ``sgr-train methods``.
 """

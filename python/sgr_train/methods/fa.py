@@ -34,6 +34,9 @@ class FA:
     grad_scale = 1.0
     facts = Facts("yes", "no", "no", "1 forward, 1 backward", "a matrix for every weight", "all blocks")
 
+    def why_not_compiled(self, network: Network) -> str:
+        return "--method fa sends gradients back through other matrices than those that blocks are compiled with"
+
     def prepare(self, network: Network, sample: Tensor) -> None:
         check(network, sample)
         for module in network:

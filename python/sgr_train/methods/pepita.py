@@ -49,6 +49,9 @@ class Pepita:
     def __init__(self, *, projection: Positive = 0.05) -> None:
         self.projection = projection
 
+    def why_not_compiled(self, network: Network) -> str:
+        return "--method pepita calls the layers inside of blocks one by one, and no compiled block"
+
     def prepare(self, network: Network, sample: Tensor) -> None:
         check(network)
         matrix = uniform(sample, (network.num_classes, *sample.shape[1:]), sample[0].numel())

@@ -47,6 +47,11 @@ class Layerwise:
     def __init__(self, *, engine: Engine = "auto") -> None:
         self.engine = engine
 
+    def why_not_compiled(self, network: Network) -> str | None:
+        if all((sk.engines.automatic(m.body) if self.engine == "auto" else self.engine) == "fused" for m in network):
+            return "engine fused computes layers in closed form and calls no block; --engine directional calls them"
+        return None
+
     def module_step(self, module: LocalModule, x: Tensor, y: Tensor, delta_pre: None, last: bool) -> sk.LocalStep:
         options = {"engine": self.engine, "grad_scale": self.grad_scale}
         return local_step(module, x, y, None, weight=0.0, need_delta_out=False, **options)
@@ -134,6 +139,7 @@ class SGR(Layerwise):
             raise UsageError("--curvature must be exact without --engine fused, got 'none'")
         if weight > LARGEST_FLOAT / every:
             raise UsageError(f"--weight must be at most {LARGEST_FLOAT / every:g} with --every {every}, got {weight}")
+        super().__init__(engine=engine)
         self.every, self.counter, self.reconcile = every, Counter(), True
         self.overlap = overlap
         self.options = {
@@ -144,6 +150,11 @@ class SGR(Layerwise):
             "engine": engine,
             "curvature": curvature,
         }
+
+    def why_not_compiled(self, network: Network) -> str | None:
+        if self.engine == "autograd":
+            return "--engine autograd differentiates twice, which compiled blocks cannot; --engine directional does not"
+        return super().why_not_compiled(network)
 
     def prepare(self, network: Network, sample: Tensor) -> None:
         network[0].aux = self.counter
