@@ -35,7 +35,7 @@ def compile_blocks(config: RunConfig, network: Network, method: methods.Method) 
     limits.recompile_limit = limits.accumulated_recompile_limit = VARIANTS * len(blocks)
     limits.fail_on_recompile_limit_hit = True
     for block in blocks:
-        # As nn.Module.compile does, which before torch 2.14 leaves containers as they are: no frame of theirs is traced.
+        # As nn.Module.compile does, but with a frame of ours: of containers torch 2.11 traces no other.
         block._compiled_call_impl = torch.compile(partial(_call, block), backend=BACKEND, dynamic=False)
 
 
