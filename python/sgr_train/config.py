@@ -71,6 +71,8 @@ class Settings:
             falls where those of a module overflow, whose step is skipped; left out: float32. What is measured is in
             float32.
         compile: Compile the blocks with torch.compile, for the training steps; what is measured is not compiled.
+        cuda_graph: Capture whole training steps in CUDA graphs, which helps small networks on a GPU: an epoch captures
+            its fourth step. What is not the same at every step is refused.
         channels_last: Images and convolutions in this memory format, which convolutions on a GPU are fastest in.
         save_every: Keep the state after every so many steps of an epoch, and not at its end alone.
         save_minutes: The same, after so many minutes.
@@ -102,6 +104,7 @@ class Settings:
     ema: Share | None = None
     amp: Literal["bf16", "fp16"] | None = None
     compile: bool = False
+    cuda_graph: bool = False
     channels_last: bool = False
     save_every: Count | None = None
     save_minutes: Positive | None = None

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import checkpoint, interrupts, methods, report
@@ -15,6 +16,7 @@ from .config import RunConfig, to_json
 from .divergence import CHECK_EVERY, Watch, advice, check_weights
 from .errors import UsageError, note, one_line
 from .files import exists, write_json
+from .graphs import CapturedSteps, prepare_optimizers, require_capturable
 from .loader import Data, load_data
 from .loss_scale import LossScale
 from .measure import PROBE, PeakMemory, accuracy, measure_sgr, reduction_of
@@ -43,6 +45,8 @@ def setup(config: RunConfig) -> tuple[Training, Data]:
     network.mean, network.std = data.mean / 255, data.std / 255
     if config.compile:
         compile_blocks(config, network, method)
+    if config.cuda_graph:
+        require_capturable(config, method, device)
     epochs = config.epochs * methods.phases(method, network)
 
     generator = torch.Generator().manual_seed(config.seed)
@@ -80,7 +84,7 @@ def train(config: RunConfig, label: str = "", verbose: bool = False) -> tuple[Tr
                 seconds = run.epoch.seconds
                 row = {
                     "epoch": epoch,
-                    "lr": run.optimizers[0].param_groups[0]["lr"],
+                    "lr": float(run.optimizers[0].param_groups[0]["lr"]),
                     "loss": losses,  # nats, one a module, mean over the epoch
                     "skipped_steps": run.skipped - sum(row["skipped_steps"] for row in run.history),
                     "loss_scale": None if run.scale is None else run.scale.value,
@@ -135,6 +139,13 @@ def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.P
         check_weights(run.network)
         epoch.seconds = time.perf_counter() - started
 
+    def step(x: Tensor, labels: Tensor) -> Tensor:
+        with autocast(config, x.device):
+            return torch.stack(run.method.step(run.network, x, labels, updates)).float()
+
+    if config.cuda_graph:  # one an epoch: methods may train other modules in another
+        prepare_optimizers(run.optimizers, data.mean.device)
+        step = CapturedSteps(step)
     methods.begin_epoch(run.method, len(run.history), config.epochs)
     batches = epoch.order.split(config.batch_size)
     steps = len(batches)
@@ -143,12 +154,11 @@ def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.P
         updates.begin(last=epoch.steps + 1 == steps)
         rate = learning_rate(config, len(run.history) + epoch.steps / steps)
         for group in (group for optimizer in run.optimizers for group in optimizer.param_groups):
-            group["lr"] = rate
+            group["lr"] = group["lr"].fill_(rate) if config.cuda_graph else rate
         x = x.contiguous(memory_format=memory_format(config))
         if run.scale is not None:
             run.method.grad_scale = run.scale.value
-        with autocast(config, x.device):
-            losses = torch.stack(run.method.step(run.network, x, labels, updates)).float()
+        losses = step(x, labels)
         updates.end()
         if updates.complete and run.average is not None:
             run.average.update_parameters(run.network)

@@ -18,6 +18,7 @@ It may have more:
         adds, and on those inside of it, so that none is too small for float16. Losses come back without it. ``--amp
         fp16`` is for methods with this attribute.
     why_not_compiled(network): why ``--compile`` is nothing for it, if so: a text, or None.
+    why_not_captured(): why its steps are not the same for ``--cuda-graph``, and what to change, if so; or None.
     whole: True for a class that trains the network end to end, on the loss of the last head alone.
     facts: :class:`~sgr_train.methods.facts.Facts` of a class, for the table of ``sgr-train methods``.
 """

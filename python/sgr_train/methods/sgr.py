@@ -156,6 +156,9 @@ class SGR(Layerwise):
             return "--engine autograd differentiates twice, which compiled blocks cannot; --engine directional does not"
         return super().why_not_compiled(network)
 
+    def why_not_captured(self) -> str | None:
+        return "steps with and without reconciliation are two graphs; take --every 1" if self.every > 1 else None
+
     def prepare(self, network: Network, sample: Tensor) -> None:
         network[0].aux = self.counter
 
