@@ -61,6 +61,8 @@ def test_replays_are_steps(tiny, replays, settings):
     expected, _ = train.train(tiny("eager", **STEPS, **settings))
     run, _ = train.train(tiny("captured", cuda_graph=True, **STEPS, **settings))
     assert replays == [5] * run.epochs
+    rates = [group["lr"] for optimizer in run.optimizers for group in optimizer.param_groups]
+    assert all(isinstance(rate, torch.Tensor) for rate in rates)  # which replays read
     for found, other in zip(run.network.parameters(), expected.network.parameters(), strict=True):
         torch.testing.assert_close(found, other, rtol=1e-4, atol=1e-6)
     for name in ("loss", "lr", "val_accuracy"):
