@@ -56,18 +56,21 @@ def test_modules_without_gradients_are_updated():
     assert (scale.value, scale.skipped) == (loss_scale.FIRST, 0)
 
 
-def gradients(name: str, scale: float, **options) -> list[torch.Tensor | None]:
+def gradients(
+    name: str, scale: float, dtype: torch.dtype = torch.float64, half: bool = False, **options
+) -> list[torch.Tensor | None]:
     torch.manual_seed(0)
     model = "pepita_conv" if name == "pepita" else "plainnet"
     sizes = {} if name == "pepita" else {"depth": 3, "width": 8, "norm": "none"}
     network = networks.create(model, num_classes=10, image_shape=(3, 32, 32), modules=None, head="linear", **sizes)
-    network = (network.whole() if methods.is_whole(name) else network).double()
-    x, y = torch.randn(8, 3, 32, 32, dtype=torch.float64), torch.arange(8)
+    network = (network.whole() if methods.is_whole(name) else network).to(dtype)
+    x, y = torch.randn(8, 3, 32, 32, dtype=dtype), torch.arange(8)
     method = methods.REGISTRY.make(name, **options)
     methods.prepare(method, network, x[:2])
     for _ in range(2):  # generators of dni begin with 0
         method.grad_scale = scale
-        losses = method.step(network, x, y)
+        with torch.autocast("cpu", torch.float16, enabled=half):
+            losses = method.step(network, x, y)
     assert all(loss < 100 for loss in losses)
     return [None if p.grad is None else p.grad / scale for p in network.parameters()]
 
@@ -83,6 +86,14 @@ def test_every_method_scales_all_its_gradients_and_nothing_else(name, options):
     plain, scaled = gradients(name, 1.0, **options), gradients(name, SCALE, **options)
     assert sum(g is not None and g.abs().max() > 0 for g in plain) > 2
     torch.testing.assert_close(scaled, plain, **norm)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_every_method_steps_in_float16(name):
+    """Its gradients point the same way, all parameters together."""
+    half, full = (gradients(name, scale, torch.float32, scale > 1) for scale in (2.0**10, 1.0))
+    found, expected = (torch.cat([g.flatten() for g in each if g is not None]) for each in (half, full))
+    assert torch.cosine_similarity(found, expected, dim=0) > 0.99
 
 
 def test_a_method_without_a_scale_is_refused_by_name(sgr_train, tmp_path):

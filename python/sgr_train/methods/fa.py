@@ -117,6 +117,7 @@ class _SendBack(torch.autograd.Function):
         if not ctx.needs_input_grad[1]:
             return gradient, None, None, None
         (matrix,), layer = ctx.saved_tensors, ctx.layer
+        matrix = matrix.to(gradient.dtype)  # as autocast has rounded the weight
         if isinstance(layer, nn.Linear):
             return gradient, gradient @ matrix, None, None
         geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)
