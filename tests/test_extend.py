@@ -101,7 +101,7 @@ def test_code_is_that_of_the_example_or_is_run_here():
 
 
 def test_a_plugin_is_shown_whole_and_short():
-    assert len(PLUGINS) == 5 and all(text in PYTHON_BLOCKS for text in PLUGINS.values())
+    assert len(PLUGINS) == 6 and all(text in PYTHON_BLOCKS for text in PLUGINS.values())
     assert all(len(text.splitlines()) <= 40 for text in PLUGINS.values())
 
 
@@ -115,6 +115,7 @@ def train(command: str, tree) -> dict:
 
 def test_plugins_are_trained(tree):
     options = train(TRAIN, tree)["options"]
+    assert [line.count(",") for run in (tree / "runs").glob("*/losses.csv") for line in run.open()] == [2]
     assert options["method"] == {"noisy": {"share": 0.05}} and options["head"] == {"two_layers": {"hidden": 32}}
 
 

@@ -1,5 +1,5 @@
-// Loss and v in one kernel that reads the inputs from memory once: a row stays in the shared memory of a block, or the L2
-// cache keeps it (turns.cuh). Float64 rows that do not fit into one block take the kernels of sgr_loss and sgr_shift
+// Loss and v in one kernel that reads the inputs from memory once: a row stays in the registers of a block
+// (short_rows.cuh) or in its shared memory, or the L2 cache keeps it (turns.cuh). Float64 rows that do not fit into one block take the kernels of sgr_loss and sgr_shift
 // where they are normalised: their sums take two sweeps.
 //
 // Memory is kept busy by copies that need no registers: all of a row is on its way before its first element is used,
@@ -14,6 +14,7 @@
 #include "sgr_loss/kernel.cuh"
 #include "sgr_residual/plan.cuh"
 #include "sgr_residual/row_cache.cuh"
+#include "sgr_residual/short_rows.cuh"
 #include "sgr_residual/turns.cuh"
 #include "sgr_shift/kernel.cuh"
 
@@ -93,6 +94,8 @@ void run_normalized(Device& device, const RowSet<T, 2>& in, const Options& optio
                     uint64_t stamp) {
   constexpr bool has_turns = kFirstSums<T, normalize> != Sums::kNorms;
   const Chip chip = this_chip();
+  if (are_short(in, v, chip.processors))
+    return run_short_rows<Device, T, normalize>(device, in, options, loss, v, stamp);
   const OnChip plan = plan_on_chip<T>(in.rows(), in.cols(), chip, !has_turns);
   if (plan.blocks > 0) return run_rows<Device, T, normalize>(device, in, options, plan, chip, loss, v, stamp);
   if constexpr (has_turns) {

@@ -188,13 +188,14 @@ def write_metrics(folder: Path, history: list[dict[str, Any]]) -> None:
 
 
 def restore_metrics(folder: Path, history: list[dict[str, Any]]) -> None:
-    """Make metrics.jsonl what the checkpoint says, in silence only where an interrupt left it one epoch ahead."""
+    """Make metrics.jsonl what the checkpoint says; in silence where it is an epoch apart, as an interrupt leaves it."""
     path, lines = folder / METRICS, _lines(history)
     try:
         found = path.read_bytes()
     except OSError:
         found = b""
-    if not found.startswith(lines) or found.count(b"\n") > len(history) + 1:
+    continues = lines.startswith(found) or found.startswith(lines)
+    if not continues or abs(found.count(b"\n") - len(history)) > 1:
         note(f"{path} is missing, damaged or was changed; it is written anew from the checkpoint")
     if found != lines:
         write(path, lines)

@@ -19,6 +19,8 @@ from .settings import validate
 
 def run(config: RunConfig) -> None:
     summary = train.train_and_test(config, f"{config.method} seed {config.seed}", verbose=True)
+    if summary["stopped_early"]:
+        say(f"stopped after epoch {summary['epochs']}: no better validation accuracy in {config.patience} epochs")
     sgr = "" if summary["sgr"] is None else f", SGR loss {summary['sgr']:.4f}"
     skipped = f", {summary['skipped_steps']} steps of modules skipped" if summary["skipped_steps"] else ""
     say(

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint, report
+from . import checkpoint, plots, report
 from .build import make_method, own_options
 from .config import ChooseConfig, CompareConfig, RunConfig, Settings, run_of
 from .errors import NoOutput, UsageError, one_line, say
 from .files import write_json
 from .folder import locked, make_folder
+from .hooks import make_loggers
 from .measure import reduction_of
+from .progress import heading
 from .train import setup, train, train_and_test
 
 Runs = dict[str, RunConfig]  # by what they are called
@@ -97,12 +99,14 @@ def _begin(config: Settings, runs: Runs) -> str:
     Returns the id of the command's own folder.
     """
     _, data = setup(next(iter(runs.values())))
+    make_loggers(config)
     for run in runs.values():
         make_method(run)
     run_id = checkpoint.enter(config, data.fingerprint)
     for run in runs.values():
         make_folder(run.out)
         checkpoint.enter(run, data.fingerprint)
+    say(heading(config, data))
     return run_id
 
 
@@ -127,7 +131,8 @@ def _each(runs: Runs, action: Callable[[RunConfig, str], tuple[Row, str]]) -> tu
 
 def _test(run: RunConfig, label: str) -> tuple[Row, str]:
     summary = train_and_test(run, label)
-    return summary, f"test accuracy {summary['test_accuracy']:.2%}"
+    stopped = f", stopped after epoch {summary['epochs']}" if summary["stopped_early"] else ""
+    return summary, f"test accuracy {summary['test_accuracy']:.2%}{stopped}"
 
 
 def _validate(run: RunConfig, label: str) -> tuple[Row, str]:
@@ -150,4 +155,4 @@ def _plot(config: CompareConfig, runs: Runs, results: dict[str, Row]) -> bytes:
         histories.setdefault(summary["method"], []).append(rows)
     title = f"{Path(config.data).name}, {config.model}, {config.head} heads"
     in_order = {method: histories[method] for method in config.methods if method in histories}
-    return report.plot_comparison(in_order, reduction_of(config), title)
+    return plots.of_comparison(in_order, reduction_of(config), title)

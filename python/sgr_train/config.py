@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from . import augmentations, heads, methods, networks, optimizers, plugins, schedules
+from . import augmentations, heads, loggers, methods, networks, optimizers, plugins, schedules
 from . import data as data_sets
-from .options import Count, NotNegative, Option, Positive, Range, Share, explanations, from_plain
+from .options import Count, NotNegative, Option, Positive, Range, Share, from_plain, sections
 from .paths import expand
 from .registry import Registry
 
@@ -27,8 +27,9 @@ REGISTRIES: dict[str, Registry] = {
     "augment": augmentations.REGISTRY,
     "optimizer": optimizers.REGISTRY,
     "schedule": schedules.REGISTRY,
+    "log": loggers.REGISTRY,
 }
-HIDDEN = {"options"}  # fields that are no flags
+HIDDEN = {"options", "patience_from"}  # fields that are no flags
 
 AtLeastTwo = Annotated[int, Range(2, 2**31 - 1)]
 Seed = Annotated[int, Range(0, LARGEST_SEED)]
@@ -39,10 +40,14 @@ Options = dict[str, dict[str, dict[str, Any]]]
 class Settings:
     """What is shared by all runs of one command. Nothing here depends on the method or the seed.
 
-    Attributes:
+    The headings are those of the help.
+
+    Data:
         data: Data set, for some with a path behind a colon.
         train_subset: Train on this many training images (a fixed, class-balanced subset, the same for every seed);
             left out: all.
+
+    Network:
         model: Network.
         modules: K, the number of gradient-isolated modules; left out: every block is one. Cut where the network has
             cuts of its own for this number, or as many stages, else into about equal numbers of blocks.
@@ -53,6 +58,8 @@ class Settings:
             analytic and no autograd graph is built.
         checkpoint_blocks: Keep the input of every block alone and compute the rest again in the backward pass: less
             memory, more time.
+
+    Training:
         epochs: Passes over the training images.
         batch_size: Images a step. Those that make no whole update are left out (few images make poor batch statistics).
         accumulate: Batches of which the mean gradient makes an update: the memory of one, the update of all of them,
@@ -67,6 +74,13 @@ class Settings:
         clip_grad_norm: Largest gradient norm of a module; left out: no clipping.
         ema: Measure, test and export an exponential average of the weights with this decay a step, in place of the last
             ones; left out: none.
+
+    Validation:
+        val_every: Measure the accuracy on the validation images after every so many epochs, and after the last one.
+        patience: End the run after so many epochs without a better validation accuracy of the last head; left out:
+            never. extend goes on with such a run too, and counts anew.
+
+    Precision and speed:
         amp: Precision of the training steps by autocast: bf16, or fp16 with a loss scale that follows the gradients: it
             falls where those of a module overflow, whose step is skipped; left out: float32. What is measured is in
             float32.
@@ -74,13 +88,20 @@ class Settings:
         cuda_graph: Capture whole training steps in CUDA graphs, which helps small networks on a GPU: an epoch captures
             its fourth step. What is not the same at every step is refused.
         channels_last: Images and convolutions in this memory format, which convolutions on a GPU are fastest in.
-        save_every: Keep the state after every so many steps of an epoch, and not at its end alone.
-        save_minutes: The same, after so many minutes.
         device: auto: the GPU if there is one.
         threads: Of the CPU that PyTorch computes with, which change the last digits; left out: its own choice.
-        plugin: Python files whose methods, networks, heads and others join those that are there.
+
+    Saving:
         out: Folder for everything that is written; it must be new or empty. Left out: runs/<date>-<time>-<command>.
+        save_every: Keep the state after every so many steps of an epoch, and not at its end alone.
+        save_minutes: The same, after so many minutes.
         resume: Go on in this folder, with the settings and the data it began with; takes no other flag.
+
+    Logging:
+        log: Where else the epochs are told of than in metrics.jsonl and on the screen.
+
+    Entries of your own:
+        plugin: Python files whose methods, networks, heads and others join those that are there.
     """
 
     data: str = "digits"
@@ -102,17 +123,22 @@ class Settings:
     weight_decay: NotNegative = 5e-4
     clip_grad_norm: Positive | None = None
     ema: Share | None = None
+    val_every: Count = 1
+    patience: Count | None = None
     amp: Literal["bf16", "fp16"] | None = None
     compile: bool = False
     cuda_graph: bool = False
     channels_last: bool = False
-    save_every: Count | None = None
-    save_minutes: Positive | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count | None = None
-    plugin: tuple[Path, ...] = ()
     out: Path | None = None
+    save_every: Count | None = None
+    save_minutes: Positive | None = None
     resume: Path | None = None
+    log: tuple[str, ...] = ()
+    plugin: tuple[Path, ...] = ()
+    patience_from: int = 0
+    """Epochs of a run that were there before it was extended last."""
     options: Options = field(default_factory=dict)
     """Of the entries: by kind (of REGISTRIES), name of the entry and name of the option."""
 
@@ -121,7 +147,7 @@ class Settings:
 class RunConfig(Settings):
     """Train one network and test it once, at the end.
 
-    Attributes:
+    Method:
         method: How to train.
         seed: Of initial weights, batch order and augmentation.
     """
@@ -136,7 +162,7 @@ class CompareConfig(Settings):
 
     Runs of the same seed share initial weights, batch order, and the split of the data, hence the pairing.
 
-    Attributes:
+    Methods:
         methods: Methods to compare.
         seeds: Every method runs once with every seed.
     """
@@ -149,7 +175,7 @@ class CompareConfig(Settings):
 class ChooseConfig(Settings):
     """Choose lambda (weight) by validation accuracy; the test images are not looked at.
 
-    Attributes:
+    Choice:
         weights: Candidates for the weight of sgr. 0 (layerwise) is measured with them, for reference.
         seeds: Every weight runs once with every seed. Keep them apart from the seeds that are compared afterwards.
     """
@@ -166,13 +192,17 @@ def command_of(config: Settings) -> str:
 
 
 def fields_of(kind: type[Settings]) -> tuple[Option, ...]:
-    """The settings of a command that are flags of their own."""
-    explained: dict[str, str] = {}
-    for each in reversed(kind.__mro__):
-        explained |= explanations(each, "Attributes")
+    """The settings of a command that are flags of their own, its own before those that others share."""
     types = typing.get_type_hints(kind, include_extras=True)
-    fields = (each for each in dataclasses.fields(kind) if each.name not in HIDDEN)
-    return tuple(Option(each.name, types[each.name], each.default, explained[each.name]) for each in fields)
+    explained = {
+        name: (text, group)
+        for documented in kind.__mro__
+        for group, texts in sections(documented).items()
+        for name, text in texts.items()
+    }
+    defaults = {each.name: each.default for each in dataclasses.fields(kind) if each.name not in HIDDEN}
+    in_order = sorted(defaults, key=list(explained).index)
+    return tuple(Option(name, types[name], defaults[name], *explained[name]) for name in in_order)
 
 
 def run_of(config: Settings, out: Path, method: str, seed: int, **method_options: Any) -> RunConfig:
@@ -245,5 +275,5 @@ def from_json(values: dict[str, Any]) -> Settings:
         }
         for registry, entries in values.pop("options").items()
     }
-    own = {name: from_plain(types[name], value) for name, value in values.items()}
+    own = {name: from_plain(types[name], value) if name in types else value for name, value in values.items()}
     return kind(**own, options=options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterator
 
 
 class UsageError(Exception):
@@ -20,6 +21,15 @@ class Diverged(UsageError):
 
 class NoOutput(Exception):
     """Standard output cannot be written to: nobody reads it any more, or its disk is full."""
+
+
+@contextlib.contextmanager
+def needed(flag: str, package: str) -> Iterator[None]:
+    """Raises UsageError where what is inside cannot import a package: one that is broken may raise anything."""
+    try:
+        yield
+    except Exception as error:
+        raise UsageError(f"{flag} needs the package {package}: {one_line(error)}") from error
 
 
 def say(text: str) -> None:

@@ -16,6 +16,7 @@ from .config import RunConfig
 from .data import image_files
 from .errors import UsageError, one_line, say
 from .loader import load_data
+from .measure import count_correct, shares
 from .networks.network import Network
 from .paths import expand
 from .report import table
@@ -50,22 +51,17 @@ def load(folder: Path) -> Trained:
     return Trained(config=config, network=network.eval(), classes=tuple(state["classes"]))
 
 
-@torch.no_grad()
 def evaluate(folder: Path) -> None:
     """Print the accuracy on the test images, class by class."""
     trained = load(folder)
     device = pick_device(trained.config.device)
     data, network = load_data(trained.config, device), trained.network.to(device)
-    right = torch.zeros(len(trained.classes), dtype=torch.long)
-    count = torch.zeros_like(right)
-    for x, labels in data.ordered(data.test, trained.config.batch_size):
-        found = (network(x).argmax(1) == labels).cpu()
-        right += torch.bincount(labels.cpu()[found], minlength=len(right))
-        count += torch.bincount(labels.cpu(), minlength=len(count))
+    correct, images = count_correct(network, data.ordered(data.test, trained.config.batch_size))
+    accuracies = [*shares(correct[-1], images), (correct[-1].sum() / images.sum()).item()]
+    counts = [*images.tolist(), images.sum().item()]
     rows = [["class", "images", "accuracy %"]]
-    for name, hits, images in zip(trained.classes, right.tolist(), count.tolist(), strict=True):
-        rows.append([name, str(images), f"{100 * hits / images:.2f}" if images else "-"])
-    rows.append(["all", str(int(count.sum())), f"{100 * int(right.sum()) / int(count.sum()):.2f}"])
+    for name, count, share in zip((*trained.classes, "all"), counts, accuracies, strict=True):
+        rows.append([name, f"{count:.0f}", "-" if share is None else f"{100 * share:.2f}"])
     say(table(rows))
 
 

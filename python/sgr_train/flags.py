@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -17,7 +18,7 @@ from . import methods, plugins, recipes, report
 from .config import COMMANDS, REGISTRIES, RunConfig, Settings, fields_of
 from .errors import UsageError, say
 from .extend import extend
-from .options import Option, number_or_name, shape_of
+from .options import Option, number_or_name, shape_of, switch
 from .settings import changed, chosen, entry_flags, make
 
 METAVARS = {int: "N", float: "X", str: "NAME", Path: "PATH", number_or_name: "N"}
@@ -30,6 +31,11 @@ TABLES = {"methods": "Print what every method does without, and what it costs."}
 RECIPE = "Train a network of the paper, by the name of its recipe."
 EXTEND = "Train a run for more epochs than it was begun with."
 OTHERS = {"recipe": RECIPE, "extend": EXTEND, **READERS, **TABLES}
+NOT_IN_A_RECIPE = {  # settings that --set does not take, and what to do instead
+    "out": "--out FOLDER is a flag of recipe itself",
+    "plugin": "--plugin FILE is a flag of recipe itself, which files are loaded by before recipes are looked for",
+    "resume": "sgr-train run --resume FOLDER goes on with the run of a recipe",
+}
 FIRST = {*REGISTRIES, "methods", "bp_free", "plugin"}  # they decide which flags there are
 
 
@@ -119,9 +125,10 @@ def _recipe(words: Sequence[str]) -> Settings | Callable[[], None]:
         raise UsageError("recipe needs a NAME; sgr-train recipe --list shows all")
     recipe = recipes.find(given["name"])
     own = {name: given[name] for name in ("plugin", "out") if name in given}
-    config = make(RunConfig, **changed(RunConfig, recipe.settings, given.get("set", ())), **own)
-    if config.resume is not None:
-        raise UsageError("--set resume is for no recipe: sgr-train run --resume FOLDER goes on with its run")
+    settings = changed(RunConfig, recipe.settings, given.get("set", ()))
+    for name in settings.keys() & NOT_IN_A_RECIPE.keys():
+        raise UsageError(f"--set {name} is for no recipe: {NOT_IN_A_RECIPE[name]}")
+    config = make(RunConfig, **settings, **own)
     return partial(recipe_text.show, given["name"], recipe, config) if "dry_run" in given else config
 
 
@@ -141,16 +148,14 @@ def _table(command: str, words: Sequence[str]) -> Callable[[], None]:
 
 
 def _parser(command: str, kind: type[Settings], known: dict[str, Any]) -> argparse.ArgumentParser:
-    parser = _Parser(prog=f"sgr-train {command}", description=inspect.getdoc(kind).split("\n\nAttributes:")[0])
+    usage = f"sgr-train {command} [flags]"
+    parser = _Parser(prog=f"sgr-train {command}", usage=usage, description=inspect.getdoc(kind).split("\n\n")[0])
+    group = functools.cache(parser.add_argument_group)  # one of each name
     for option in fields_of(kind):
-        _add(parser, option, _names(option.name.removesuffix("s")))
-    entries = chosen(kind, known)
-    groups: dict[tuple[str, ...], Any] = {}
-    for flag, targets in entry_flags(kind, entries).items():
-        owners = tuple(dict.fromkeys(target.entry for target in targets))
-        if owners not in groups:
-            groups[owners] = parser.add_argument_group(f"{targets[0].kind} {', '.join(owners)}")
-        _add(groups[owners], targets[0].option._replace(name=flag))
+        _add(group(option.group), option, _names(option.name.removesuffix("s")))
+    for flag, targets in entry_flags(kind, chosen(kind, known)).items():
+        owners = dict.fromkeys(target.entry for target in targets)
+        _add(group(f"Of {targets[0].kind} {', '.join(owners)}"), targets[0].option._replace(name=flag))
     return parser
 
 
@@ -164,8 +169,7 @@ def _add(parser: Any, option: Option, more: str = "") -> None:
     shape = shape_of(option.type)
     text = f"{option.help}{more}".replace("%", "%%")
     if shape.kind is bool:
-        flag = f"--no-{option.flag[2:]}" if option.default else option.flag
-        parser.add_argument(flag, dest=option.name, action="store_const", const=not option.default, help=text)
+        parser.add_argument(switch(option), dest=option.name, action="store_const", const=not option.default, help=text)
         return
     default = "" if option.default in (None, ()) else f" (default: {_shown(option.default)})"
     metavar = f"{{{','.join(shape.choices)}}}" if shape.choices else METAVARS[shape.kind]

@@ -22,7 +22,9 @@ NOT_WITH = {
 }
 
 
-def require_capturable(config: RunConfig, method: methods.Method, device: torch.device) -> None:
+def require_capturable(
+    config: RunConfig, method: methods.Method, optimizers: list[torch.optim.Optimizer], device: torch.device
+) -> None:
     """Raises UsageError where steps cannot be captured, as far as that is known before."""
     if device.type != "cuda":
         raise UsageError("--cuda-graph needs a GPU, and this run is on the CPU; drop it")
@@ -31,6 +33,9 @@ def require_capturable(config: RunConfig, method: methods.Method, device: torch.
     for name, reason in NOT_WITH.items():
         if getattr(config, name) != getattr(RunConfig, name):  # its default
             raise UsageError(f"--cuda-graph: {reason}; drop it or --{name.replace('_', '-')}")
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        if not group.keys() & {"capturable", "fused"}:
+            raise UsageError(f"--cuda-graph: --optimizer {config.optimizer} reads its learning rate; take sgd or adamw")
     why_not = getattr(method, "why_not_captured", None)
     reason = why_not() if why_not is not None else None
     if reason:

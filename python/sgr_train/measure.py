@@ -22,25 +22,43 @@ from .networks.statistics import frozen_statistics
 PROBE = 512  # the first images of the training split: train accuracy and SGR loss are measured on them
 
 
-@torch.no_grad()
 def accuracy(network: Network, batches: Iterable[Batch]) -> list[float]:
     """Share of correctly classified images, 0 to 1, for the head of every module; the last one is the network's.
+
+    Raises:
+        Diverged: as :func:`count_correct`.
+    """
+    correct, images = count_correct(network, batches)
+    return (correct.sum(1) / images.sum()).tolist()
+
+
+@torch.no_grad()
+def count_correct(network: Network, batches: Iterable[Batch]) -> tuple[Tensor, Tensor]:
+    """Correctly classified images (K, classes) for the head of every module, and all images (classes,), float64.
+
+    Both are by the class of their label, and on the CPU. The network is in training mode afterwards.
 
     Raises:
         Diverged: logits are not finite, so that nothing is classified.
     """
     network.eval()
-    correct, total = torch.zeros(len(network), dtype=torch.float64), 0
+    zeros = torch.zeros(len(network) + 1, network.num_classes, dtype=torch.float64, device=network.mean.device)
+    *correct, images = zeros  # counts: exact, in whatever order a device adds them
     for x, labels in batches:
         for k, module in enumerate(network):
             x = module.body(x)
             logits = module.head.logits(x)
             if not logits.isfinite().all():
                 raise Diverged(f"the logits of module {k + 1} are not finite")
-            correct[k] += (logits.argmax(1) == labels).sum().cpu()
-        total += len(labels)
+            correct[k].index_add_(0, labels, (logits.argmax(1) == labels).double())
+        images.index_add_(0, labels, torch.ones_like(labels, dtype=torch.float64))
     network.train()
-    return (correct / total).tolist()
+    return zeros[:-1].cpu(), images.cpu()
+
+
+def shares(correct: Tensor, images: Tensor) -> list[float | None]:
+    """Accuracy by class, 0 to 1; None of a class without images."""
+    return [hits / count if count else None for hits, count in zip(correct.tolist(), images.tolist(), strict=True)]
 
 
 def measure_sgr(network: Network, batches: Iterable[Batch], config: RunConfig) -> list[float]:

@@ -15,6 +15,8 @@ from .errors import UsageError
 
 LARGEST_INTEGER = 2**31 - 1  # far beyond any sensible size, and products of two still have 64 bits
 LARGEST_FLOAT = 3.4e38  # of float32
+HEADING = re.compile(r"([A-Z][\w ]*):$")  # in a docstring
+NAMES = re.compile(r" {4}(\w+(?:, \w+)*): (.*)")
 
 
 class Range(NamedTuple):
@@ -32,12 +34,13 @@ Share = Annotated[float, Range(0.0, 1.0)]
 
 
 class Option(NamedTuple):
-    """One keyword."""
+    """One keyword; ``group`` is the heading that the help of a command has it under."""
 
     name: str
     type: Any
     default: Any
     help: str
+    group: str = ""
 
     @property
     def flag(self) -> str:
@@ -121,6 +124,19 @@ def from_text(option: Option, text: str) -> Any:
         raise refusal(option, "true or false" if shape.kind is bool else f"of type {kind.__name__}", text) from error
 
 
+def to_words(option: Option, value: Any) -> list[str]:
+    """The words of a command line that give the option this value, which is not None."""
+    shape = shape_of(option.type)
+    if shape.kind is bool:
+        return [switch(option)]
+    return [option.flag, *map(str, value if shape.several else (value,))]
+
+
+def switch(option: Option) -> str:
+    """The flag that gives an option of true or false the value that is not the default."""
+    return f"--no-{option.flag[2:]}" if option.default else option.flag
+
+
 def refusal(option: Option, expected: str, value: Any) -> UsageError:
     return UsageError(f"{option.flag} must be {expected}, got {value!r}")
 
@@ -145,7 +161,7 @@ def options_of(entry: Callable[..., Any]) -> tuple[Option, ...]:
     parameters = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     if not parameters:
         return ()
-    types_, explained = typing.get_type_hints(function, include_extras=True), explanations(entry, "Args")
+    types_, explained = typing.get_type_hints(function, include_extras=True), sections(entry).get("Args", {})
     for parameter in parameters:
         missing = [
             what
@@ -161,16 +177,20 @@ def options_of(entry: Callable[..., Any]) -> tuple[Option, ...]:
     return tuple(Option(p.name, types_[p.name], p.default, explained[p.name]) for p in parameters)
 
 
-def explanations(documented: Any, section: str) -> dict[str, str]:
-    """What a docstring says of each name in a section such as "Args", on one line."""
-    found: dict[str, str] = {}
+def sections(documented: Any) -> dict[str, dict[str, str]]:
+    """What a docstring says of each name, on one line, by the heading ("Args") that the names stand under."""
+    found: dict[str, dict[str, str]] = {}
+    section: dict[str, str] = {}
     names: list[str] = []
-    text = re.search(rf"^{section}:\n((?:[ ]+.*\n?|\n)*)", inspect.getdoc(documented) or "", re.MULTILINE)
-    for line in text[1].splitlines() if text else ():
-        begun = re.match(r" {4}(\w+(?:, \w+)*): (.*)", line)
-        if begun:
+    for line in (inspect.getdoc(documented) or "").splitlines():
+        heading, begun = HEADING.match(line), NAMES.match(line)
+        if heading:
+            section, names = found.setdefault(heading[1], {}), []
+        elif begun:
             names = begun[1].split(", ")
-            found.update(dict.fromkeys(names, begun[2]))
-        elif line.strip():
-            found.update({name: f"{found[name]} {line.strip()}" for name in names})
+            section.update(dict.fromkeys(names, begun[2]))
+        elif line.startswith(" "):
+            section.update({name: f"{section[name]} {line.strip()}" for name in names})
+        elif line:  # a paragraph between two headings
+            section, names = {}, []
     return found

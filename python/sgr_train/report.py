@@ -1,24 +1,11 @@
-"""What people see: progress, tables, plots."""
+"""What people read: statistics and tables."""
 
 from __future__ import annotations
 
-import io
-import itertools
 import math
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from tqdm import tqdm
-
-from .config import RunConfig
-from .errors import say
-
-# Okabe and Ito: safe for colour-blind readers. The first three methods are in most pictures, and keep theirs.
-STYLES = {"bp": ("#000000", "s"), "layerwise": ("#D55E00", "^"), "sgr": ("#0072B2", "o")}
-OTHER_STYLES = [("#009E73", "D"), ("#CC79A7", "v"), ("#E69F00", "P"), ("#56B4E9", "X"), ("#F0E442", "*")]
 MIB = 2**20
 
 
@@ -33,54 +20,6 @@ def std(values: Sequence[float]) -> float | None:
         return None
     centre = sum(values) / len(values)
     return math.sqrt(sum((value - centre) ** 2 for value in values) / (len(values) - 1))
-
-
-class Progress:
-    """A bar in images, with rate and time left; where standard error is no terminal, a line an epoch if ``verbose``."""
-
-    def __init__(self, label: str, done: int, images: int, epochs: int, verbose: bool) -> None:
-        """``done`` of all ``images`` lie behind us."""
-        self.epochs = epochs
-        self.verbose = verbose
-        self.shown: dict[str, str] = {}
-        self.bar = tqdm(
-            total=images,
-            initial=done,
-            desc=label,
-            unit="img",
-            unit_scale=True,
-            dynamic_ncols=True,
-            disable=not sys.stderr.isatty(),
-            leave=verbose,
-        )
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.close()
-
-    def batch(self, images: int, loss: Tensor) -> None:
-        if self.bar.update(images):  # True when the bar was redrawn: the device need not be awaited for every batch
-            self.shown["loss"] = f"{loss.item():.3f}"
-            self.bar.set_postfix(self.shown, refresh=False)
-
-    def epoch(self, row: dict[str, Any]) -> None:
-        sgr = mean(row["sgr"])
-        self.shown = {
-            "loss": f"{row['loss'][-1]:.3f}",
-            "val": f"{row['val_accuracy'][-1]:.1%}",
-            "SGR": "-" if sgr is None else f"{sgr:.3f}",
-            "waited for data": f"{row['waited']:.0%}",
-        }
-        if not self.bar.disable:
-            self.bar.set_postfix(self.shown)
-        elif self.verbose:
-            values = "  ".join(f"{name} {value}" for name, value in self.shown.items())
-            say(f"epoch {row['epoch']}/{self.epochs}  {values}  {row['images_per_second']:.0f} img/s")
-
-
-# Tables
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -153,90 +92,3 @@ def paired_text(result: dict[str, Any]) -> str:
         f"SGR - layerwise, test accuracy: {100 * result['accuracy_difference']:+.2f} points ({error_text})\n"
         f"SGR loss lower with SGR on {result['sgr_lower_on']} of {result['seeds']} seeds"
     )
-
-
-# Plots
-
-
-def plot_run(history: list[dict[str, Any]], config: RunConfig, reduction: str) -> bytes:
-    """Loss, accuracy and, where modules have neighbours, SGR loss by epoch; as PNG."""
-    epochs = [row["epoch"] for row in history]
-    figure, axes = _figure(3 if history[0]["sgr"] else 2)
-    _per_module(axes[0], epochs, [row["loss"] for row in history], first=1)
-    axes[0].set(ylabel="local training loss (nats)", yscale="log")
-    for name, style in (("train_accuracy", "--"), ("val_accuracy", "-")):
-        values = [100 * row[name][-1] for row in history]
-        axes[1].plot(epochs, values, style, color=_styles([config.method])[config.method][0], label=name.split("_")[0])
-    axes[1].set(ylabel="accuracy of the last head (%)")
-    axes[1].legend(frameon=False)
-    if history[0]["sgr"]:
-        _per_module(axes[2], epochs, [row["sgr"] for row in history], first=2)
-        axes[2].set(ylabel=f"SGR loss, measured ({reduction})", ylim=(0, None))
-    return _png(figure, f"{config.method}, {config.model}, {Path(config.data).name}, seed {config.seed}")
-
-
-def plot_comparison(histories: dict[str, list[list[dict[str, Any]]]], reduction: str, title: str) -> bytes:
-    """Validation accuracy and SGR loss by epoch, as PNG: mean over seeds, the band from the lowest to the highest."""
-    figure, (left, right) = _figure(2)
-    styles = _styles(list(histories))
-    for method, runs in histories.items():
-        colour, marker = styles[method]
-        style = {"color": colour, "marker": marker, "markersize": 4, "label": method}
-        epochs = [row["epoch"] for row in runs[0]]
-        accuracies = [[100 * row["val_accuracy"][-1] for row in run] for run in runs]
-        _band(left, epochs, accuracies, style)
-        if runs[0][0]["sgr"]:
-            _band(right, epochs, [[mean(row["sgr"]) for row in run] for run in runs], style)
-    left.set(ylabel="validation accuracy (%)")
-    left.legend(frameon=False)
-    right.set(ylabel=f"SGR loss, mean over modules ({reduction})", ylim=(0, None))
-    return _png(figure, title)
-
-
-def _styles(methods: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each method."""
-    others = itertools.cycle(OTHER_STYLES)
-    return {method: STYLES.get(method) or next(others) for method in methods}
-
-
-def _figure(panels: int) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(4.6 * panels, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, panels)
-    for axis in axes:
-        axis.set_xlabel("epoch")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _per_module(axis: Any, epochs: list[int], values: list[list[float]], first: int) -> None:
-    """One line a module, dark to light; the legend names at most six of them."""
-    from matplotlib import colormaps
-
-    count = len(values[0])
-    named = {round(i * (count - 1) / 5) for i in range(6)}
-    for k in range(count):
-        colour = colormaps["viridis"](0.9 * k / max(count - 1, 1))
-        label = f"module {k + first}" if k in named else None
-        axis.plot(epochs, [row[k] for row in values], color=colour, label=label)
-    axis.legend(frameon=False, fontsize="small")
-
-
-def _band(axis: Any, epochs: list[int], runs: list[list[float]], style: dict[str, Any]) -> None:
-    by_epoch = list(zip(*runs, strict=True))
-    axis.plot(epochs, [mean(values) for values in by_epoch], **style)
-    low, high = [min(values) for values in by_epoch], [max(values) for values in by_epoch]
-    axis.fill_between(epochs, low, high, color=style["color"], alpha=0.15, linewidth=0)
-
-
-def _png(figure: Any, title: str) -> bytes:
-    figure.suptitle(title, parse_math=False)  # it holds the path of the data, in which $ is no formula
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()

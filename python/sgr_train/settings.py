@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from . import augmentations, networks
+from . import augmentations, methods, networks
 from .config import REGISTRIES, ChooseConfig, Options, Settings, fields_of
 from .errors import UsageError
-from .options import Option, check, from_text, refusal
+from .options import Option, check, from_text, refusal, to_words
 
 Entries = dict[str, tuple[str, ...]]  # names of the chosen entries, by kind
 WITH_BP_FREE = {  # what else is allowed
@@ -18,6 +18,7 @@ WITH_BP_FREE = {  # what else is allowed
     "checkpoint_blocks": (False,),
     "label_smoothing": (0.0,),
 }
+FOLDERS = {"out", "resume"}
 SWEPT = "weight"  # the option of sgr that choose tries
 
 
@@ -83,6 +84,30 @@ def changed(kind: type[Settings], given: dict[str, Any], changes: Sequence[str])
     return {**given, **of_entries, **{name: text for name, text in texts.items() if name not in {*own, *targets}}}
 
 
+def differing(config: Settings) -> dict[str, Any]:
+    """What to give to :func:`make` for these settings, but for what stands there anyway, and the folder."""
+    kind = type(config)
+    own = {option.name: option for option in fields_of(kind) if option.name not in FOLDERS}
+    given = {name: getattr(config, name) for name, option in own.items() if getattr(config, name) != option.default}
+    head = given.pop("head")
+    if chosen(kind, given)["head"] != (head,):
+        given["head"] = head
+    plain = make(kind, **given).options
+    for flag, targets in entry_flags(kind, chosen(kind, given)).items():
+        for each, entry, option in targets:
+            if config.options[each][entry][option.name] != plain[each][entry][option.name]:
+                given[flag] = config.options[each][entry][option.name]
+    return given
+
+
+def words_of(config: Settings) -> list[str]:
+    """The words of a command line that gives the settings of :func:`differing`."""
+    kind, given = type(config), differing(config)
+    options = {name: targets[0].option for name, targets in entry_flags(kind, chosen(kind, given)).items()}
+    options |= {option.name: option for option in fields_of(kind)}
+    return [word for name, value in given.items() for word in to_words(options[name]._replace(name=name), value)]
+
+
 def chosen(kind: type[Settings], given: dict[str, Any]) -> Entries:
     """The entries that the settings name, or that stand where they name none.
 
@@ -103,6 +128,7 @@ def chosen(kind: type[Settings], given: dict[str, Any]) -> Entries:
         "augment": augmentations.OF_COLOUR if value["augment"] is None else value["augment"],
         "optimizer": (value["optimizer"],),
         "schedule": (value["schedule"],),
+        "log": value["log"],
     }
     for kind_of_entry, wanted in entries.items():
         for name in wanted:
@@ -158,6 +184,10 @@ def validate(config: Settings) -> None:
         for name, values in entries.items():
             for option in REGISTRIES[kind].options(name):
                 check(option, values[option.name])
+    phased = [name for name in config.options["method"] if methods.in_phases(name)]
+    if config.patience is not None and phased:
+        expected = f"left out with --method {phased[0]}, which trains in phases"
+        raise refusal(fields["patience"], expected, config.patience)
     if config.bp_free:
         _check_bp_free(config, fields)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from . import checkpoint, interrupts, methods, report
+from . import checkpoint, hooks, interrupts, methods, plots, report
 from .build import build, learning_rate, make_optimizers
 from .compiled import compile_blocks, not_compiled
 from .config import RunConfig, to_json
@@ -19,10 +19,11 @@ from .files import exists, write_json
 from .graphs import CapturedSteps, prepare_optimizers, require_capturable
 from .loader import Data, load_data
 from .loss_scale import LossScale
-from .measure import PROBE, PeakMemory, accuracy, measure_sgr, reduction_of
+from .measure import PROBE, PeakMemory, accuracy, count_correct, measure_sgr, reduction_of, shares
 from .memory.enough import enough_memory
 from .networks.network import Network
 from .state import Epoch, Training
+from .stopping import has_stopped, is_over, is_validated
 from .updates import Updates
 
 CURVES = "curves.png"
@@ -45,12 +46,12 @@ def setup(config: RunConfig) -> tuple[Training, Data]:
     network.mean, network.std = data.mean / 255, data.std / 255
     if config.compile:
         compile_blocks(config, network, method)
-    if config.cuda_graph:
-        require_capturable(config, method, device)
     epochs = config.epochs * methods.phases(method, network)
 
     generator = torch.Generator().manual_seed(config.seed)
     run = Training(network, method, make_optimizers(config, network), generator, epochs, data.classes)
+    if config.cuda_graph:
+        require_capturable(config, method, run.optimizers, device)
     if config.ema is not None:
         run.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
     if config.amp == "fp16":
@@ -58,7 +59,6 @@ def setup(config: RunConfig) -> tuple[Training, Data]:
     return run, data
 
 
-@enough_memory()
 def train(config: RunConfig, label: str = "", verbose: bool = False) -> tuple[Training, Data]:
     """Train in the folder ``config.out``, from its checkpoint if it has one. Never looks at the test images.
 
@@ -66,6 +66,15 @@ def train(config: RunConfig, label: str = "", verbose: bool = False) -> tuple[Tr
         Diverged: no longer finite; the epochs before are kept.
         UsageError: the folder holds another run, or a damaged one.
     """
+    with hooks.of_run(config, label, verbose) as told:
+        run, data = train_epochs(config, told)
+        told.end({})
+    return run, data
+
+
+@enough_memory()
+def train_epochs(config: RunConfig, told: hooks.Hooks) -> tuple[Training, Data]:
+    """What :func:`train` does, which is ``told`` as it goes on, but for its end."""
     run, data = setup(config)
     run.run_id = checkpoint.enter(config, data.fingerprint)
     state = checkpoint.load_latest(config.out, run.run_id)
@@ -74,32 +83,31 @@ def train(config: RunConfig, label: str = "", verbose: bool = False) -> tuple[Tr
     else:
         restore(run, state, config)
 
+    told.begin(run, config, data)
     images = data.images_per_epoch(config.batch_size * config.accumulate)
-    done = images * len(run.history) + (run.epoch.images if run.epoch else 0)
-    with report.Progress(label, done, images * run.epochs, run.epochs, verbose) as progress:
-        for epoch in range(len(run.history) + 1, run.epochs + 1):
-            memory = PeakMemory(data.mean.device)
-            with advice(config, f"in epoch {epoch}"):
-                losses = train_epoch(run, config, data, progress)
-                seconds = run.epoch.seconds
-                row = {
-                    "epoch": epoch,
-                    "lr": float(run.optimizers[0].param_groups[0]["lr"]),
-                    "loss": losses,  # nats, one a module, mean over the epoch
-                    "skipped_steps": run.skipped - sum(row["skipped_steps"] for row in run.history),
-                    "loss_scale": None if run.scale is None else run.scale.value,
-                    "seconds": seconds,  # of training; measurements excluded
-                    "images_per_second": images / seconds,
-                    "waited": run.epoch.waited / seconds,  # for batches, a share of the seconds
-                    "peak_memory_bytes": memory.read(),
-                    "peak_memory_kind": memory.kind,
-                    **measure(run.result, config, data),
-                }
-            run.history.append(row)
-            run.epoch = None
-            checkpoint.write_metrics(config.out, run.history)
-            save(run, config)
-            progress.epoch(row)
+    while not is_over(run.history, run.epochs, config):
+        epoch = len(run.history) + 1
+        memory = PeakMemory(data.mean.device)
+        with advice(config, f"in epoch {epoch}"):
+            losses = train_epoch(run, config, data, told)
+            seconds = run.epoch.seconds
+            row = {
+                "epoch": epoch,
+                "lr": float(run.optimizers[0].param_groups[0]["lr"]),
+                "loss": losses,  # nats, one a module, mean over the epoch
+                "skipped_steps": run.skipped - sum(row["skipped_steps"] for row in run.history),
+                "loss_scale": None if run.scale is None else run.scale.value,
+                "seconds": seconds,  # of training; measurements excluded
+                "images_per_second": images / seconds,
+                "waited": run.epoch.waited / seconds,  # for batches, a share of the seconds
+                "peak_memory_bytes": memory.read(),
+                "peak_memory_kind": memory.kind,
+                **measure(run.result, config, data, is_validated(epoch, run.epochs, config)),
+            }
+        run.history.append(row)
+        run.epoch = None
+        save(run, config)
+        told.epoch(row)
     return run, data
 
 
@@ -117,10 +125,9 @@ def restore(run: Training, state: dict[str, Any], config: RunConfig) -> None:
             f"{config.out} was written by another version of sgr-train or for another GPU ({one_line(error)}); "
             f"{checkpoint.again(config.out)}"
         ) from error
-    checkpoint.restore_metrics(config.out, run.history)
 
 
-def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.Progress) -> list[float]:
+def train_epoch(run: Training, config: RunConfig, data: Data, told: hooks.Hooks) -> list[float]:
     """One pass over the training images, or what is left of it; the mean loss of every module.
 
     Raises:
@@ -166,7 +173,7 @@ def train_epoch(run: Training, config: RunConfig, data: Data, progress: report.P
         watch.see(epoch.losses, epoch.steps)
         if epoch.steps % CHECK_EVERY == 0:
             watch.check()
-        progress.batch(len(labels), epoch.mean[-1])
+        told.batch(len(labels), epoch.mean[-1])
         if updates.complete and epoch.steps < steps and is_due(run, config):
             require_finite()
             save(run, config)
@@ -190,7 +197,7 @@ def is_due(run: Training, config: RunConfig) -> bool:
     return late or (every is not None and run.epoch.steps // config.accumulate % every == 0)
 
 
-def measure(network: Network, config: RunConfig, data: Data) -> dict[str, Any]:
+def measure(network: Network, config: RunConfig, data: Data, validate: bool = True) -> dict[str, Any]:
     """Accuracies of every head on training and validation images, and the SGR loss between neighbours."""
     probe = max(PROBE // config.batch_size, 1) * config.batch_size
     whole_batches = min(data.images_per_epoch(config.batch_size), probe)  # as in training
@@ -198,7 +205,7 @@ def measure(network: Network, config: RunConfig, data: Data) -> dict[str, Any]:
         return {
             "sgr": measure_sgr(network, data.ordered(data.train, config.batch_size, whole_batches), config),
             "train_accuracy": accuracy(network, data.ordered(data.train, config.batch_size, PROBE)),
-            "val_accuracy": accuracy(network, data.ordered(data.val, config.batch_size)),
+            "val_accuracy": accuracy(network, data.ordered(data.val, config.batch_size)) if validate else None,
         }
 
 
@@ -207,17 +214,21 @@ def test(run: Training, config: RunConfig, data: Data) -> dict[str, Any]:
     """The one look at the test images, after training. Writes the summary and the curves."""
     last = run.history[-1]
     with advice(config, "on the test images"), not_compiled(config):
-        test_accuracy = accuracy(run.result, data.ordered(data.test, config.batch_size))
+        correct, images = count_correct(run.result, data.ordered(data.test, config.batch_size))
+    test_accuracy = (correct.sum(1) / images.sum()).tolist()
     summary = {
         "method": config.method,
         "seed": config.seed,
         "modules": len(run.network),
         "cuts": list(run.network.cuts),
         "parameters": sum(p.numel() for p in run.network.parameters()),
-        "epochs": run.epochs,
+        "epochs": len(run.history),
+        "stopped_early": has_stopped(run.history, config) and len(run.history) < run.epochs,
         "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
         "test_accuracy": test_accuracy[-1],
         "test_accuracy_per_module": test_accuracy,
+        "test_accuracy_per_class": shares(correct[-1], images),
+        "classes": list(data.classes),
         "val_accuracy": last["val_accuracy"][-1],
         "train_accuracy": last["train_accuracy"][-1],
         "sgr": report.mean(last["sgr"]),
@@ -235,8 +246,10 @@ def train_and_test(config: RunConfig, label: str = "", verbose: bool = False) ->
     """Summary of the run in ``config.out``: trained, resumed, or read where it has been finished before."""
     summary = finished(config)
     if summary is None:
-        run, data = train(config, label, verbose)
-        summary = test(run, config, data)
+        with hooks.of_run(config, label, verbose) as told:
+            run, data = train_epochs(config, told)
+            summary = test(run, config, data)
+            told.end(summary)
     return summary
 
 
@@ -255,7 +268,7 @@ def finished(config: RunConfig) -> dict[str, Any] | None:
         note(f"{config.out} has no checkpoint any more; its summary is shown, its metrics and pictures are as found")
         return summary
     state = checkpoint.load_latest(config.out, run_id)
-    if len(state["history"]) < state["epochs"]:
+    if not is_over(state["history"], state["epochs"], config):
         return None
     checkpoint.restore_metrics(config.out, state["history"])
     checkpoint.redraw(config.out / CURVES, run_id, lambda: plot(state["history"], config))
@@ -263,7 +276,7 @@ def finished(config: RunConfig) -> dict[str, Any] | None:
 
 
 def plot(history: list[dict[str, Any]], config: RunConfig) -> bytes:
-    return report.plot_run(history, config, reduction_of(config))
+    return plots.of_run(history, config, reduction_of(config))
 
 
 def pick_device(name: str) -> torch.device:

@@ -19,7 +19,11 @@ ARCHITECTURES = ("80", "90a", "100")
 # write one.
 ROWS = {
     "sgr_loss": {"sgr_loss_kernel": (2, False), "combine_kernelI.*Li2E": (2, True)},
-    "sgr_residual": {"sgr_residual_rows_kernel": (2, True), "sgr_residual_turns_kernel": (2, True)},
+    "sgr_residual": {
+        "sgr_residual_short_kernel": (2, True),
+        "sgr_residual_rows_kernel": (2, True),
+        "sgr_residual_turns_kernel": (2, True),
+    },
     "sgr_shift": {"combine_kernelI.*Li3E": (3, True)},
     "row_norms": {"row_norms_kernel": (1, False)},
     "relu_backward": {

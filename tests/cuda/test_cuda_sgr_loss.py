@@ -11,20 +11,22 @@ import pytest
 import torch
 from helpers import any_order_errors, assert_as_exact_as, assert_lengths, upcast
 from machine import Machine, Options
-from shim_library import DTYPES, SCHEDULES, Device, Guarded, assert_same_bits, far_apart
+from shim_library import DTYPES, SCHEDULES, SEEDED_SCHEDULES, Device, Guarded, assert_same_bits, far_apart
 from torch import Tensor
 
 OPTIONS = [Options(normalize, reduction) for normalize in (True, False) for reduction in ("mean", "batchmean", "sum")]
+SCRATCH = 192  # bytes of shared memory that every kernel has
 TURNS = 2
 PARTS = {"one block": 1, "turns": TURNS, "two sweeps": 0}
 
 
 def device_for(parts: int, delta: Tensor, **properties) -> Device:
-    """A device on which a row of delta fits into one block, or blocks take TURNS; 0: the grid is too small for that."""
+    """A device on which a row of delta fits into one block, or blocks take TURNS; 0: it is too small for either."""
     unit = 64  # of slices, in elements
     whole = 2 * unit * delta.element_size() * math.ceil(delta.shape[1] / unit) + 192
-    shared, grid = whole if parts == 1 else 192, 1 if parts == 0 else 2**31 - 1
-    return Device(shared_per_block=shared, shared_per_processor=3 * (shared + 1024), **{"max_grid": grid, **properties})
+    shared = whole if parts == 1 else SCRATCH
+    small = {"processors": 1, "max_grid": 1} if parts == 0 else {}
+    return Device(shared_per_block=shared, shared_per_processor=3 * (shared + 1024), **small | properties)
 
 
 def length(parts: int, cols: int, dtype: torch.dtype) -> int:
@@ -129,6 +131,28 @@ def test_odd_shapes(dtype, shape):
     """Rows shorter than a pack, than a warp; one segment, two, several."""
     for options in (Options(reduction="batchmean"), Options(normalize=False)):
         check(*gradients(shape, dtype), options, Machine())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("size", [16, 1040, 4096, 16384])
+@pytest.mark.parametrize("options", [Options(), Options(False, "sum", 5.0)], ids=["unit", "raw"])
+def test_rows_in_registers(options, size, dtype):
+    """Of up to 16 KiB, in whole packs: values, and the same bits in every order. Beside them the rows that are left to
+    shared memory because nothing is aligned, or there are more than processors."""
+    delta, target = gradients((3, size // torch.empty((), dtype=dtype).element_size()), dtype)
+    machine = Machine()
+    check(delta, target, options, machine)
+    [launch] = machine.launches
+    delta[1] = 0
+    assert launch.shared_bytes == SCRATCH and launch.threads == max(64, math.ceil(size / 16 / 4 / 32) * 32)
+    results = machine.sgr_residual(delta, target, options)
+    for schedule, seed in SEEDED_SCHEDULES:
+        other = Machine(Device(schedule=schedule, seed=seed))
+        assert_same_bits(list(results), list(other.sgr_residual(delta, target, options)))
+    for machine, offset in ((Machine(), 1), (Machine(Device(processors=2)), 0)):
+        others = machine.sgr_residual(delta, target, options, offset)
+        assert machine.launches[0].shared_bytes > SCRATCH
+        torch.testing.assert_close(others, results, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

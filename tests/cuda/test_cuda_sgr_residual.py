@@ -102,11 +102,12 @@ def test_the_copies_under_way_keep_memory_busy():
 @pytest.mark.parametrize(
     ("properties", "cols", "blocks"),
     [
-        ({}, 1024, [3]),  # a row fits into a block
-        ({}, 4096, [2 * 3]),  # turns
-        ({}, 4097, [2 * 3 * 2]),
-        ({"max_grid": 5}, 4096, [3, 3]),  # sums, then v
-        ({"shared_per_block": 48 * 1024, "processors": 3}, 4096, [3]),
+        ({}, 1024, [3]),  # a row fits into the registers of a block
+        ({}, 1021, [3]),  # into its shared memory, as nothing is aligned
+        ({}, 4097, [2 * 3 * 2]),  # turns
+        ({}, 8192, [2 * 3 * 2]),
+        ({"max_grid": 5}, 8192, [3, 3]),  # sums, then v
+        ({"shared_per_block": 48 * 1024, "processors": 3}, 4097, [3]),
     ],
 )
 def test_the_path_follows_the_device(properties, cols, blocks):
@@ -165,10 +166,11 @@ def test_a_captured_launch_takes_nothing_over_from_the_last_time(device, rows):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("device", [H100, A100, CONSUMER], ids=["h100", "a100", "consumer"])
 def test_the_comparison_before_the_first_call_takes_every_path(device, dtype):
-    """Rows alone in a block, one after the other, and in pieces, with and without normalize."""
+    """Rows in registers, alone in a block, one after the other, and by turns, with and without normalize."""
     for normalize in True, False:
         shapes = {delta.shape for delta, _, unit, *_ in sgr_residual.example(dtype) if unit == normalize}
         plans = [(rows, plan(device, rows, cols, dtype)) for rows, cols in shapes]
+        assert any(rows <= device.processors and cols % 8 == 0 and cols <= 1024 for rows, cols in shapes)
         assert any(found.blocks == rows for rows, found in plans)
         assert any(0 < found.blocks < rows for rows, found in plans)
         assert any(found.blocks == 0 for rows, found in plans)

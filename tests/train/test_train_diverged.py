@@ -7,9 +7,10 @@ import math
 
 import pytest
 import torch
-from sgr_train import checkpoint, compare, divergence, methods, report, train
+from sgr_train import checkpoint, compare, divergence, methods, train
 from sgr_train.errors import Diverged
 from sgr_train.files import write_json
+from sgr_train.hooks import Hooks
 from sgr_train.measure import accuracy
 from train_helpers import TINY_FLAGS
 
@@ -51,11 +52,8 @@ def test_the_loss_is_that_of_the_module_that_trained(tiny):
     run, data = train.setup(config)
     run.history = [{}] * config.epochs  # the second module's turn
     torch.nn.init.constant_(run.network[1].body[0][0].weight, math.inf)
-    with (
-        report.Progress("", 0, 0, 1, False) as progress,
-        pytest.raises(Diverged, match="the loss of module 2 is nan in step 1 of the epoch"),
-    ):
-        train.train_epoch(run, config, data, progress)
+    with pytest.raises(Diverged, match="the loss of module 2 is nan in step 1 of the epoch"):
+        train.train_epoch(run, config, data, Hooks())
 
 
 def test_the_first_step_and_module_whose_loss_is_not_finite_are_named():
@@ -77,7 +75,7 @@ def test_what_made_a_run_diverge_is_among_the_advice(sgr_train, tmp_path, flag):
 def test_a_loss_is_looked_at_within_the_epoch(tiny, monkeypatch):
     monkeypatch.setattr(train, "CHECK_EVERY", 2)
     batches = []
-    monkeypatch.setattr(report.Progress, "batch", lambda self, images, loss: batches.append(loss))
+    monkeypatch.setattr(Hooks, "batch", lambda self, images, loss: batches.append(loss))
     with pytest.raises(Diverged, match="in epoch 1: the loss of module"):
         train.train(tiny(lr=1e38, method="bp", train_subset=320))
     assert len(batches) < 10

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sgr_train import checkpoint, report, train
+from sgr_train import checkpoint, plots, train
 from train_helpers import TINY, TINY_FLAGS, files
 
 MEASURED_TIME = {"seconds", "waited", "images_per_second", "peak_memory_bytes", "seconds_per_epoch"}
@@ -173,8 +173,8 @@ def test_a_picture_that_cannot_be_drawn_takes_nothing_with_it(sgr_train, tmp_pat
     def refuse(*_):
         raise ValueError("no\nfont")
 
-    monkeypatch.setattr(report, "plot_run", refuse)
-    monkeypatch.setattr(report, "plot_comparison", refuse)
+    monkeypatch.setattr(plots, "of_run", refuse)
+    monkeypatch.setattr(plots, "of_comparison", refuse)
     for command, picture in (("run", "curves.png"), ("compare", "comparison.png")):
         out = tmp_path / command
         flags = ("--methods", "bp", "--seeds", 0) if command == "compare" else ()

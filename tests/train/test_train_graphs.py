@@ -152,8 +152,21 @@ def test_what_cannot_be_captured_is_refused_by_name(flags):
     config = make(RunConfig, **{name: True if not value else int(value) if value.isdigit() else value})
     method = methods.SGR(every=config.options["method"]["sgr"]["every"])
     with pytest.raises(UsageError, match=f"^--cuda-graph: .*{REFUSED[flags]}$"):
-        graphs.require_capturable(config, method, CUDA)
-    graphs.require_capturable(make(RunConfig, amp="bf16"), methods.SGR(), CUDA)
+        graphs.require_capturable(config, method, [], CUDA)
+    graphs.require_capturable(make(RunConfig, amp="bf16"), methods.SGR(), [optimizer(torch.optim.SGD)], CUDA)
+
+
+def optimizer(kind: type[torch.optim.Optimizer], **options) -> torch.optim.Optimizer:
+    return kind([torch.nn.Parameter(torch.zeros(1))], **options)
+
+
+def test_optimizers_that_read_the_learning_rate_are_refused_by_name():
+    """As those of other packages may, whose groups have neither of the two."""
+    config, method, given = make(RunConfig), methods.BP(), optimizer(torch.optim.SGD)
+    graphs.require_capturable(config, method, [given, optimizer(torch.optim.AdamW)], CUDA)
+    del given.param_groups[0]["fused"]
+    with pytest.raises(UsageError, match="^--cuda-graph: --optimizer sgd reads its learning rate; take sgd or adamw"):
+        graphs.require_capturable(config, method, [given], CUDA)
 
 
 def test_a_capture_that_fails_is_an_error_of_one_line(monkeypatch):

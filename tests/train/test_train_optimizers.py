@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+import types
+
 import pytest
 import torch
 from sgr_train import optimizers, schedules, train
@@ -79,10 +82,94 @@ def test_adamw_is_torchs():
     assert model.weight.equal(other.weight)
 
 
+class StandIn(torch.optim.Optimizer):
+    """timm.optim.Lars by its paper, with the arguments of timm: a group without weight decay is left to plain SGD."""
+
+    def __init__(self, params, lr=1.0, momentum=0, dampening=0, weight_decay=0, nesterov=False, trust_coeff=0.001,
+                 eps=1e-8, trust_clip=False, always_adapt=False):  # fmt: skip
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust_coeff": trust_coeff}
+        defaults |= {"nesterov": nesterov, "eps": eps, "trust_clip": trust_clip, "always_adapt": always_adapt}
+        super().__init__(params, {**defaults, "dampening": dampening})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for p in (p for p in group["params"] if p.grad is not None):
+                ratio = 1.0
+                if group["weight_decay"] or group["always_adapt"]:
+                    length = p.grad.norm() + group["weight_decay"] * p.norm() + group["eps"]
+                    ratio = group["trust_coeff"] * p.norm() / length
+                step = ratio * (p.grad + group["weight_decay"] * p)
+                velocity = self.state[p].get("velocity", torch.zeros_like(p)) * group["momentum"] + step
+                self.state[p]["velocity"] = velocity
+                p.sub_(velocity, alpha=group["lr"])
+
+
+@pytest.fixture(params=["stand-in", "timm"])
+def timm(request, monkeypatch):
+    """The package, where it is installed, or in its place what is above."""
+    if request.param == "timm":
+        return pytest.importorskip("timm.optim")
+    package = types.ModuleType("timm")
+    package.optim = types.ModuleType("timm.optim")
+    package.optim.Lars = StandIn
+    monkeypatch.setitem(sys.modules, "timm", package)
+    monkeypatch.setitem(sys.modules, "timm.optim", package.optim)
+    return package.optim
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_lars_adapts_weights_and_leaves_biases_and_norms_to_sgd(timm, decay):
+    """Steps of the length that the paper gives them, with weight decay and without; against the updates written out."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4))
+    optimizer = optimizers.lars(model.parameters(), 0.5, decay, momentum=0.9, trust_coeff=0.01, eps=1e-8)
+    assert isinstance(optimizer, timm.Lars)
+    expected = [p.detach().clone() for p in model.parameters()]
+    velocities = [torch.zeros_like(p) for p in expected]
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(5, 3)).exp().sum().backward()
+        for p, old, velocity in zip(model.parameters(), expected, velocities, strict=True):
+            step = p.grad
+            if p.ndim > 1:
+                length = 0.01 * old.norm() / (p.grad.norm() + decay * old.norm())
+                step = length * (p.grad + decay * old)
+            velocity.mul_(0.9).add_(step)
+            old.sub_(0.5 * velocity)
+        optimizer.step()
+    for p, old in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.detach(), old)
+
+
+def test_lars_trains_and_goes_on(timm, tiny):
+    """Of modules with weights alone as well: heads of plainnet have no bias."""
+    settings = {"optimizer": "lars", "lr": 1.0, "trust_coeff": 0.02, "batch_size": 64}
+    config = tiny(epochs=1, **settings)
+    run, _ = train.train(config)
+    whole, _ = train.train(tiny("whole", epochs=1, **settings))
+    assert all(a.equal(b) for a, b in zip(run.network.parameters(), whole.network.parameters(), strict=True))
+    assert [len(optimizer.param_groups) for optimizer in run.optimizers] == [2] * 3
+    again, _ = train.setup(config)
+    again.load_state_dict(run.state_dict())
+    for one, other in zip(run.optimizers, again.optimizers, strict=True):
+        assert len(one.state) == len(other.state) > 0
+    first, last = run.history[0]["loss"], train.train(tiny("long", epochs=4, **settings))[0].history[-1]["loss"]
+    assert last[-1] < first[-1]
+
+
+def test_lars_without_timm_is_refused_before_anything_is_written(sgr_train, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    monkeypatch.setitem(sys.modules, "timm.optim", None)
+    for command in ("run", "compare"):
+        status, text, errors = sgr_train(command, "--optimizer", "lars", "--out", tmp_path / "run")
+        assert (status, text) == (2, "") and errors.startswith("sgr-train: --optimizer lars needs the package timm: ")
+        assert errors.count("\n") == 1 and list(tmp_path.iterdir()) == []
+
+
 def test_flags_belong_to_the_optimizer_that_has_them(sgr_train, tmp_path):
     for words, said in (
         (("--optimizer", "adamw", "--momentum", 0.9), "unrecognized arguments: --momentum"),
-        (("--optimizer", "adam"), "--optimizer must be one of adamw, sgd, got 'adam'"),
+        (("--optimizer", "adam"), "--optimizer must be one of adamw, lars, sgd, got 'adam'"),
         (("--optimizer", "adamw", "--beta1", 1.0), "--beta1 must be at most 1"),
         (("--milestones", 3), "unrecognized arguments: --milestones"),
         (("--schedule", "step", "--milestones", 0), "--milestones must be at least 1"),

@@ -7,10 +7,11 @@ import re
 
 import pytest
 import torch
-from sgr_train import checkpoint, data, flags, methods, recipes, report, train
+from sgr_train import checkpoint, data, flags, methods, recipes, train
 from sgr_train.config import RunConfig
 from sgr_train.data.splits import Images
 from sgr_train.errors import UsageError
+from sgr_train.hooks import Hooks
 from sgr_train.memory import estimate
 from sgr_train.settings import make
 from test_train_loop import assert_same_state
@@ -53,8 +54,7 @@ def test_every_recipe_takes_two_steps(name):
     modules = list(run.network)[AT_FIRST.get(config.method, slice(None))]
     learning = [p for part in [*(module.body for module in modules), modules[-1].head] for p in part.parameters()]
     before = [p.clone() for p in learning]
-    with report.Progress("", 8, 0, 1, False) as progress:
-        losses = train.train_epoch(run, config, images, progress)
+    losses = train.train_epoch(run, config, images, Hooks())
     assert len(images.train) == 2 * config.batch_size and torch.tensor(losses).isfinite().all()
     assert learning and not any(p.equal(q) for p, q in zip(learning, before, strict=True))
 

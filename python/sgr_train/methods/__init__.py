@@ -70,6 +70,11 @@ def phases(method: Method, network: Network) -> int:
     return 1 if hook is None else hook(network)
 
 
+def in_phases(name: str) -> bool:
+    """Whether it may train more than once the epochs of a run."""
+    return hasattr(REGISTRY.find(name), "phases")
+
+
 def is_whole(name: str) -> bool:
     """Whether it trains the network end to end."""
     return getattr(REGISTRY.find(name), "whole", False)
