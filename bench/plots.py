@@ -14,7 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from . import labels, style
-from .stored import BASELINES, OURS, PUBLISHED, Parts, Row, back_propagation, family, frontier, grouped, one
+from .stored import BASELINES, CAPTURED, OURS, PUBLISHED, Parts, Row, back_propagation, family, frontier, grouped, one
 from .tables import setting
 
 Sizes = Callable[[list[int]], list[int]]
@@ -118,8 +118,11 @@ def bandwidth(limits: list[Row]) -> float:
 
 
 def time_and_memory(parts: Parts) -> dict[str, Figure]:
-    """A panel a network: every method by time and peak memory of a whole step, over those of back-propagation."""
-    rows = [row for row in parts["step"]["rows"] if row["module"] is None]
+    """A panel a network: every method by time and peak memory of a whole step, over those of back-propagation. Those of
+    captured steps, of which the memory is not known, are in the table.
+    """
+    whole = (row for row in parts["step"]["rows"] if row["module"] is None)
+    rows = [row for row in whole if not row["method"].endswith(CAPTURED)]
     networks = grouped(rows, ("network", "precision")).values()
     shown = [setting for case in networks if (setting := _one_setting(case))]
     if not shown:

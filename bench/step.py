@@ -37,6 +37,7 @@ from torch import Tensor
 from . import zoo
 from .checks import REPORTED, SAME, WrongResult, reason, require_error_below
 from .claims import require_claims
+from .stored import CAPTURED
 from .timing import Timing, interleaved, repeats_for, replayed
 from .traced import compiled_algorithm1
 from .ways import Inputs, Step, Truth, gradient, module_inputs, require_agreement, truth, ways
@@ -240,7 +241,7 @@ def _compare(args: argparse.Namespace, runs: Runs) -> Iterator[tuple[str, Row]]:
 def _captured(args: argparse.Namespace, case: Case, runs: Runs, repeats: int) -> Iterator[Row]:
     """Whole steps as CUDA graphs, one after another: each keeps the memory of a step of its own."""
     for name, run in runs.items():
-        method = f"{name}, captured"
+        method = f"{name}{CAPTURED}"
         _release_memory(args.device)
         try:
             yield {"method": method, **_replay(args, case, run, repeats), "peak_bytes": None}

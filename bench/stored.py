@@ -44,6 +44,7 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 OURS = ("default", "cpu", "triton", "cuda")
 BASELINES = ("reference", "eager", "torch.relu", "torch.compile")
 CHECKPOINTED = " + checkpointing"  # ends the name of a method whose blocks are computed twice
+CAPTURED = ", captured"  # behind the name of a method: its step as a CUDA graph
 PRODUCTS, PUBLISHED = ("library GEMM", "library conv"), "Algorithm 1"
 VALUES = {
     "roofline": {"limit": ("copy", "gemm"), "dtype": DTYPES},

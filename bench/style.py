@@ -146,6 +146,7 @@ def key(figure: Figure, colours: list[str], markers: list[str]) -> None:
 def _legend_below(figure: Figure, handles: list[Any], names: list[str]) -> None:
     width = 0.7 + 0.08 * max(map(len, names))  # inches that the longest entry takes
     columns = max(1, min(len(names), int(figure.get_figwidth() / width)))
+    figure.set_figheight(figure.get_figheight() + 0.24 * max(0, math.ceil(len(names) / columns) - 2))
     figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False)
 
 
