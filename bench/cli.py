@@ -2,7 +2,8 @@
 
 Parts: roofline (what this device can do), micro (each operator), step (one training step, time and memory), memory
 (peak of a step at full size, without a GPU), cuts (where to cut a network), gradients (agreement with Algorithm 1),
-compiled (warm-up of compiled modules), report (one page and its pictures from what the others wrote).
+compiled (warm-up of compiled modules), loader (batches of image files), report (one page and its pictures from what the
+others wrote).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from sgr_train.errors import UsageError
 from .checks import WrongResult
 from .results import Writer
 
-PARTS = ("roofline", "micro", "step", "memory", "cuts", "gradients", "compiled")
+PARTS = ("roofline", "micro", "step", "memory", "cuts", "gradients", "compiled", "loader")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,6 +25,7 @@ TITLES = {
     "cuts": "Where to cut",
     "gradients": "Agreement with the gradient of Algorithm 1",
     "compiled": "Compiled modules",
+    "loader": "Batches of image files",
 }
 # Beside the table that each part has in tables.TABLES.
 MORE_TABLES = {"micro": tables.blocks, "memory": tables.memory_of_modules}

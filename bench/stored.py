@@ -25,6 +25,7 @@ IDENTITY = {
     "cuts": ("network", "batch", "count", "method"),
     "gradients": (*_AGREEMENT, "order"),
     "compiled": ("network", "batch", "method"),
+    "loader": ("loader", "images", "workers", "batch", "size"),
 }
 # What was found of it.
 _TIME = ("seconds", "low", "high", "repeats")
@@ -36,6 +37,7 @@ FINDINGS = {
     "cuts": ("cuts", "peak_bytes"),
     "gradients": ("spread", "cosine", "relative_error"),
     "compiled": (*_TIME, "warm_up", "error"),
+    "loader": (*_TIME, "images_per_second"),
 }
 # What some of them may be: each has a column, a colour or a line of its own.
 DTYPES = ("float32", "bfloat16", "float16", "float64")

@@ -159,6 +159,17 @@ def compiled(result: dict[str, Any]) -> str:
     return markdown([["", "warm-up, s", *(f"{method}, s" for method in methods)], *rows])
 
 
+def loader(result: dict[str, Any]) -> str:
+    """Images a second."""
+    names = list(dict.fromkeys(row["loader"] for row in result["rows"]))
+    rows = []
+    for case in grouped(result["rows"], ("images", "size", "batch", "workers")).values():
+        facts = [str(case[0][name]) for name in ("images", "size", "batch", "workers")]
+        rates = [_number((one(case, loader=name) or {}).get("images_per_second"), ".0f") for name in names]
+        rows.append([*facts, *rates])
+    return markdown([["images", "px", "batch", "workers", *(f"{name}, images/s" for name in names)], *rows])
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "roofline": roofline,
     "micro": micro,
@@ -167,6 +178,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "cuts": cuts,
     "gradients": gradients,
     "compiled": compiled,
+    "loader": loader,
 }
 
 

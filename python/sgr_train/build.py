@@ -32,7 +32,7 @@ def build(
     Raises:
         UsageError: the cuts do not fit the blocks, the head does not fit the features, or the method the network.
     """
-    method = methods.REGISTRY.make(config.method, **own_options(config))
+    method = make_method(config)
     create = functools.partial(
         networks.create,
         config.model,
@@ -53,6 +53,18 @@ def build(
         network.checkpoint_blocks()
     methods.prepare(method, network, torch.zeros(2, *image_shape))
     return network, method
+
+
+def make_method(config: RunConfig) -> methods.Method:
+    """That of the run.
+
+    Raises:
+        UsageError: its options do not fit together, or it cannot do what the run asks of it.
+    """
+    method = methods.REGISTRY.make(config.method, **own_options(config))
+    if config.amp == "fp16" and not hasattr(method, "grad_scale"):
+        raise UsageError(f"--amp fp16: --method {config.method} has no grad_scale to scale its losses by; take bf16")
+    return method
 
 
 def _cuts(config: RunConfig, create: Callable[..., Network], method: methods.Method, found: Cuts) -> Cuts | str:

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from . import checkpoint, derived, methods, plots, report
-from .build import own_options
+from . import checkpoint, derived, plots, report
+from .build import make_method, own_options
 from .config import ChooseConfig, CompareConfig, RunConfig, Settings, run_of
 from .errors import NoOutput, NotWritten, UsageError, one_line, say
 from .files import write_json
@@ -103,7 +103,7 @@ def _begin(config: Settings, runs: Runs) -> str:
     _, data = setup(first, checkpoint.found_cuts(first))
     make_loggers(config)
     for run in runs.values():
-        methods.REGISTRY.make(run.method, **own_options(run))
+        make_method(run)
     run_id = checkpoint.enter(config, data.fingerprint, data.mean.device)
     for run in runs.values():
         make_folder(run.out)

@@ -86,7 +86,12 @@ class Settings:
             never. extend goes on with such a run too, and counts anew.
 
     Precision and speed:
-        amp: Precision of the training steps by autocast: bf16; left out: float32. What is measured is in float32.
+        amp: Precision of the training steps by autocast: bf16, or fp16 with a loss scale that follows the gradients: it
+            falls where those of a module overflow, whose step is skipped; left out: float32. What is measured is in
+            float32.
+        compile: Compile the blocks with torch.compile, for the training steps; what is measured is not compiled.
+        cuda_graph: Capture whole training steps in CUDA graphs, which helps small networks on a GPU: an epoch captures
+            its fourth step. What is not the same at every step is refused.
         channels_last: Images and convolutions in this memory format, which convolutions on a GPU are fastest in.
         device: auto: the GPU if there is one.
         threads: Of the CPU that PyTorch computes with, which change the last digits; left out: its own choice.
@@ -126,7 +131,9 @@ class Settings:
     ema: Share | None = None
     val_every: Count = 1
     patience: Count | None = None
-    amp: Literal["bf16"] | None = None
+    amp: Literal["bf16", "fp16"] | None = None
+    compile: bool = False
+    cuda_graph: bool = False
     channels_last: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Count | None = None

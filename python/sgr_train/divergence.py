@@ -35,6 +35,8 @@ def advice(config: RunConfig, when: str) -> Iterator[None]:
         changes = [f"lower --{name.replace('_', '-')} (now {values[name]:g})" for name in flags]
         if config.clip_grad_norm is None:
             changes.append("set --clip-grad-norm")
+        if config.amp == "fp16":
+            changes.append("take --amp bf16")
         raise Diverged(f"training diverged {when}: {error}; {' or '.join(changes)}, and start again") from error
 
 

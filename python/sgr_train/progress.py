@@ -68,6 +68,7 @@ class Progress:
             "loss": f"{row['loss'][-1]:.3f}",
             "val": f"{row['val_accuracy'][-1]:.1%}" if row["val_accuracy"] else "-",
             "SGR": "-" if sgr is None else f"{sgr:.3f}",
+            "waited for data": f"{row['waited']:.0%}",
         }
         if not self.bar.disable:
             self.bar.set_postfix(self.shown)

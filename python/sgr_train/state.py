@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,6 +12,8 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from . import methods
+from .data.splits import Batch
+from .loss_scale import LossScale
 from .networks.network import Network
 
 
@@ -20,9 +23,38 @@ class Epoch:
 
     order: Tensor  # of the training images
     losses: Tensor  # sums over images, one a head that trains, nats
+    counted: Tensor  # images in these sums
     steps: int = 0  # taken
     images: int = 0  # seen
     seconds: float = 0.0  # of training
+    waited: float = 0.0  # of these, for batches
+
+    @classmethod
+    def begin(cls, order: Tensor, device: torch.device) -> Epoch:
+        return cls(order, torch.zeros((), device=device), torch.zeros((), dtype=torch.long, device=device))
+
+    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches; adds the time that they take to be there."""
+        batches = iter(batches)
+        while True:
+            started = time.perf_counter()
+            batch = next(batches, None)
+            self.waited += time.perf_counter() - started
+            if batch is None:
+                return
+            yield batch
+
+    def add(self, losses: Tensor, images: int, may_overflow: bool) -> None:
+        """A step; of those that may overflow, losses that are not finite count for nothing: they have changed none."""
+        counts = losses.isfinite() if may_overflow else torch.ones_like(losses, dtype=torch.bool)
+        self.losses = self.losses + torch.where(counts, losses * images, 0)
+        self.counted = self.counted + counts * images
+        self.steps, self.images = self.steps + 1, self.images + images
+
+    @property
+    def mean(self) -> Tensor:
+        """Loss of every head that trains, over images."""
+        return self.losses / self.counted
 
 
 def weights_of_result(state: dict[str, Any]) -> dict[str, Any]:
@@ -46,6 +78,7 @@ class Training:
     epoch: Epoch | None = None  # that has begun, after those of the history
     run_id: str = ""  # which its files carry
     average: AveragedModel | None = None  # of the weights over steps
+    scale: LossScale | None = None  # of float16
     saved: float = field(default_factory=time.monotonic)  # when it was kept last
 
     @property
@@ -53,10 +86,16 @@ class Training:
         """The network that is measured."""
         return self.network if self.average is None else self.average.module
 
+    @property
+    def skipped(self) -> int:
+        """Optimizer steps of modules that were not taken, as gradients in float16 overflowed."""
+        return 0 if self.scale is None else self.scale.skipped
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "network": self.network.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
+            "scale": None if self.scale is None else self.scale.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "generator": self.generator.get_state(),
             "rng": torch.get_rng_state(),
@@ -73,6 +112,8 @@ class Training:
         self.network.load_state_dict(state["network"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
+        if self.scale is not None:
+            self.scale.load_state_dict(state["scale"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.generator.set_state(state["generator"])
@@ -82,4 +123,5 @@ class Training:
         self.history = state["history"]
         if state["epoch"] is not None:
             self.epoch = Epoch(**state["epoch"])
-            self.epoch.losses = self.epoch.losses.to(self.network.mean.device)
+            device = self.network.mean.device
+            self.epoch.losses, self.epoch.counted = self.epoch.losses.to(device), self.epoch.counted.to(device)

@@ -6,15 +6,19 @@ import time
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import best, checkpoint, derived, hooks, interrupts, methods, plots, report
 from .build import build, learning_rate, make_optimizers
+from .compiled import compile_blocks, not_compiled
 from .config import RunConfig, to_json
 from .divergence import CHECK_EVERY, Watch, advice, check_weights
 from .errors import UsageError, note, one_line
 from .files import exists, write_json
+from .graphs import CapturedSteps, prepare_optimizers, require_capturable
 from .loader import Data, load_data
+from .loss_scale import LossScale
 from .measure import PROBE, PeakMemory, accuracy, count_correct, measure_sgr, reduction_of, shares
 from .memory.enough import enough_memory
 from .networks.cuts import Cuts
@@ -24,6 +28,7 @@ from .stopping import has_stopped, is_over, is_validated
 from .updates import Updates
 
 CURVES = "curves.png"
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @enough_memory()
@@ -48,12 +53,18 @@ def new_training(config: RunConfig, data: Data, cuts: Cuts = ()) -> Training:
     network, method = build(config, data.num_classes, data.image_shape, cuts)
     network = network.to(device, memory_format=memory_format(config))
     network.mean, network.std = data.mean / 255, data.std / 255
+    if config.compile:
+        compile_blocks(config, network, method)
     epochs = config.epochs * methods.phases(method, network)
 
     generator = torch.Generator().manual_seed(config.seed)
     run = Training(network, method, make_optimizers(config, network), generator, epochs, data.classes)
+    if config.cuda_graph:
+        require_capturable(config, method, run.optimizers, device)
     if config.ema is not None:
         run.average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+    if config.amp == "fp16":
+        run.scale = LossScale()
     return run
 
 
@@ -92,10 +103,13 @@ def train_epochs(config: RunConfig, told: hooks.Hooks) -> tuple[Training, Data]:
             seconds = run.epoch.seconds
             row = {
                 "epoch": epoch,
-                "lr": run.optimizers[0].param_groups[0]["lr"],
+                "lr": float(run.optimizers[0].param_groups[0]["lr"]),
                 "loss": losses,  # nats, one a module, mean over the epoch
+                "skipped_steps": run.skipped - sum(row["skipped_steps"] for row in run.history),
+                "loss_scale": None if run.scale is None else run.scale.value,
                 "seconds": seconds,  # of training; measurements excluded
                 "images_per_second": images / seconds,
+                "waited": run.epoch.waited / seconds,  # for batches, a share of the seconds
                 "peak_memory_bytes": memory.read(),
                 "peak_memory_kind": memory.kind,
                 **measure(run.result, config, data, is_validated(epoch, run.epochs, config)),
@@ -130,11 +144,11 @@ def train_epoch(run: Training, config: RunConfig, data: Data, told: hooks.Hooks)
     Raises:
         Diverged: a loss, or what the last step left in the network, is not finite.
     """
-    updates = Updates(run.network, run.optimizers, config.accumulate, config.clip_grad_norm)
+    updates = Updates(run.network, run.optimizers, config.accumulate, config.clip_grad_norm, run.scale)
     watch = Watch(updates.modules)
     if run.epoch is None:
         order = data.order(config.batch_size * config.accumulate, run.generator)
-        run.epoch = Epoch(order, torch.zeros((), device=data.mean.device))
+        run.epoch = Epoch.begin(order, data.mean.device)
     epoch, started = run.epoch, time.perf_counter() - run.epoch.seconds
 
     def require_finite() -> None:
@@ -143,31 +157,40 @@ def train_epoch(run: Training, config: RunConfig, data: Data, told: hooks.Hooks)
         check_weights(run.network)
         epoch.seconds = time.perf_counter() - started
 
+    def step(x: Tensor, labels: Tensor) -> Tensor:
+        with autocast(config, x.device):
+            return torch.stack(run.method.step(run.network, x, labels, updates)).float()
+
+    if config.cuda_graph:  # one an epoch: methods may train other modules in another
+        prepare_optimizers(run.optimizers, data.mean.device)
+        step = CapturedSteps(step)
     methods.begin_epoch(run.method, len(run.history), config.epochs)
     batches = epoch.order.split(config.batch_size)
     steps = len(batches)
-    for x, labels in data.augmented(batches[epoch.steps :], run.generator):
+    for x, labels in epoch.timed(data.augmented(batches[epoch.steps :], run.generator)):
         interrupts.check()
         updates.begin(last=epoch.steps + 1 == steps)
         rate = learning_rate(config, len(run.history) + epoch.steps / steps)
         for group in (group for optimizer in run.optimizers for group in optimizer.param_groups):
-            group["lr"] = rate
+            group["lr"] = group["lr"].fill_(rate) if config.cuda_graph else rate
         x = x.contiguous(memory_format=memory_format(config))
-        with autocast(config, x.device):
-            losses = torch.stack(run.method.step(run.network, x, labels, updates)).float()
+        if run.scale is not None:
+            run.method.grad_scale = run.scale.value
+        losses = step(x, labels)
+        updates.end()
         if updates.complete and run.average is not None:
             run.average.update_parameters(run.network)
-        epoch.losses = epoch.losses + losses * len(labels)
-        epoch.steps, epoch.images = epoch.steps + 1, epoch.images + len(labels)
+        epoch.add(losses, len(labels), may_overflow=run.scale is not None)
         watch.see(epoch.losses, epoch.steps)
         if epoch.steps % CHECK_EVERY == 0:
             watch.check()
-        told.batch(len(labels), epoch.losses[-1] / epoch.images)
+        told.batch(len(labels), epoch.mean[-1])
         if updates.complete and epoch.steps < steps and is_due(run, config):
             require_finite()
             save(run, config)
+    watch.see(epoch.mean, epoch.steps)
     require_finite()
-    return (epoch.losses / epoch.images).tolist()
+    return epoch.mean.tolist()
 
 
 def memory_format(config: RunConfig) -> torch.memory_format:
@@ -175,7 +198,7 @@ def memory_format(config: RunConfig) -> torch.memory_format:
 
 
 def autocast(config: RunConfig, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.amp is not None)
+    return torch.autocast(device.type, AUTOCAST.get(config.amp), enabled=config.amp is not None)
 
 
 def is_due(run: Training, config: RunConfig) -> bool:
@@ -189,18 +212,19 @@ def measure(network: Network, config: RunConfig, data: Data, validate: bool = Tr
     """Accuracies of every head on training and validation images, and the SGR loss between neighbours."""
     probe = max(PROBE // config.batch_size, 1) * config.batch_size
     whole_batches = min(data.images_per_epoch(config.batch_size), probe)  # as in training
-    return {
-        "sgr": measure_sgr(network, data.ordered(data.train, config.batch_size, whole_batches), config),
-        "train_accuracy": accuracy(network, data.ordered(data.train, config.batch_size, PROBE)),
-        "val_accuracy": accuracy(network, data.ordered(data.val, config.batch_size)) if validate else None,
-    }
+    with not_compiled(config):
+        return {
+            "sgr": measure_sgr(network, data.ordered(data.train, config.batch_size, whole_batches), config),
+            "train_accuracy": accuracy(network, data.ordered(data.train, config.batch_size, PROBE)),
+            "val_accuracy": accuracy(network, data.ordered(data.val, config.batch_size)) if validate else None,
+        }
 
 
 @enough_memory()
 def test(run: Training, config: RunConfig, data: Data) -> dict[str, Any]:
     """The one look at the test images, after training. Writes the summary and the curves."""
     last = run.history[-1]
-    with advice(config, "on the test images"):
+    with advice(config, "on the test images"), not_compiled(config):
         correct, images = count_correct(run.result, data.ordered(data.test, config.batch_size))
     test_accuracy = (correct.sum(1) / images.sum()).tolist()
     summary = {
@@ -219,6 +243,7 @@ def test(run: Training, config: RunConfig, data: Data) -> dict[str, Any]:
         "val_accuracy": last["val_accuracy"][-1],
         "train_accuracy": last["train_accuracy"][-1],
         "sgr": report.mean(last["sgr"]),
+        "skipped_steps": run.skipped,
         "seconds_per_epoch": report.mean([row["seconds"] for row in run.history]),
         "peak_memory_bytes": max(row["peak_memory_bytes"] or 0 for row in run.history) or None,
         "peak_memory_kind": last["peak_memory_kind"],

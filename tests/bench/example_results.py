@@ -90,6 +90,7 @@ def results() -> dict[str, dict[str, Any]]:
         ],
         "gradients": _gradients(),
         "compiled": _compiled(),
+        "loader": _loader(),
     }
     return {part: _result(part, r) for part, r in rows.items()}
 
@@ -236,3 +237,9 @@ def _compiled() -> list[Row]:
         {"network": "resnet50", "batch": 4, "error": 0.0002, "warm_up": 61.2, "method": method, **_time(seconds)}
         for method, seconds in times.items()
     ]
+
+
+def _loader() -> list[Row]:
+    facts = {"images": 20000, "workers": 2, "batch": 128, "size": 112}
+    times = {"sgr_train": 5.0, "DataLoader": 6.25}
+    return [{"loader": name, **facts, "images_per_second": 20000 / s, **_time(s)} for name, s in times.items()]

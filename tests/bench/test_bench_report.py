@@ -94,7 +94,7 @@ def report(tmp_path: pathlib.Path, old: dict, new: dict, capsys) -> tuple[int, s
 
 
 # Parts without pictures, as these take time.
-PLAIN = ("cuts", "gradients", "compiled")
+PLAIN = ("cuts", "gradients", "compiled", "loader")
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_the_same_results_are_no_regression(plain, tmp_path, capsys):
     status, output, page = report(tmp_path, plain, plain, capsys)
     assert status == 0
     assert output == f"{tmp_path / 'out' / 'report.md'}\n"
-    assert "4 within noise, 1 same memory" in page
+    assert "6 within noise, 1 same memory" in page
     assert "### Regressions\n\nNone." in page
 
 
@@ -130,7 +130,7 @@ def test_on_another_machine_only_memory_is_compared(plain, tmp_path, capsys):
     assert status == 1
     assert output.count("\n") == 2 and "more memory: cpu, cuts: resnet50" in output
     assert "**The machines differ, so times are not compared:** threads: 2 before, 8 now." in page
-    assert "4 other machine" in page
+    assert "6 other machine" in page
 
 
 def test_a_row_is_compared_with_that_of_the_same_shape_and_method(results, tmp_path):
@@ -278,6 +278,7 @@ def test_other_tables(results):
     assert "| copy | float32 | 268435456 | 12.78 | 21 GB/s |" in tables.roofline(results["roofline"])
     assert "| resnet50 | 32 | 3 | directional | 3, 6 | 954 |" in tables.cuts(results["cuts"])
     assert "| resnet50, batch 4 | 61.2 | 0.400 | 0.800 | 0.300 | 0.600 |" in tables.compiled(results["compiled"])
+    assert "| 20000 | 112 | 128 | 2 | 4000 | 3200 |" in tables.loader(results["loader"])
     assert set(tables.TABLES) == set(stored.IDENTITY)
 
 
@@ -451,7 +452,8 @@ def test_missing_parts_are_named(results, tmp_path):
     folder = example_results.write(tmp_path / "in", {"micro": micro})
     assert main(["report", str(folder), "--out", str(tmp_path)]) == 0
     text = (tmp_path / "report.md").read_text()
-    assert "**Missing:** no results of roofline, step, memory, cuts, gradients, compiled on this device." in text
+    missing = "roofline, step, memory, cuts, gradients, compiled, loader"
+    assert f"**Missing:** no results of {missing} on this device." in text
     assert "*Roofline:* not drawn for want of the part roofline." in text
     assert "*Speed-up:* not drawn, the results have nothing to compare." in text
 

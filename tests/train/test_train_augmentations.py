@@ -11,6 +11,8 @@ from sgr_train.config import RunConfig
 from sgr_train.errors import UsageError
 from sgr_train.loader import load_data
 from sgr_train.settings import make
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 EVERY = ("crop", "resized_crop", "flip", "randaugment", "erasing", "mixup")
 
@@ -51,6 +53,34 @@ def test_every_image_is_changed_in_another_way(colour, name):
     x, y, data = colour
     same = x[:1].repeat(32, 1, 1, 1)
     assert len(augmentations.REGISTRY.find(name)(same, y[:32], data, generator())[0].unique(dim=0)) > 1
+
+
+class Copies(TorchDispatchMode):
+    """Bytes that go from the CPU to the device that stands for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes: list[int] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        given = [leaf.device.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+        if isinstance(result, torch.Tensor) and result.device.type == "meta" and "cpu" in given:
+            self.bytes.append(result.nbytes)
+        return result
+
+
+def test_images_in_memory_are_taken_cropped_and_flipped_on_the_device(write_npz):
+    """Of every batch their numbers and what was drawn for them are copied there, a few bytes an image; never pixels."""
+    config = make(RunConfig, data=f"npz:{write_npz()}", augment=("crop", "flip"))
+    data = load_data(config, torch.device("meta"))
+    copies, count, pixels = Copies(), 0, data.train.pixels[0].nbytes
+    with copies:
+        for x, y in data.shuffled(9, generator()):
+            assert (x.device.type, y.device.type, x.shape[1:]) == ("meta", "meta", (3, 8, 8))
+            count += len(x)
+    assert count == 54 and len(copies.bytes) == 3 * 6  # an index, a shift and a flip
+    assert sum(copies.bytes) == count * (8 + 2 * 8 + 1) and sum(copies.bytes) < count * pixels / 7
 
 
 def test_pixels_are_back_from_the_normalised(colour):

@@ -231,6 +231,6 @@ def test_a_relative_path_of_data_holds_from_everywhere(sgr_train, tmp_path, writ
     loaded.clear()
     assert sgr_train("run", "--resume", tmp_path / "run")[0] == 130
     data = {"npz": f"npz:{tmp_path}/data.npz", "folder": f"folder:{tmp_path}/images"}.get(kind, kind)
-    options = {"npz": {}, "folder": {"image_size": 32}}
+    options = {"npz": {}, "folder": {"image_size": 32, "workers": None, "prefetch": 2, "pin_memory": False}}
     options["cifar10"] = {"data_dir": tmp_path / "here", "download": False}
     assert loaded == [(data, {kind: options[kind]})]

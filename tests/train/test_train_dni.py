@@ -82,8 +82,8 @@ def test_dni(batch, model):
 REGRESSION, GRADIENT, TARGETS = dni.Generator.regression, dni.Generator.gradient, dni.targets
 BROKEN = {
     "the sign of s": (dni.Generator, "gradient", lambda *args: -GRADIENT(*args)),
-    "s in units of its size": (dni.Generator, "gradient", lambda self, foretold: foretold.detach()),
-    "the sign of the gradient": (dni.Generator, "regression", lambda self, m, back: REGRESSION(self, m, -back)),
+    "s in units of its size": (dni.Generator, "gradient", lambda self, foretold, scale: foretold.detach()),
+    "the sign of the gradient": (dni.Generator, "regression", lambda self, m, back, scale: REGRESSION(self, m, -back)),
     "no regression": (dni.Generator, "regression", lambda *args: 0 * REGRESSION(*args)),
     "without y": (dni, "targets", lambda *args: 0 * TARGETS(*args)),
 }

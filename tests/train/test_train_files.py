@@ -15,7 +15,7 @@ from sgr_train import checkpoint, plots, train
 from sgr_train.files import write
 from train_helpers import TINY, TINY_FLAGS, files
 
-MEASURED_TIME = {"seconds", "images_per_second", "peak_memory_bytes", "seconds_per_epoch"}
+MEASURED_TIME = {"seconds", "waited", "images_per_second", "peak_memory_bytes", "seconds_per_epoch"}
 
 
 def result(folder: Path) -> dict[str, object]:

@@ -8,7 +8,7 @@ import re
 
 import pytest
 import torch
-from sgr_train import flags, loggers, recipes
+from sgr_train import compiled, flags, loggers, recipes
 from sgr_train.config import COMMANDS, REGISTRIES, RunConfig, Settings, fields_of, from_json
 from sgr_train.options import Option, from_text, shape_of, switch
 from sgr_train.settings import chosen, differing, entry_flags, make, words_of
@@ -27,13 +27,15 @@ EXAMPLES: dict[str, list[dict[str, str]]] = {
         {"clip_grad_norm": "1", "ema": "0.9", "save_every": "1", "save_minutes": "0.001", "plugin": "{plugin}"},
         {"amp": "bf16", "channels_last": "true", "device": "cpu", "threads": str(torch.get_num_threads())},
         {"memory": "1", "batch_size": "auto"},
+        {"compile": "true"},
+        {"cuda_graph": "true", "device": "cuda"},
         {"resume": "{finished}"},
     ],
     "compare": [{"methods": "bp sgr", "seeds": "4 5"}],
     "choose": [{"weights": "0.2", "seeds": "7"}],
 }
 NEEDED = {"bp_free": ["head=etf"], "memory": ["batch_size=auto"]}  # with them, in a recipe
-pytestmark = pytest.mark.usefixtures("silent")
+pytestmark = pytest.mark.usefixtures("silent", "quick_compiler")
 RUNS = [pytest.param(command, run, id=" ".join(run)) for command, runs in EXAMPLES.items() for run in runs]
 SETTINGS = {option.name: option for option in fields_of(RunConfig)}
 ENTRIES = [(kind, entry) for kind, registry in REGISTRIES.items() for entry in registry.names()]
@@ -46,6 +48,11 @@ class Silent:
 @pytest.fixture
 def silent(monkeypatch):
     monkeypatch.setitem(loggers.REGISTRY._entries, "silent", Silent)
+
+
+@pytest.fixture
+def quick_compiler(monkeypatch):
+    monkeypatch.setattr(compiled, "BACKEND", "eager")
 
 
 @pytest.fixture

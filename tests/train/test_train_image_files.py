@@ -139,20 +139,6 @@ def test_an_image_that_goes_bad_meanwhile_is_named(tree):
     assert "\n" not in str(caught.value)
 
 
-def test_batches_are_those_of_torchvision_without_its_processes(tree, monkeypatch):
-    """Which would need shared memory, that is small in containers."""
-    monkeypatch.setattr("os.fork", None)
-    datasets = pytest.importorskip("torchvision.datasets")
-    from torchvision import transforms
-
-    steps = [transforms.Resize(8), transforms.CenterCrop(8), transforms.PILToTensor()]
-    theirs = datasets.ImageFolder(tree / "test", transforms.Compose(steps))
-    mine = load_data(make(RunConfig, data=f"folder:{tree}", image_size=8), CPU).test
-    batches = list(mine.load(torch.arange(8).split(3)))
-    assert torch.cat([pixels for pixels, _ in batches]).equal(torch.stack([pixels for pixels, _ in theirs]))
-    assert torch.cat([labels for _, labels in batches]).tolist() == [label for _, label in theirs]
-
-
 def test_the_fingerprint_is_of_names_contents_and_labels(tree):
     def fingerprint(**settings):
         return load_data(make(RunConfig, **{"data": f"folder:{tree}", "image_size": 8, **settings}), CPU).fingerprint

@@ -32,7 +32,7 @@ def speckle(x, labels, data, generator):
     return x + 0.01 * torch.randn_like(x), labels
 """
 CALLS = ("fsync", "replace", "link")  # of which every file of a run needs at least one
-MEASURED = {"seconds", "images_per_second", "peak_memory_bytes", "seconds_per_epoch", "run", "sha256"}
+MEASURED = {"seconds", "waited", "images_per_second", "peak_memory_bytes", "seconds_per_epoch", "run", "sha256"}
 
 
 @pytest.fixture(scope="module")

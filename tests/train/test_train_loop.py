@@ -20,7 +20,7 @@ from sgr_train.updates import Updates
 
 import sgr_kernels as sk
 
-MEASURED_TIME = {"seconds", "images_per_second", "peak_memory_bytes"}
+MEASURED_TIME = {"seconds", "waited", "images_per_second", "peak_memory_bytes"}
 
 
 def state(run):
@@ -157,6 +157,7 @@ def test_rows_of_the_history(tiny):
         assert row["epoch"] == epoch and row["peak_memory_kind"] == "peak resident set"
         assert [len(row[name]) for name in ("loss", "sgr", "train_accuracy", "val_accuracy")] == [3, 2, 3, 3]
         assert row["images_per_second"] == pytest.approx(128 / row["seconds"])
+        assert 0 < row["waited"] < 1
         assert not any("test" in name for name in row)
     assert run.history[1]["loss"][-1] < run.history[0]["loss"][-1]
 
@@ -279,11 +280,21 @@ def test_a_run_goes_on_from_the_middle_of_an_epoch(tiny, monkeypatch, when, meth
 def test_sums_of_an_epoch_are_where_the_network_is(tiny):
     """They are read to the CPU."""
     run, _ = train.setup(tiny())
-    run.epoch = state_of_training.Epoch(torch.arange(3), torch.zeros(3))
+    run.epoch = state_of_training.Epoch.begin(torch.arange(3), torch.device("cpu"))
     state = run.state_dict()
     run.network.mean = run.network.mean.to("meta")
     run.load_state_dict(state)
-    assert run.epoch.losses.device.type == "meta" and run.epoch.order.device.type == "cpu"
+    assert {run.epoch.losses.device.type, run.epoch.counted.device.type} == {"meta"}
+    assert run.epoch.order.device.type == "cpu"
+
+
+def test_the_time_without_a_batch_is_waiting(monkeypatch):
+    """Also of a resumed epoch; that between two batches is not."""
+    clock = iter([10.0, 13.0, 20.0, 20.5, 30.0, 31.0])
+    monkeypatch.setattr(state_of_training.time, "perf_counter", lambda: next(clock))
+    epoch = state_of_training.Epoch.begin(torch.arange(2), torch.device("cpu"))
+    epoch.waited = 2.0
+    assert list(epoch.timed(["one", "two"])) == ["one", "two"] and epoch.waited == 2 + 3 + 0.5 + 1
 
 
 def test_an_average_of_the_weights_is_what_is_measured_and_kept(tiny, monkeypatch):

@@ -41,7 +41,7 @@ def test_a_comparison_says_it_once(sgr_train, tmp_path):
 # --- lines within an epoch --------------------------------------------------------------------------------------------
 
 
-MEASURED = "loss 0.500  val 25.0%  SGR -"  # of the rows below
+MEASURED = "loss 0.500  val 25.0%  SGR -  waited for data 4%"  # of the rows below
 
 
 @pytest.fixture
@@ -72,6 +72,7 @@ def lines_of(capsys, clock, seconds_a_step, verbose, steps=50, epochs=2):
             clock[0] += seconds_a_step
             shown.batch(10, Loss())
         row = {"epoch": epoch, "loss": [0.5], "val_accuracy": [0.25], "sgr": [], "images_per_second": 7.0}
+        row["waited"] = 0.04
         shown.epoch(row)
     shown.end(None)
     lines = capsys.readouterr().out.splitlines()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from sgr_train import methods, networks, train
+from sgr_train import loss_scale, methods, networks, train
+from sgr_train.loss_scale import LossScale
 from sgr_train.updates import Updates
 from torch import nn
 
@@ -18,19 +19,28 @@ METHODS = {
 }
 
 
-def trained(name: str, images: torch.Tensor, labels: torch.Tensor, row: int, clip: float | None = None):
+def trained(
+    name: str,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    row: int,
+    clip: float | None = None,
+    scale: LossScale | None = None,
+):
     """Parameters after an update with all images, in so many batches."""
     torch.manual_seed(0)
     network = networks.plainnet(
         num_classes=10, image_shape=SHAPE, depth=3, width=8, norm="none", head="linear"
     ).double()
     optimizers = [torch.optim.SGD(module.parameters(), 0.5) for module in network]
-    updates, (entry, options) = Updates(network, optimizers, row, clip), METHODS[name]
+    updates, (entry, options) = Updates(network, optimizers, row, clip, scale), METHODS[name]
     method = methods.REGISTRY.make(entry, **options)
+    method.grad_scale = scale.value if scale else 1.0
     methods.prepare(method, network, images[:2])
     for x, y in zip(images.chunk(row), labels.chunk(row), strict=True):
         updates.begin(last=False)
         method.step(network, x, y, updates)
+        updates.end()
     assert updates.complete and all(p.grad is None for p in network.parameters())
     return [p.detach() for p in network.parameters()]
 
@@ -48,6 +58,15 @@ def test_four_batches_in_a_row_are_one_of_four_times_the_size(batch, name, clip)
     whole = trained(name, *batch, 1, clip)
     for found, expected in zip(trained(name, *batch, 4, clip), whole, strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_scaled_gradients_are_clipped_and_averaged_as_they_are(batch, monkeypatch, name):
+    monkeypatch.setattr(loss_scale, "RISE_AFTER", 2)  # updates, and not batches
+    plain, scale = trained(name, *batch, 4, 1e-2), LossScale()
+    for found, expected in zip(trained(name, *batch, 4, 1e-2, scale), plain, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-6 if name == "directional" else 1e-10)
+    assert scale.value == loss_scale.FIRST
 
 
 def test_an_incomplete_row_is_an_update_with_its_own_mean(batch):

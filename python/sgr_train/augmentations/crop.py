@@ -17,8 +17,8 @@ def crop(x, y, data, generator, *, padding: Count = 4):
         padding: pixels a training image may move in each direction.
     """
     count, channels, height, width = x.shape
-    top, left = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=generator)
-    rows, columns = ((first + torch.arange(size)).to(x.device) for first, size in ((top, height), (left, width)))
+    top, left = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=generator).to(x.device)
+    rows, columns = (first + torch.arange(size, device=x.device) for first, size in ((top, height), (left, width)))
     image, channel = torch.arange(count, device=x.device), torch.arange(channels, device=x.device)
     padded = F.pad(x, [padding] * 4)
     x = padded[image[:, None, None, None], channel[:, None, None], rows[:, None, :, None], columns[:, None, None, :]]

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from . import image_files
+from .decoding import USUAL, Loading, decoded
 
 SPLIT_SEED = 0
-MAX_WORKERS = 8  # threads that decode image files
-BATCHES_AHEAD = 2  # decoded while the device computes
 
 Batch = tuple[Tensor, Tensor]
 
@@ -51,14 +49,16 @@ class Images:
 
 
 class Files:
-    """Image files below ``root``, decoded by threads; resized and centre-cropped to ``size`` x ``size`` pixels.
-
-    Threads rather than processes: decoding and resizing leave Python's lock alone, nothing has to go through shared
-    memory, and an error keeps its name.
-    """
+    """Image files below ``root``, resized and centre-cropped to ``size`` x ``size`` pixels."""
 
     def __init__(
-        self, root: Path, paths: Sequence[str], labels: Tensor, size: int, device: torch.device | str = "cpu"
+        self,
+        root: Path,
+        paths: Sequence[str],
+        labels: Tensor,
+        size: int,
+        device: torch.device | str = "cpu",
+        loading: Loading = USUAL,
     ) -> None:
         from torchvision import transforms
 
@@ -67,50 +67,40 @@ class Files:
         self.labels = labels
         self.size = size
         self.device = torch.device(device)
-        self.to_pixels = transforms.Compose(
-            [transforms.Resize(size), transforms.CenterCrop(size), transforms.PILToTensor()]
-        )
+        self.loading = loading
+        self.crop = transforms.Compose([transforms.Resize(size), transforms.CenterCrop(size)])
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, indices: Tensor) -> Files:
-        return Files(self.root, [self.paths[i] for i in indices], self.labels[indices], self.size, self.device)
+        paths = [self.paths[i] for i in indices]
+        return Files(self.root, paths, self.labels[indices], self.size, self.device, self.loading)
 
     def to(self, device: torch.device) -> Files:
         """Batches will be on the device."""
-        return Files(self.root, self.paths, self.labels, self.size, device)
+        return Files(self.root, self.paths, self.labels, self.size, device, self.loading)
 
     def fingerprint(self) -> str:
         """SHA-256 of the names, contents and labels. Every file is decoded, so that a bad one is known beforehand."""
-        with ThreadPoolExecutor(_workers()) as pool:
+        with ThreadPoolExecutor(max(self.loading.count, 1)) as pool:
             files = image_files.fingerprint(self.root, self.paths, pool)
         return hashlib.sha256(files.encode() + self.labels.numpy().tobytes()).hexdigest()
 
     def load(self, batches: Iterable[Tensor]) -> Iterator[Batch]:
-        pool, ahead = ThreadPoolExecutor(_workers()), deque()
-        try:
-            for indices in batches:
-                ahead.append((pool.map(self._pixels, indices.tolist()), self.labels[indices]))
-                if len(ahead) > BATCHES_AHEAD:
-                    yield self._to_device(*ahead.popleft())
-            while ahead:
-                yield self._to_device(*ahead.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
+        batches = [indices.tolist() for indices in batches]
+        shape = (3, self.size, self.size)
+        for indices, images in zip(batches, decoded(self._pixels, batches, shape, self.loading), strict=True):
+            yield self._to_device(torch.from_numpy(images)), self._to_device(self.labels[indices])
 
-    def _pixels(self, index: int) -> Tensor:
-        return self.to_pixels(image_files.read(self.paths[index]))
+    def _pixels(self, index: int) -> np.ndarray:
+        return np.asarray(self.crop(image_files.read(self.paths[index]))).transpose(2, 0, 1)
 
-    def _to_device(self, images: Iterable[Tensor], labels: Tensor) -> Batch:
-        pixels = torch.stack(list(images))
-        if self.device.type == "cuda":
-            pixels = pixels.pin_memory()
-        return pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
-
-
-def _workers() -> int:
-    return min(MAX_WORKERS, os.cpu_count() or 1)
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        """A copy."""
+        if self.loading.pin_memory and self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device, copy=True)
 
 
 def stratified_order(labels: Tensor) -> Tensor:

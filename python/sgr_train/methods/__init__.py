@@ -14,6 +14,11 @@ It may have more:
     module_step(module, x, y, delta_pre, last): of a method whose modules step one after the other, each on its own: the
         part of ``step`` for one of them, a sgr_kernels.LocalStep. ``delta_pre`` is the ``delta_out`` of the module
         before it. With it ``--cuts auto`` measures modules in the place of whole steps.
+    grad_scale: a number, 1 unless the caller sets another one before a step: the factor on all gradients that ``step``
+        adds, and on those inside of it, so that none is too small for float16. Losses come back without it. ``--amp
+        fp16`` is for methods with this attribute.
+    why_not_compiled(network): why ``--compile`` is nothing for it, if so: a text, or None.
+    why_not_captured(): why its steps are not the same for ``--cuda-graph``, and what to change, if so; or None.
     whole: True for a class that trains the network end to end, on the loss of the last head alone.
     facts: :class:`~sgr_train.methods.facts.Facts` of a class, for the table of ``sgr-train methods``.
 """

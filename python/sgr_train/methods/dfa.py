@@ -22,6 +22,7 @@ class DFA:
         scale: of the matrices: random signs times sqrt(2 / values of x_k a sample), times this.
     """
 
+    grad_scale = 1.0
     facts = Facts("yes", "partly", "yes", "1 forward, 1 backward by block", "signs, classes x outputs", "all blocks")
 
     def __init__(self, *, scale: Positive = 1.0) -> None:
@@ -39,9 +40,9 @@ class DFA:
         logits = feedback.forward_last(network, x)
         target = feedback.targets(network, y, logits.dtype)
         loss = F.cross_entropy(logits, target)
-        loss.backward()
+        (self.grad_scale * loss).backward()
 
-        error = (logits.detach().softmax(1) - target) / len(y)
+        error = (logits.detach().softmax(1) - target) * (self.grad_scale / len(y))
         matrices = (matrix for module in network for matrix in module.aux)
         for output, matrix in zip(outputs, matrices, strict=True):
             feedback.backward(output, matrix(error))

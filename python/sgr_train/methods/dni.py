@@ -25,6 +25,7 @@ class DNI:
     the true one in the last. So module k may be updated at once, and its generator only after module k+1.
     """
 
+    grad_scale = 1.0
     facts = Facts("no", "partly", "no", "1 forward, 1 backward by module", "generators", "two modules")
 
     def prepare(self, network: Network, sample: Tensor) -> None:
@@ -39,12 +40,13 @@ class DNI:
             output = module.body(x)
             if module is network[-1]:
                 loss = module.head(output, y)
-                loss.backward()
+                (self.grad_scale * loss).backward()
             else:
                 following = module.aux(output.detach(), label)
-                torch.autograd.backward(output, module.aux.gradient(following))
+                torch.autograd.backward(output, module.aux.gradient(following, self.grad_scale))
             if k > 0:
-                network[k - 1].aux.regression(foretold, x.grad).backward()
+                regression = network[k - 1].aux.regression(foretold, x.grad, self.grad_scale)
+                (self.grad_scale * regression).backward()
                 update(k - 1)
             if module is not network[-1]:
                 x, foretold = output, following
@@ -84,12 +86,14 @@ class Generator(nn.Module):
         label = label.reshape(*label.shape, *[1] * (x.dim() - 2)).expand(-1, -1, *x.shape[2:])
         return self.layers(torch.cat([x, label], 1))
 
-    def gradient(self, foretold: Tensor) -> Tensor:
-        """The synthetic gradient, which is a constant for whom it trains."""
-        return self.size * foretold.detach()
+    def gradient(self, foretold: Tensor, scale: float = 1.0) -> Tensor:
+        """The synthetic gradient, times a scale, which is a constant for whom it trains."""
+        return (scale * self.size) * foretold.detach()
 
-    def regression(self, foretold: Tensor, gradient: Tensor) -> Tensor:
-        """Mean squared error, of order one. Moves the size."""
-        size = gradient.square().mean().sqrt().to(self.size.dtype)
+    def regression(self, foretold: Tensor, scaled: Tensor, scale: float = 1.0) -> Tensor:
+        """Mean squared error to the gradient ``scaled / scale``, of order one. Moves the size, if that is finite."""
+        gradient = scaled.to(self.size.dtype) / scale
+        size = gradient.square().mean().sqrt()
+        size = torch.where(size.isfinite(), size, self.size)
         self.size.copy_(torch.maximum(self.size.lerp(size, FORGET), size))
         return F.mse_loss(foretold, gradient / self.size.clamp_min(torch.finfo(self.size.dtype).tiny))

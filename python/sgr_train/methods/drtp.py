@@ -24,6 +24,7 @@ class DRTP:
             samples where losses are averaged: the inverse of the batch size brings both to one size.
     """
 
+    grad_scale = 1.0
     facts = Facts("yes", "yes", "yes", "1 forward, 1 backward by block", "signs, classes x outputs", "one block")
 
     def __init__(self, *, scale: Positive = 0.02) -> None:
@@ -38,11 +39,11 @@ class DRTP:
         for k, blocks in enumerate(feedback.hidden_blocks(network)):
             for block, matrix in zip(blocks, network[k].aux, strict=True):
                 output = block(x)
-                feedback.backward(output, matrix(target))
+                feedback.backward(output, matrix(self.grad_scale * target))
                 x = output.detach()
             if k < last:
                 update(k)
         loss = F.cross_entropy(feedback.forward_last(network, x), target)
-        loss.backward()
+        (self.grad_scale * loss).backward()
         update(last)
         return [loss.detach()]

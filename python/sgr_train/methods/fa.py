@@ -31,7 +31,11 @@ class FA:
     """Feedback alignment: back-propagation through fixed random matrices in the place of the transposed weights."""
 
     whole = True
+    grad_scale = 1.0
     facts = Facts("yes", "no", "no", "1 forward, 1 backward", "a matrix for every weight", "all blocks")
+
+    def why_not_compiled(self, network: Network) -> str:
+        return "--method fa sends gradients back through other matrices than those that blocks are compiled with"
 
     def prepare(self, network: Network, sample: Tensor) -> None:
         check(network, sample)
@@ -45,7 +49,7 @@ class FA:
             for module in network:
                 x = module.body(x)
             loss = network[-1].head(x, y)
-            loss.backward()  # in here too: checkpointed blocks run again
+            (self.grad_scale * loss).backward()  # in here too: checkpointed blocks run again
         for k in range(len(network)):
             update(k)
         return [loss.detach()]
@@ -113,6 +117,7 @@ class _SendBack(torch.autograd.Function):
         if not ctx.needs_input_grad[1]:
             return gradient, None, None, None
         (matrix,), layer = ctx.saved_tensors, ctx.layer
+        matrix = matrix.to(gradient.dtype)  # as autocast has rounded the weight
         if isinstance(layer, nn.Linear):
             return gradient, gradient @ matrix, None, None
         geometry = (layer.stride, layer.padding, layer.dilation, layer.groups)

@@ -37,6 +37,7 @@ class InfoPro:
             another K those of the next of these above it, above 16 those of 16.
     """
 
+    grad_scale = 1.0
     facts = Facts("no", "yes", "no", "1 forward, 1 backward by module", "local heads and decoders", "one module")
 
     def __init__(
@@ -71,7 +72,7 @@ class InfoPro:
                 loss = ixx * F.binary_cross_entropy_with_logits(module.aux["decoder"](x), image) + ixy * local
             else:
                 loss = module.head(x, y)
-            loss.backward()
+            (self.grad_scale * loss).backward()
             update(k)
             losses.append(loss.detach())
         return losses

@@ -43,10 +43,14 @@ class Pepita:
     """
 
     whole = True
+    grad_scale = 1.0
     facts = Facts("yes", "partly", "yes", "2 forward", "one matrix input x classes", "outputs of all layers")
 
     def __init__(self, *, projection: Positive = 0.05) -> None:
         self.projection = projection
+
+    def why_not_compiled(self, network: Network) -> str:
+        return "--method pepita calls the layers inside of blocks one by one, and no compiled block"
 
     def prepare(self, network: Network, sample: Tensor) -> None:
         check(network)
@@ -64,8 +68,9 @@ class Pepita:
         second = forward(network, x + (error @ matrix.flatten(1)).reshape(x.shape))
         for before, after in zip(first[:-1], second[:-1], strict=True):
             difference = before.output - after.output
-            backward(after.linear, difference / difference[:, 0].numel())  # samples times positions
-        backward(second[-1].linear, error / len(error))
+            count = difference[:, 0].numel()  # samples times positions
+            backward(after.linear, difference * (self.grad_scale / count))
+        backward(second[-1].linear, error * (self.grad_scale / len(error)))
         for k in range(len(network)):
             update(k)
         return [F.cross_entropy(logits, target)]

@@ -41,13 +41,20 @@ class Layerwise:
         engine: how gradients are computed; see sgr_kernels.local_step. fused builds no autograd graph of the bodies.
     """
 
+    grad_scale = 1.0
     facts = Facts(BP_FREE, "yes", BP_FREE, "1 forward, 1 backward by module", "local heads", "one module")
 
     def __init__(self, *, engine: Engine = "auto") -> None:
         self.engine = engine
 
+    def why_not_compiled(self, network: Network) -> str | None:
+        if all((sk.engines.automatic(m.body) if self.engine == "auto" else self.engine) == "fused" for m in network):
+            return "engine fused computes layers in closed form and calls no block; --engine directional calls them"
+        return None
+
     def module_step(self, module: LocalModule, x: Tensor, y: Tensor, delta_pre: None, last: bool) -> sk.LocalStep:
-        return local_step(module, x, y, None, weight=0.0, engine=self.engine, need_delta_out=False)
+        options = {"engine": self.engine, "grad_scale": self.grad_scale}
+        return local_step(module, x, y, None, weight=0.0, need_delta_out=False, **options)
 
     def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]:
         losses, delta_pre = [], None
@@ -132,6 +139,7 @@ class SGR(Layerwise):
             raise UsageError("--curvature must be exact without --engine fused, got 'none'")
         if weight > LARGEST_FLOAT / every:
             raise UsageError(f"--weight must be at most {LARGEST_FLOAT / every:g} with --every {every}, got {weight}")
+        super().__init__(engine=engine)
         self.every, self.counter, self.reconcile = every, Counter(), True
         self.overlap = overlap
         self.options = {
@@ -143,6 +151,14 @@ class SGR(Layerwise):
             "curvature": curvature,
         }
 
+    def why_not_compiled(self, network: Network) -> str | None:
+        if self.engine == "autograd":
+            return "--engine autograd differentiates twice, which compiled blocks cannot; --engine directional does not"
+        return super().why_not_compiled(network)
+
+    def why_not_captured(self) -> str | None:
+        return "steps with and without reconciliation are two graphs; take --every 1" if self.every > 1 else None
+
     def prepare(self, network: Network, sample: Tensor) -> None:
         network[0].aux = self.counter
 
@@ -150,7 +166,8 @@ class SGR(Layerwise):
         self, module: LocalModule, x: Tensor, y: Tensor, delta_pre: Tensor | None, last: bool
     ) -> sk.LocalStep:
         need_delta_out = self.reconcile and not last
-        return local_step(module, x, y, delta_pre, need_delta_out=need_delta_out, **self.options)
+        options = {**self.options, "grad_scale": self.grad_scale}
+        return local_step(module, x, y, delta_pre, need_delta_out=need_delta_out, **options)
 
     def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]:
         self.reconcile = self.counter.steps % self.every == 0
