@@ -116,6 +116,14 @@ def require_equal(found: list[Tensor], expected: list[Tensor]) -> None:
         assert torch.equal(ours, theirs)
 
 
+def test_the_stream_of_the_steps_waits_and_so_does_the_one_that_goes_on(streams):
+    modules, x, y = network()
+    with sk.overlapping():
+        steps(modules, x, y)
+        streams.now = streams.create(torch.device("cpu"))
+    assert streams.waits[2:] == [(MAIN, "side 1"), ("side 3", MAIN), (MAIN, "side 2"), ("side 3", MAIN)]
+
+
 @pytest.mark.usefixtures("streams")
 def test_results_are_those_of_steps_one_after_the_other():
     require_equal(results(Overlapping()), results(contextlib.nullcontext()))

@@ -23,11 +23,13 @@ class _Pending(NamedTuple):
 
     Attributes:
         touches: ids of the tensors that its module reaches.
-        held: what another stream still reads: memory goes back to the stream that it was taken on, which would give it
-            to the next step.
+        held: what the stream still reads: memory goes back to the one that it was taken on, which would give it to the
+            next step.
+        origin: the stream of the step.
     """
 
     stream: torch.cuda.Stream
+    origin: torch.cuda.Stream
     touches: set[int]
     held: Any
     parameters: list[Tensor]
@@ -58,13 +60,16 @@ class Overlap:
         except BaseException:
             current.wait_stream(stream)  # before the memory is given to others
             raise
-        self.pending.append(_Pending(stream, self.touched, (work, held), parameters, gradients))
+        self.pending.append(_Pending(stream, current, self.touched, (work, held), parameters, gradients))
 
     def finish(self) -> None:
         """Gradients go where they belong, in the order of the steps, once all are there."""
         pending, self.pending = self.pending, []
         for each in pending:
-            torch.cuda.current_stream(each.stream.device).wait_stream(each.stream)
+            each.origin.wait_stream(each.stream)
+            current = torch.cuda.current_stream(each.origin.device)
+            if current != each.origin:
+                current.wait_stream(each.origin)
         for each in pending:
             add_gradients(each.parameters, each.gradients)
 
