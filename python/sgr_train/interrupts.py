@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from types import FrameType
 
 SIGNALS = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}  # and what Python does at first
 _asked: list[int] = []  # the signals that came
+_process = os.getpid()  # which they are for
 
 
 @contextlib.contextmanager
@@ -28,11 +30,18 @@ def handler(on_signal: Callable[[int, FrameType | None], None]) -> Iterator[None
 
 @contextlib.contextmanager
 def remembered() -> Iterator[None]:
-    """Inside the ``with``, an interrupt that is lost is raised again by :func:`check`, at the latest at the end."""
+    """Inside the ``with``, an interrupt that is lost is raised again by :func:`check`, at the latest at the end.
+
+    What fails after an interrupt failed by it: ``timeout`` and others end the processes that work for this one too.
+    """
+    global _process
+    _process = os.getpid()
     _asked.clear()
     with handler(_ask):
-        yield
-        check()
+        try:
+            yield
+        finally:
+            check()
 
 
 def check() -> None:
@@ -47,5 +56,7 @@ def exit_status() -> int:
 
 
 def _ask(number: int, _: FrameType | None) -> None:
+    if os.getpid() != _process:  # a fork that has not set handlers of its own yet: it ends in silence
+        os._exit(128 + number)
     _asked.append(number)
     raise KeyboardInterrupt

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import pytest
 import sgr_train
-from sgr_train import checkpoint, cli, train
+from sgr_train import checkpoint, cli, interrupts, train
+from sgr_train.errors import UsageError
 from train_helpers import TINY_FLAGS
 
 
@@ -93,6 +95,26 @@ def test_an_interrupt_that_python_loses(sgr_train, tmp_path, monkeypatch, where)
     assert errors == f"sgr-train: interrupted; {kept}\n"
     monkeypatch.undo()
     assert sgr_train("run", "--resume", out)[0] == 0
+
+
+def test_what_fails_after_an_interrupt_failed_by_it():
+    """A signal to a process group ends those that decode images too, and is lost where Python forks."""
+    with pytest.raises(KeyboardInterrupt), interrupts.remembered():
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise UsageError("a process that decodes images was killed")
+
+
+def test_a_fork_that_is_interrupted_early_ends_in_silence(capfd):
+    with interrupts.remembered():
+        child = os.fork()
+        if child == 0:
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
+    assert capfd.readouterr() == ("", "")
 
 
 def test_an_interrupt_early_in_a_resumed_run(sgr_train, finished, monkeypatch):
