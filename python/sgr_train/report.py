@@ -69,7 +69,7 @@ def choice_table(accuracies: dict[float, list[float]], losses: dict[float, list[
 def paired(summaries: dict[str, list[dict[str, Any]]]) -> dict[str, Any] | None:
     """SGR against layerwise, seed by seed: accuracy difference, its standard error, and seeds with a lower SGR loss.
 
-    Seeds of which one of the two has no run are left out.
+    Seeds of which one of the two has no run are left out. A network of one module has no SGR loss.
     """
     with_sgr, without = ({run["seed"]: run for run in summaries.get(name, [])} for name in ("sgr", "layerwise"))
     pairs = [(run, without[seed]) for seed, run in with_sgr.items() if seed in without]
@@ -81,7 +81,7 @@ def paired(summaries: dict[str, list[dict[str, Any]]]) -> dict[str, Any] | None:
         "seeds": len(pairs),
         "accuracy_difference": mean(differences),
         "standard_error": None if deviation is None else deviation / math.sqrt(len(pairs)),
-        "sgr_lower_on": sum(one["sgr"] < other["sgr"] for one, other in pairs),
+        "sgr_lower_on": sum(one["sgr"] is not None and one["sgr"] < other["sgr"] for one, other in pairs),
     }
 
 

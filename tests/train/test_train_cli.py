@@ -301,6 +301,8 @@ def test_paired_difference():
     without_one = {"layerwise": summaries["layerwise"][1:], "sgr": summaries["sgr"]}  # seed 0 has one run only
     assert report.paired(without_one)["accuracy_difference"] == pytest.approx(0.015)
     assert "no standard error" in report.paired_text(report.paired({name: r[:1] for name, r in summaries.items()}))
+    of_one_module = {name: [{**run, "sgr": None} for run in runs] for name, runs in summaries.items()}
+    assert report.paired(of_one_module) == {**result, "sgr_lower_on": 0}
 
 
 def test_table_of_one_seed_has_no_deviation():
