@@ -56,7 +56,9 @@ def test_it_is_the_largest_of_all(memory, most):
     assert {*tried} <= candidates | {4} and max(tried) <= most and len(tried) == len({*tried}) <= 16
 
 
-@pytest.mark.parametrize("settings", [{}, {"amp": "bf16"}, {"ema": 0.9, "optimizer": "adamw", "method": "bp"}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"amp": "bf16"}, {"accumulate": 3}, {"ema": 0.9, "optimizer": "adamw", "method": "bp"}]
+)
 def test_by_sizes_what_is_chosen_fits_and_more_would_not(settings):
     config = make(RunConfig, batch_size="auto", memory=0.002, depth=3, width=12, train_subset=640, **settings)
     chosen = batch_size.with_batch_size(config)
@@ -76,6 +78,15 @@ def test_an_average_of_the_weights_takes_memory():
     costs = [step_cost(make(RunConfig, ema=ema), 10, (1, 8, 8)) for ema in (None, 0.9)]
     weights = sum(t.nbytes for t in costs[0].network.state_dict().values() if isinstance(t, torch.Tensor))
     assert costs[1].kept_bytes - costs[0].kept_bytes == weights > 0
+
+
+def test_gradients_of_batches_in_a_row_take_memory():
+    costs = [step_cost(make(RunConfig, accumulate=batches), 10, (1, 8, 8)) for batches in (1, 2, 3)]
+    network = costs[0].network
+    others = sum(p.nbytes for p in network.parameters()) - max(sum(p.nbytes for p in m.parameters()) for m in network)
+    assert costs[1].peak_bytes - costs[0].peak_bytes >= others > 0
+    assert costs[1].peak_bytes == costs[2].peak_bytes
+    assert costs[0].flops == costs[1].flops
 
 
 def test_a_trial_goes_on_after_being_out_of_memory(sgr_train, tmp_path, gpu):
@@ -142,6 +153,7 @@ def test_a_recipe_takes_it(sgr_train, tmp_path):
     [
         ((), "--batch-size auto is tried on a GPU, or held against --memory GIB: give that, or a number"),
         (("--memory", 1e-6), "--batch-size auto: not even 2 images fit; lower --width, --depth or --image-size"),
+        (("--memory", 1, "--accumulate", 10**6), "images a batch; lower it"),
         (("--memory", 0), "--memory must be a number > 0, got 0.0"),
         (("--memory", 1, "--batch-size", 8), "--memory is what --batch-size auto is held against; drop it"),
         (("--batch-size", "all"), "--batch-size must be a number or auto, got 'all'"),

@@ -41,13 +41,16 @@ def with_batch_size(config: Settings, dry: bool = False) -> Settings:
     if config.memory is None and (dry or not on_gpu(config)):
         raise UsageError("--batch-size auto is tried on a GPU, or held against --memory GIB: give that, or a number")
     facts, fits = facts_of(config), fits_in_a_trial if config.memory is None else fits_by_sizes
-    most = facts.train // config.accumulate
+    images = facts.train // config.accumulate
+    if images < 2:
+        raise UsageError(f"--accumulate {config.accumulate} leaves no 2 of the {facts.train} images a batch; lower it")
+    most = images
     for run in runs_of(config):
         most = largest(fits(run, facts), most)
     if most == 0:
         raise UsageError("--batch-size auto: not even 2 images fit; lower --width, --depth or --image-size")
     how = "in a trial" if config.memory is None else f"into {config.memory:g} GiB by its tensors"
-    say(f"batch size {most}: the largest that fits {how}, of at most {facts.train} images; lr stays {config.lr:g}")
+    say(f"batch size {most}: the largest that fits {how}, of at most {images} images; lr stays {config.lr:g}")
     return dataclasses.replace(config, batch_size=most, memory=None)
 
 
@@ -89,8 +92,9 @@ def fits_by_sizes(config: RunConfig, facts: Facts) -> Callable[[int], bool]:
         with torch.device("meta"):
             x, y = empty_batch(dataclasses.replace(config, batch_size=size), facts.image_shape)
         made = sizes.copy((network, method), [network])
+        batch = sizes.tensor(x), sizes.tensor(y)
         try:
-            return peak_below(limit, *made, sizes.tensor(x), sizes.tensor(y), sizes) < math.inf
+            return peak_below(limit, *made, *batch, sizes, config.accumulate) < math.inf
         except RuntimeError as error:  # of torch, for what needs the numbers
             raise UsageError(f"--batch-size auto cannot measure this --method ({one_line(error)}); give it") from error
 

@@ -40,7 +40,7 @@ def step_cost(config: RunConfig, num_classes: int, image_shape: tuple[int, int, 
         network, method = build(config, num_classes, image_shape)
         x, y = empty_batch(config, image_shape)
     kept = kept_bytes(config, network)
-    peak = step_peak_bytes(network, method, x, y, sizes_of(config))
+    peak = step_peak_bytes(network, method, x, y, sizes_of(config), config.accumulate)
     return Cost(network, _flops(network, method, x, y), kept, kept + peak)
 
 

@@ -58,7 +58,9 @@ class Sizes:
         return copy.deepcopy(things, memo)
 
 
-def step_peak_bytes(network: Network, method: methods.Method, x: Tensor, y: Tensor, sizes: Sizes | None = None) -> int:
+def step_peak_bytes(
+    network: Network, method: methods.Method, x: Tensor, y: Tensor, sizes: Sizes | None = None, batches: int = 1
+) -> int:
     """Peak of the tensors that one training step makes.
 
     Gradients are among them, until ``update`` says that they are complete and an optimizer may take them; parameters,
@@ -70,25 +72,34 @@ def step_peak_bytes(network: Network, method: methods.Method, x: Tensor, y: Tens
         method: one that was prepared for the network.
         x, y: inputs (B, C, H, W) and labels (B,), of which only shapes, strides and dtypes count; on any device.
         sizes: the path of a GPU, and autocast. None: the CPU's.
+        batches: in a row, whose gradients an update takes together.
 
     Returns:
         bytes.
     """
     sizes = sizes or Sizes()
-    return int(peak_below(math.inf, *sizes.copy((network, method), [network]), sizes.tensor(x), sizes.tensor(y), sizes))
+    made = sizes.copy((network, method), [network])
+    return int(peak_below(math.inf, *made, sizes.tensor(x), sizes.tensor(y), sizes, batches))
 
 
-def peak_below(limit: float, network: Network, method: methods.Method, x: Tensor, y: Tensor, sizes: Sizes) -> float:
+def peak_below(
+    limit: float, network: Network, method: methods.Method, x: Tensor, y: Tensor, sizes: Sizes, batches: int = 1
+) -> float:
     """The same of what has no numbers, or infinity where it is not below the limit."""
 
     with sizes.only():
-        return peak_live_bytes_below(limit, lambda: list(steps(network, method, x, y)))
+        return peak_live_bytes_below(limit, lambda: list(steps(network, method, x, y, batches)))
 
 
-def steps(network: Network, method: methods.Method, x: Tensor, y: Tensor) -> Iterator[None]:
-    """Takes one in every phase; gradients go as soon as they are complete."""
+def steps(network: Network, method: methods.Method, x: Tensor, y: Tensor, batches: int = 1) -> Iterator[None]:
+    """Takes those of one update in every phase; gradients go as soon as they are complete.
+
+    More than two batches in a row take no more memory than two.
+    """
     for phase in range(methods.phases(method, network)):
         methods.begin_epoch(method, phase, 1)
         network.train()
+        if batches > 1:
+            method.step(network, x, y)
         method.step(network, x, y, lambda k: network[k].zero_grad())
         yield
