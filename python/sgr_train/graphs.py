@@ -112,12 +112,15 @@ def capture(run: Callable[[], Tensor], device: torch.device) -> tuple[Callable[[
     """A function that does again what ``run`` does, which is not done yet, and the tensor that its result will be in.
 
     Raises:
+        torch.OutOfMemoryError
         UsageError: ``run`` copies from the host, waits for the device or draws numbers that a graph does not know of.
     """
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph, stream=_side_stream(device)):
             result = run()
+    except torch.OutOfMemoryError:
+        raise
     except RuntimeError as error:
         raise UsageError(f"--cuda-graph: the step cannot be captured ({one_line(error)[:300]}); drop it") from error
     return graph.replay, result

@@ -9,9 +9,10 @@ import json
 
 import pytest
 import torch
-from sgr_train import checkpoint, methods
+from sgr_train import checkpoint, graphs, methods, train
 from sgr_train.config import RunConfig
-from sgr_train.loader import facts_of
+from sgr_train.errors import Diverged
+from sgr_train.loader import Facts, facts_of
 from sgr_train.memory import batch_size
 from sgr_train.memory.estimate import step_cost
 from sgr_train.settings import make
@@ -115,6 +116,22 @@ def test_a_trial_is_training_with_these_settings(sgr_train, tmp_path, gpu, more)
     gpu(**{method: 100})
     status, text, errors = sgr_train("run", *AUTO, "--depth", 2, *more, "--out", tmp_path / "run")
     assert (status, errors) == (0, "") and text.startswith(f"batch size {64 if '--accumulate' in more else 96}: ")
+
+
+def test_a_trial_captures_a_step(monkeypatch):
+    """With --cuda-graph, whose warm-up alone takes more steps than other trials."""
+    steps = []
+
+    def train_epoch(run, config, data, told):
+        steps.append(len(data.train) // config.batch_size)
+        raise Diverged("on noise")
+
+    monkeypatch.setattr(train, "require_capturable", lambda *_: None)
+    monkeypatch.setattr(batch_size, "train_epoch", train_epoch)
+    for captured in (False, True):
+        config = make(RunConfig, cuda_graph=captured, device="cpu")
+        assert batch_size.fits_in_a_trial(config, Facts(64, 10, (1, 8, 8)))(8)
+    assert steps == [batch_size.STEPS, graphs.WARM_UP + batch_size.STEPS]
 
 
 @pytest.mark.parametrize("said", ["cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "cuDNN error: CUDNN_STATUS_BAD_PARAM"])

@@ -169,15 +169,21 @@ def test_optimizers_that_read_the_learning_rate_are_refused_by_name():
         graphs.require_capturable(config, method, [given], CUDA)
 
 
-def test_a_capture_that_fails_is_an_error_of_one_line(monkeypatch):
+@pytest.mark.parametrize(
+    ("raised", "error", "message"),
+    [
+        (RuntimeError, UsageError, r"--cuda-graph: the step cannot be captured \(not permitted when capturing\)"),
+        (torch.OutOfMemoryError, torch.OutOfMemoryError, "not permitted"),  # told, or a smaller batch is tried
+    ],
+)
+def test_a_capture_that_fails_is_an_error_of_one_line(monkeypatch, raised, error, message):
     def refuse(*_, **__):
-        raise RuntimeError("operation not permitted\nwhen stream is capturing")
+        raise raised("not permitted\nwhen capturing")
 
     for name, stand_in in (("CUDAGraph", object), ("Stream", lambda device: None), ("graph", refuse)):
         monkeypatch.setattr(torch.cuda, name, stand_in)
     monkeypatch.setattr(graphs, "_streams", {})
-    message = r"^--cuda-graph: the step cannot be captured \(operation not permitted when stream is capturing\)"
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(error, match=f"^{message}"):
         graphs.capture(lambda: torch.zeros(1), CUDA)
 
 

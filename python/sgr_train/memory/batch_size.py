@@ -15,6 +15,7 @@ from ..build import build, empty_batch, sizes_of
 from ..config import RunConfig, Settings, run_of
 from ..data.splits import Images
 from ..errors import Diverged, UsageError, one_line, say
+from ..graphs import WARM_UP
 from ..hooks import Hooks
 from ..loader import Data, Facts, augmentations_of, facts_of
 from ..train import measure, new_training, prepare_device, train_epoch
@@ -131,7 +132,8 @@ def _ends(config: RunConfig, facts: Facts) -> bool:
 def _try(config: RunConfig, facts: Facts) -> None:
     """A short epoch of every phase on images of noise."""
     device = prepare_device(config)
-    count = STEPS * config.batch_size * config.accumulate
+    steps = WARM_UP + STEPS if config.cuda_graph else STEPS  # one is captured after the warm-up
+    count = steps * config.batch_size * config.accumulate
     pixels = torch.randint(256, (count, *facts.image_shape), dtype=torch.uint8, device=device)
     images = Images(pixels, torch.arange(count, device=device) % facts.num_classes)
     mean, std = (torch.full((1, facts.image_shape[0], 1, 1), 127.5, device=device) for _ in range(2))
