@@ -23,11 +23,10 @@ def run(config: RunConfig) -> None:
     if summary["stopped_early"]:
         say(f"stopped after epoch {summary['epochs']}: no better validation accuracy in {config.patience} epochs")
     sgr = "" if summary["sgr"] is None else f", SGR loss {summary['sgr']:.4f}"
-    skipped = f", {summary['skipped_steps']} steps of modules skipped" if summary["skipped_steps"] else ""
     say(
         f"test accuracy {summary['test_accuracy']:.2%}, validation {summary['val_accuracy']:.2%}{sgr}, "
         f"{summary['seconds_per_epoch']:.2f} s/epoch, {summary['peak_memory_kind']} "
-        f"{report.mebibytes(summary['peak_memory_bytes'])} MiB{skipped}"
+        f"{report.mebibytes(summary['peak_memory_bytes'])} MiB{report.skipped(summary)}"
     )
 
 

@@ -134,7 +134,7 @@ def _each(runs: Runs, action: Callable[[RunConfig, str], tuple[Row, str]]) -> tu
 def _test(run: RunConfig, label: str) -> tuple[Row, str]:
     summary = train_and_test(run, label)
     stopped = f", stopped after epoch {summary['epochs']}" if summary["stopped_early"] else ""
-    return summary, f"test accuracy {summary['test_accuracy']:.2%}{stopped}"
+    return summary, f"test accuracy {summary['test_accuracy']:.2%}{stopped}{report.skipped(summary)}"
 
 
 def _validate(run: RunConfig, label: str) -> tuple[Row, str]:

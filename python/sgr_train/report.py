@@ -40,6 +40,12 @@ def mebibytes(count: int | None) -> str:
     return "-" if count is None else f"{count / MIB:.0f}"
 
 
+def skipped(summary: dict[str, Any]) -> str:
+    """What is said of steps that were not taken; "" where all were."""
+    count = summary["skipped_steps"]
+    return f", {count} step{'s' * (count > 1)} of modules skipped" if count else ""
+
+
 def comparison_table(summaries: dict[str, list[dict[str, Any]]]) -> str:
     """One row a method; mean +- standard deviation over seeds."""
     kind = next(iter(summaries.values()))[0]["peak_memory_kind"]

@@ -128,6 +128,15 @@ def test_a_run_whose_scale_is_too_large_goes_on(sgr_train, tmp_path, monkeypatch
     assert f", {summary['skipped_steps']} steps of modules skipped" in text
 
 
+def test_a_comparison_tells_of_skipped_steps(sgr_train, tmp_path, monkeypatch):
+    monkeypatch.setattr(loss_scale, "FIRST", 2.0**40)
+    out = tmp_path / "all"
+    flags = ("--methods", "bp", "--seeds", 0, "--amp", "fp16", "--epochs", 1, "--out", out)
+    status, text, errors = sgr_train("compare", *TINY_FLAGS, *flags)
+    count = json.loads((out / "bp-seed0" / "summary.json").read_text())["skipped_steps"]
+    assert (status, errors) == (0, "") and count > 1 and f"%, {count} steps of modules skipped\n" in text
+
+
 @pytest.mark.parametrize("more", [{}, {"accumulate": 2, "clip_grad_norm": 0.1}])
 def test_a_run_goes_on_with_its_scale(tiny, monkeypatch, more):
     """Interrupted in the middle of an epoch, while the scale still falls."""
