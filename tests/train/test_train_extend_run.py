@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -52,6 +53,17 @@ def test_fewer_epochs_are_refused(sgr_train, short, epochs):
     status, _, errors = sgr_train("extend", short, "--epochs", epochs)
     assert status == 2 and f"--epochs must be more than the 2 of the run in {short}, got {epochs}" in errors
     assert (short / "config.json").read_bytes() == before and (short / "summary.json").exists()
+
+
+def test_a_run_of_a_comparison_is_extended_outside_of_it(sgr_train, tmp_path):
+    flags = (*TINY_FLAGS, *CONSTANT, "--epochs", 1, "--methods", "bp", "--seeds", 0)
+    assert sgr_train("compare", *flags, "--out", tmp_path / "both")[0] == 0
+    before = (tmp_path / "both" / "bp-seed0" / "config.json").read_bytes()
+    status, _, errors = sgr_train("extend", tmp_path / "both" / "bp-seed0", "--epochs", 2)
+    assert status == 2 and f"is one of the runs of {tmp_path / 'both'}" in errors
+    assert (tmp_path / "both" / "bp-seed0" / "config.json").read_bytes() == before
+    shutil.copytree(tmp_path / "both" / "bp-seed0", tmp_path / "alone")
+    assert sgr_train("extend", tmp_path / "alone", "--epochs", 2)[0] == 0
 
 
 def test_a_method_with_phases_is_refused(sgr_train, tmp_path):
