@@ -6,7 +6,7 @@
 #   bash bench/gpu.sh OUT [--device cpu] [PART ...]
 #
 # The parts, ordered by worth, and the seconds that are kept for each; those with a + run side by side with the ones
-# before, and timings alone. Without any named, all but the last two:
+# before, but for the build, and timings alone. Without any named, all but the last two:
 #
 #   build      75  installs this checkout into the Python at hand, for its GPU; logs what ptxas says of every kernel
 #   kernels   185  every operator in every mode that selects another kernel, against float64

@@ -11,6 +11,7 @@ import subprocess
 from typing import Any
 
 import torch
+from sgr_train.environment import processor
 
 import sgr_kernels as sk
 
@@ -45,7 +46,7 @@ def machine(device: str) -> dict[str, Any]:
     """What the numbers depend on besides the command."""
     facts = {
         "device": device,
-        "name": torch.cuda.get_device_name() if device == "cuda" else _cpu(),
+        "name": torch.cuda.get_device_name() if device == "cuda" else processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
@@ -62,14 +63,6 @@ def machine(device: str) -> dict[str, Any]:
 
 def today() -> str:
     return datetime.date.today().isoformat()
-
-
-def _cpu() -> str:
-    """Model name where Linux tells it, else the architecture."""
-    info = pathlib.Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _driver() -> str | None:

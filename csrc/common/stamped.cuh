@@ -64,9 +64,10 @@ __device__ inline Seen<count> look(const Place& place) {
   return seen;
 }
 
-// Waits for the numbers in the slots that were looked at.
+// Waits for the numbers in the slots place(0), place(1), ...
 template <int count, typename Place>
-__device__ inline void collect(const Place& place, uint64_t stamp, Seen<count> seen, double (&value)[count]) {
+__device__ inline void collect(const Place& place, uint64_t stamp, double (&value)[count]) {
+  Seen<count> seen = look<count>(place);
   while (!seen.complete(stamp)) {
     __nanosleep(20);
     seen = look<count>(place);
@@ -94,7 +95,7 @@ struct Mail {
         return numbers + (block < gridDim.x ? block : first);
       };
       double number[batch];
-      collect(place, stamp, look<batch>(place), number);
+      collect(place, stamp, number);
       for (int k = 0; k < batch; ++k) {
         if (first + k * blockDim.x >= gridDim.x) break;
         sum[0] += number[k];

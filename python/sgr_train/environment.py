@@ -26,7 +26,9 @@ def describe(device: torch.device) -> dict[str, Any]:
         "sgr_kernels": sk.__version__,
         "revision": revision(),
         "cuda": torch.version.cuda if on_gpu else None,
-        "device": torch.cuda.get_device_name(device) if on_gpu else _cpu(),
+        "device": torch.cuda.get_device_name(device)
+        if on_gpu
+        else f"{processor()}, {torch.backends.cpu.get_cpu_capability()}",
         "threads": torch.get_num_threads(),
         COMMAND: shlex.join(["sgr-train", *sys.argv[1:]]),
     }
@@ -38,12 +40,12 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     return ", ".join(f"{name} is {now.get(name)}, was {before.get(name)}" for name in names)
 
 
-def _cpu() -> str:
-    """Model name where Linux tells it, else the architecture; and the instructions that PyTorch takes."""
+def processor() -> str:
+    """Its model name where Linux tells it, else the architecture."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    return names[0] if names else platform.machine()
 
 
 @functools.cache

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from ..errors import UsageError, needed
+from ..errors import needed
 from ..options import NotNegative, Positive
-from . import register
+from . import register, require_momentum
 
 
 @register("lars")
@@ -37,8 +37,7 @@ def lars(
     """
     with needed("--optimizer lars", "timm"):
         from timm.optim import Lars
-    if nesterov and momentum == 0:
-        raise UsageError("--momentum must be above 0 with --nesterov, got 0.0")
+    require_momentum(momentum, nesterov)
     weights: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for parameter in parameters:

@@ -7,9 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from ..errors import UsageError
 from ..options import NotNegative
-from . import register
+from . import register, require_momentum
 
 
 @register("sgd")
@@ -27,6 +26,5 @@ def sgd(
         momentum: share of the last step that is taken once more.
         nesterov: look ahead along it: Nesterov's momentum.
     """
-    if nesterov and momentum == 0:
-        raise UsageError("--momentum must be above 0 with --nesterov, got 0.0")
+    require_momentum(momentum, nesterov)
     return torch.optim.SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov)
