@@ -17,6 +17,7 @@ from .functional import (
 )
 from .gates import gate, smooth
 from .modules import Conv2dReLU, CrossEntropyHead, ETFClassifier, LinearReLU, SGRLoss
+from .relative_weight import RelativeWeight
 
 __all__ = [
     "Conv2dReLU",
@@ -26,6 +27,7 @@ __all__ = [
     "LinearReLU",
     "LinearReLUSGR",
     "LocalStep",
+    "RelativeWeight",
     "SGRLoss",
     "__version__",
     "backend",

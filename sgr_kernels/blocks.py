@@ -70,11 +70,18 @@ class Block:
         """The change of y for a change of x, with frozen gates."""
         return self._through_gates(self.affine.forward(change, self.matrix), False)[0]
 
-    def add_product(self, x: Tensor) -> None:
+    def add_product(self, x: Tensor, free: bool = True) -> None:
         """Adds A^T x to the gradient of the weight, for an x of the shape of the input, and frees A."""
         if self.wants_weight:
             self.grad_weight = self.affine.weight_grad(self.grad_z, self.matrix, x, self.grad_weight)
-        del self.grad_z
+        if free:
+            del self.grad_z
+
+    def take_gradients(self) -> list[tuple[Tensor, Tensor]]:
+        """The parameters and the sums of the terms so far; the next sums begin at 0."""
+        pairs = [(self.weight, self.grad_weight), (self.bias, self.grad_bias)]
+        self.grad_weight = self.grad_bias = None
+        return [(parameter, gradient) for parameter, gradient in pairs if gradient is not None]
 
     def to_float32(self) -> None:
         """Converts everything kept but the gradients."""
@@ -97,7 +104,8 @@ class Chain:
     """Blocks one after the other.
 
     ``forward`` comes first. For L alone, ``add_gradients`` does the rest. For L and its SGR loss, ``backward`` gives
-    delta, ``add_along`` adds all terms with A, and ``add_gradients`` those with C.
+    delta, ``add_along`` adds all terms with A, and ``add_gradients`` those with C. To have those of L apart,
+    ``add_products`` and ``take_gradients`` come before ``add_along``.
     """
 
     blocks: list[Block]
@@ -114,11 +122,17 @@ class Chain:
             grad = block.input_grad()
         return grad
 
-    def add_along(self, v: Tensor, to_output: bool) -> Tensor | None:
-        """Adds A^T (X + U) of every block. Returns the change of the output along V, if ``to_output``.
+    def add_products(self) -> None:
+        """Adds A^T X of every block."""
+        for block in self.blocks:
+            block.add_product(block.x, free=False)
+
+    def add_along(self, v: Tensor, to_output: bool, with_products: bool = True) -> Tensor | None:
+        """Adds A^T U of every block. Returns the change of the output along V, if ``to_output``.
 
         Args:
             v: V, shape of x, float32 (float64 for float64); overwritten.
+            with_products: add A^T (X + U), for the price of one product.
         """
         if self.blocks[0].x.dtype == torch.float16:  # the range of which V may exceed
             for block in self.blocks:
@@ -128,7 +142,7 @@ class Chain:
             # Names are reused to free each tensor after its last use: they are as large as the activations.
             change = tangent
             tangent = block.tangent(change) if to_output or block is not self.blocks[-1] else None
-            block.add_product(change.add_(block.x))
+            block.add_product(change.add_(block.x) if with_products else change)
         return tangent
 
     def add_gradients(self, grad: Tensor) -> None:
@@ -140,3 +154,7 @@ class Chain:
             if block is not self.blocks[0]:
                 grad = block.input_grad()
             block.add_product(block.x)
+
+    def take_gradients(self) -> list[tuple[Tensor, Tensor]]:
+        """Those of every block."""
+        return [pair for block in self.blocks for pair in block.take_gradients()]

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ..functional.relu_sgr import check_curvature
 from ..gates.randomness import is_capturing
-from ..operators.common.checks import check_number, check_number_or_tensor
+from ..operators.common.checks import check_device, check_number, check_number_or_tensor
 from ..operators.common.options import check_reduction
+from ..relative_weight import RelativeWeight
 from . import autograd, directional, fused, overlap
 from .common import LocalStep, StepInputs, StepOptions, as_constant
 from .overlap import overlapping
@@ -29,7 +30,7 @@ def local_step(
     y: Tensor,
     delta_pre: Tensor | None,
     *,
-    weight: float | Tensor,
+    weight: float | Tensor | RelativeWeight,
     engine: str = "autograd",
     normalize: bool = True,
     reduction: str = "mean",
@@ -70,7 +71,9 @@ def local_step(
         y: whatever the head takes. Tensors in it, or in containers in it, are treated as constants.
         delta_pre: ``delta_out`` of the previous module's step, shape of ``x``. None: no SGR term (the first module, or
             plain local learning).
-        weight: the paper's lambda, a number >= 0 or a 0-d tensor; see :class:`sgr_kernels.SGRLoss` for its scale.
+        weight: the paper's lambda, a number >= 0 or a 0-d tensor; see :class:`sgr_kernels.SGRLoss` for its scale. Or a
+            :class:`sgr_kernels.RelativeWeight` of this module, which finds lambda by itself; it costs the autograd
+            engine one backward pass more, and the fused one a product of weights more.
         engine: "autograd" (Algorithm 1, any twice differentiable module), "fused" (closed form: chains of linear
             layers, convolutions and ReLU, any head; no graph of the body is built), "directional" (one more ordinary
             pass in place of the double backward, for float32 and float64 parameters: any module whose kinks are known,
@@ -113,13 +116,13 @@ def local_step(
         check_number("radius", radius, "> 0")
     check_curvature(curvature)
     check_reduction(reduction)
-    check_number_or_tensor("weight", weight)
     check_number("relative_floor", relative_floor)
     check_number("grad_scale", grad_scale, "> 0")
     _check_tensors(x, delta_pre)
+    _check_weight(weight, x)
     refuse_wrapped(body, head)
     if steps := overlap.current(x.device):
-        steps.begin(Reach(body, head))
+        steps.begin(Reach(body, head, weight))
     if engine == "auto":
         engine = automatic(body)
     if engine != "directional" and (radius is not None or order != 1):
@@ -146,6 +149,13 @@ def _captured(
         return run(inputs, options)
     finally:
         torch.clear_autocast_cache()
+
+
+def _check_weight(weight: float | Tensor | RelativeWeight, x: Tensor) -> None:
+    if not isinstance(weight, RelativeWeight):
+        check_number_or_tensor("weight", weight)
+    else:
+        check_device("weight.norms", weight.norms, "x", x)
 
 
 def _check_tensors(x: Tensor, delta_pre: Tensor | None) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..functional.direction import row_norms
 from ..gates.origins import nodes_behind
 from ..operators.common.options import Options
+from ..relative_weight import RelativeWeight
 from ..torch_internals import (
     WRITES_LEAF,
     foreach_add_,
@@ -53,7 +54,7 @@ class StepInputs(NamedTuple):
 class StepOptions(NamedTuple):
     """The options of one step, as :func:`sgr_kernels.local_step` documents and checks them."""
 
-    sgr_weight: float | Tensor
+    sgr_weight: float | Tensor | RelativeWeight
     normalize: bool
     reduction: str
     relative_floor: float
@@ -156,6 +157,12 @@ def leaves_of(loss: Tensor, *constants: Tensor) -> list[Tensor]:
     require_graph(loss)
     leaves = (getattr(node, "variable", None) for node in nodes_behind([loss]))
     return [leaf for leaf in leaves if leaf is not None and not any(leaf is constant for constant in constants)]
+
+
+def indices_behind(output: Tensor, parameters: list[Tensor]) -> list[int]:
+    """Which of the parameters ``output`` was computed from."""
+    behind = {id(getattr(node, "variable", None)) for node in nodes_behind([output])}
+    return [index for index, parameter in enumerate(parameters) if id(parameter) in behind]
 
 
 def require_graph(loss: Tensor) -> None:

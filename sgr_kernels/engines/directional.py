@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..functional.direction import sgr_direction
+from ..relative_weight import RelativeWeight
 from ..torch_internals import foreach_add_, foreach_mul_, foreach_sub_
 from . import autograd, overlap
 from .common import LocalStep, StepInputs, StepOptions, add_gradients, in_wider_dtype, memory_of_its_own, unscale
@@ -27,7 +28,7 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
         return autograd.run(inputs, options)
     x = inputs.x.detach()
     passes = Passes(inputs, options.grad_scale)
-    loss, output, gradients, *deltas = passes.record()
+    loss, output, gradients, *deltas = passes.record(find_body=isinstance(options.sgr_weight, RelativeWeight))
     delta, delta_out = (unscale(scaled, options.grad_scale) for scaled in deltas)
     pair = in_wider_dtype(delta, inputs.target)
     sgr, direction = sgr_direction(*pair, options.comparison(delta))
@@ -38,7 +39,7 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
         points = [direction.combine(source, coef, sign).to(x.dtype) for sign in (1.0, -1.0)[: options.order]]
         delta_out = delta_out if options.need_delta_out else None
         del ends, deltas, delta, pair, direction, source  # the passes need the memory
-        work = partial(reconciled, passes, gradients, points, options.sgr_weight * inverse)
+        work = partial(reconciled, passes, gradients, points, options.sgr_weight, inverse)
         if steps := overlap.current(x.device):
             steps.launch(passes.parameters, work, held=[x, *points])
         else:
@@ -48,13 +49,19 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
     return LocalStep(loss, sgr, output, delta_out if options.need_delta_out else None)
 
 
-def reconciled(passes: Passes, at_x: list[Tensor | None], points: list[Tensor], factor: Tensor) -> list[Tensor | None]:
-    """``at_x`` plus the SGR gradients, one a parameter.
+def reconciled(
+    passes: Passes,
+    at_x: list[Tensor | None],
+    points: list[Tensor],
+    weight: float | Tensor | RelativeWeight,
+    inverse: Tensor,
+) -> list[Tensor | None]:
+    """``at_x`` plus the weighted SGR gradients, one a parameter.
 
     Args:
         at_x: gradients at x.
         points: [x + h v], or [x + h v, x - h v] for second order; emptied, to free each after its pass.
-        factor: sgr_weight / h, 0-d.
+        inverse: 1 / h, 0-d.
     """
     order = len(points)
     ahead = passes.gradients(points.pop(0))
@@ -65,7 +72,12 @@ def reconciled(passes: Passes, at_x: list[Tensor | None], points: list[Tensor], 
     taken: set[int] = set()
     change = [memory_of_its_own(ahead[i], taken) for i in used]
     foreach_sub_(change, [behind[i] for i in used])
-    factor = factor if order == 1 else factor / order
+    inverse = inverse if order == 1 else inverse / order
+    if isinstance(weight, RelativeWeight):
+        body = set(passes.body)
+        of_body = [(at_x[i], each) for i, each in zip(used, change, strict=True) if i in body]
+        weight = weight.update([local for local, _ in of_body], [each for _, each in of_body], inverse)
+    factor = weight * inverse
     # A number of their own dtype multiplies many tensors in one kernel, or on a CPU three times as fast.
     foreach_mul_(change, factor.float() if {each.dtype for each in change} == {torch.float32} else factor)
     foreach_add_(change, [at_x[i] for i in used])

@@ -14,6 +14,7 @@ from ..functional.direction import sgr_direction
 from ..functional.relu_layers import cast_for_autocast, without_autocast
 from ..functional.sgr_loss import residual
 from ..modules import Conv2dReLU, LinearReLU
+from ..relative_weight import RelativeWeight
 from .common import LocalStep, StepInputs, StepOptions, add_gradients, in_wider_dtype, refuse_gradient_hooks, unscale
 from .local_loss import Gradients, LocalLoss, local_loss, runs_as_written
 
@@ -35,11 +36,9 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
             sgr = None
             chain.add_gradients(grad)
         else:
-            sgr, of_head = _reconcile(chain, grad, target, options, local if exact else None)
-            gradients += of_head
-    for block in chain.blocks:
-        gradients += [(block.weight, block.grad_weight)] if block.wants_weight else []
-        gradients += [(block.bias, block.grad_bias)] if block.wants_bias else []
+            sgr, others = _reconcile(chain, grad, target, options, local if exact else None, gradients)
+            gradients += others
+    gradients += chain.take_gradients()
     local.check()
     refuse_gradient_hooks((parameter for parameter, _ in gradients), "fused")
     delta_out = unscale(grad, options.grad_scale) if options.need_delta_out else None
@@ -48,35 +47,57 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
 
 
 def _reconcile(
-    chain: Chain, grad: Tensor, target: Tensor, options: StepOptions, local: LocalLoss | None
+    chain: Chain,
+    grad: Tensor,
+    target: Tensor,
+    options: StepOptions,
+    local: LocalLoss | None,
+    head_gradients: Gradients,
 ) -> tuple[Tensor, Gradients]:
-    """The SGR loss, and the gradients of sgr_weight times it for the head. The chain keeps its own, with those of L.
+    """The SGR loss, and the gradients of sgr_weight times it that the chain does not keep with those of L: the head's.
+
+    With a relative weight, the chain keeps none, and the gradients of L for the chain are among the result.
 
     Args:
         grad: dL/dy, shape of the output of the chain.
         target: shape of the input of the chain.
         local: L; None: Eq. 35, which needs no second derivative of L.
+        head_gradients: of L, for the parameters of the head.
     """
     x = chain.blocks[0].x
     may_overflow = x.dtype == torch.float16  # v is proportional to 1 / |delta|
     delta = unscale(chain.backward(grad), options.grad_scale)
     comparison = options.comparison(delta)
-    if len(chain.blocks) == 1 and local is None and x.dtype == target.dtype and not may_overflow:
+    weight = options.sgr_weight
+    relative = isinstance(weight, RelativeWeight)
+    if not relative and len(chain.blocks) == 1 and local is None and x.dtype == target.dtype and not may_overflow:
         # Only x + sgr_weight v is needed, which a kernel computes without v in memory.
         sgr, direction = sgr_direction(delta, target, comparison)
-        chain.blocks[0].add_product(direction.shift(x, options.sgr_weight))
+        chain.blocks[0].add_product(direction.shift(x, weight))
         return sgr, []
     sgr, v = residual(*in_wider_dtype(delta, target), comparison)
     del delta
-    tangent = chain.add_along(v.mul_(options.sgr_weight), to_output=local is not None)
+    of_loss: Gradients = []
+    if relative:
+        chain.add_products()
+        of_loss = chain.take_gradients()
+    else:
+        v.mul_(weight)
+    tangent = chain.add_along(v, to_output=local is not None, with_products=not relative)
     del v
-    if local is None:
-        return sgr, []
-    rescale = may_overflow and tangent.numel() > 0
-    hvp, of_head = _hvp_in_float16(local, tangent) if rescale else local.hvp(tangent)
-    del tangent
-    chain.add_gradients(hvp)
-    return sgr, of_head
+    of_head: Gradients = []
+    if local is not None:
+        rescale = may_overflow and tangent.numel() > 0
+        hvp, of_head = _hvp_in_float16(local, tangent) if rescale else local.hvp(tangent)
+        del tangent
+        chain.add_gradients(hvp)
+    if not relative:
+        return sgr, of_head
+    of_sgr = chain.take_gradients() + of_head
+    body = {parameter for parameter, _ in of_loss}  # which the head may share
+    of_body = ([g for p, g in _sums(each).items() if p in body] for each in (of_loss + head_gradients, of_sgr))
+    factor = weight.update(*of_body)
+    return sgr, of_loss + [(parameter, factor * gradient) for parameter, gradient in of_sgr]
 
 
 def _hvp_in_float16(local: LocalLoss, tangent: Tensor) -> tuple[Tensor, Gradients]:
@@ -90,10 +111,15 @@ def _hvp_in_float16(local: LocalLoss, tangent: Tensor) -> tuple[Tensor, Gradient
 
 def _one_each(gradients: Gradients) -> tuple[list[Tensor], list[Tensor]]:
     """The parameters, each once, and for each the sum of its gradients, in its dtype."""
+    sums = _sums(gradients)
+    return list(sums), [gradient.to(parameter.dtype) for parameter, gradient in sums.items()]
+
+
+def _sums(gradients: Gradients) -> dict[Tensor, Tensor]:
     sums: dict[Tensor, Tensor] = {}
     for parameter, gradient in gradients:
         sums[parameter] = sums[parameter] + gradient if parameter in sums else gradient
-    return list(sums), [gradient.to(parameter.dtype) for parameter, gradient in sums.items()]
+    return sums
 
 
 def chain_of(body: nn.Module | Callable) -> tuple[bool, Chain]:

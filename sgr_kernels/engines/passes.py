@@ -15,7 +15,7 @@ from ..gates.origins import nodes_behind
 from ..gates.randomness import Stretch, is_capturing, refuse_capture
 from ..products import Spacing, spacing_of
 from ..torch_internals import is_fake
-from .common import StepInputs, leaves_of, loss_of, output_of, refuse_gradient_hooks, require_graph, scaled
+from .common import StepInputs, indices_behind, leaves_of, loss_of, output_of, refuse_gradient_hooks, require_graph, scaled
 from .gradient_check import check_gradient, require_step_before
 from .per_callables import PerCallables
 from .reach import Reach
@@ -41,7 +41,8 @@ class Passes:
     """Passes over the module of a step, from the same state. The first records decisions, the others replay them.
 
     Attributes:
-        parameters: those that the step trains; known after :meth:`record`, as is ``spacing``.
+        parameters: those that the step trains; known after :meth:`record`, as are the others.
+        body: which of the parameters are those of the body, by index, where ``record`` was asked for them.
         spacing: of the numbers of the recorded pass.
     """
 
@@ -57,9 +58,10 @@ class Passes:
         self.stretches = [Stretch(device) for device in devices]
         self.tape: list = []
         self.parameters: list[Tensor] = []
+        self.body: list[int] = []
         self.spacing = Spacing(0.0, 0.0)
 
-    def record(self) -> _Recorded:
+    def record(self, find_body: bool = False) -> _Recorded:
         """The pass at the x of the step."""
         x = self.inputs.x.detach().requires_grad_()
         gates = Record(x, keep_sums=not self.verified)
@@ -72,6 +74,7 @@ class Passes:
             nodes = set() if self.verified else set(nodes_behind([loss]))
             require_graph(loss)
             self.tape, self.parameters = gates.tape, [leaf for leaf in gates.calls.leaves if leaf is not x]
+            self.body = indices_behind(output, self.parameters) if find_body else []
             dtypes = {parameter.dtype for parameter in self.parameters}
             _check_precision(dtypes)
             refuse_gradient_hooks(self.parameters, "directional")

@@ -87,6 +87,9 @@ class Reforward(Layerwise):
         return losses
 
 
+DEFAULT_WEIGHT = 0.1
+
+
 class Counter(nn.Module):
     """Number of steps taken; as a module it is kept in checkpoints."""
 
@@ -107,7 +110,9 @@ class SGR(Layerwise):
 
     Args:
         weight: lambda, the weight of the SGR loss. It goes with the reduction: lambda under batchmean is lambda * n
-            under mean, for n elements a sample.
+            under mean, for n elements a sample. Left out: 0.1, without rho.
+        rho: norm of the SGR gradient of a module's body over that of its local gradient, in the place of lambda, which
+            then follows training (sgr_kernels.RelativeWeight) and makes the reduction no matter.
         reduction: how the SGR loss is averaged. batchmean: over samples (Eq. 6 for each); mean: over samples and
             elements (Algorithm 1); sum: not at all.
         normalize: compare directions, as Algorithm 1 does; else the gradients themselves (Eq. 6 as printed).
@@ -126,7 +131,8 @@ class SGR(Layerwise):
     def __init__(
         self,
         *,
-        weight: NotNegative = 0.1,
+        weight: NotNegative | None = None,
+        rho: NotNegative | None = None,
         reduction: Reduction = "batchmean",
         normalize: bool = True,
         every: Count = 1,
@@ -137,13 +143,17 @@ class SGR(Layerwise):
     ) -> None:
         if curvature == "none" and engine != "fused":
             raise UsageError("--curvature must be exact without --engine fused, got 'none'")
-        if weight > LARGEST_FLOAT / every:
-            raise UsageError(f"--weight must be at most {LARGEST_FLOAT / every:g} with --every {every}, got {weight}")
+        if weight is not None and rho is not None:
+            raise UsageError(f"--weight and --rho are two ways to say one thing, got {weight} and {rho}: drop one of them")
+        flag, size = ("weight", DEFAULT_WEIGHT if weight is None else weight) if rho is None else ("rho", rho)
+        if size > LARGEST_FLOAT / every:
+            raise UsageError(f"--{flag} must be at most {LARGEST_FLOAT / every:g} with --every {every}, got {size}")
         super().__init__(engine=engine)
         self.every, self.counter, self.reconcile = every, Counter(), True
         self.overlap = overlap
+        self.rho = None if rho is None else size * every
+        self.weight = size * every
         self.options = {
-            "weight": weight * every,
             "reduction": reduction,
             "normalize": normalize,
             "relative_floor": relative_floor,
@@ -161,12 +171,23 @@ class SGR(Layerwise):
 
     def prepare(self, network: Network, sample: Tensor) -> None:
         network[0].aux = self.counter
+        if self.rho is not None:
+            for module in list(network)[1:]:
+                module.aux = sk.RelativeWeight(self.rho).to(sample.device)
+
+    def _weight_of(self, module: LocalModule, x: Tensor) -> float | sk.RelativeWeight:
+        if self.rho is None:
+            return self.weight
+        if not isinstance(module.aux, sk.RelativeWeight):  # nobody prepared the network
+            module.aux = sk.RelativeWeight(self.rho).to(x.device)
+        return module.aux
 
     def module_step(
         self, module: LocalModule, x: Tensor, y: Tensor, delta_pre: Tensor | None, last: bool
     ) -> sk.LocalStep:
         need_delta_out = self.reconcile and not last
-        options = {**self.options, "grad_scale": self.grad_scale}
+        weight = 0.0 if delta_pre is None else self._weight_of(module, x)
+        options = {**self.options, "weight": weight, "grad_scale": self.grad_scale}
         return local_step(module, x, y, delta_pre, need_delta_out=need_delta_out, **options)
 
     def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]:
