@@ -48,7 +48,7 @@ class RelativeWeight(nn.Module):
     def value(self) -> Tensor:
         """lambda after the last step, 0-d float32; 0 before the first."""
         local, sgr = self.norms.unbind()
-        return torch.where(sgr > 0, self.rho * local / sgr, 0.0)
+        return (self.rho * local / sgr).masked_fill(sgr == 0, 0.0)
 
     @torch.no_grad()
     def update(self, local: Sequence[Tensor], sgr: Sequence[Tensor], factor: Tensor | float = 1.0) -> Tensor:

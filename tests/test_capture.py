@@ -64,7 +64,7 @@ def check_steps(make: Callable, engine: str, *contexts: contextlib.AbstractConte
     options = {"weight": 0.3, **ENGINES[engine], **options}
     sk.local_step(body, head, x, y, delta_pre, **options)
     for context in contexts or [contextlib.nullcontext()]:
-        with CaptureCheck(body, head, x, y, delta_pre, options) as check, context:
+        with CaptureCheck(body, head, x, y, delta_pre, *options.values()) as check, context:
             step = sk.local_step(body, head, x, y, delta_pre, **options)
         check.require([step, [p.grad for p in body.parameters()]])
 
@@ -99,6 +99,13 @@ def test_steps_of_networks_can_be_captured(name, engine):
 def test_a_weight_on_the_host_is_a_number(engine):
     with on_meta():
         check_steps(one_layer, engine, weight=torch.tensor(0.3, device="cpu"))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_weight_that_follows_the_gradients_can_be_captured(engine):
+    with on_meta():
+        for make in (chain, chain_with_features, one_layer):
+            check_steps(make, engine, weight=sk.RelativeWeight(0.1))
 
 
 @pytest.mark.parametrize(

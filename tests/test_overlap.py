@@ -173,6 +173,17 @@ def test_modules_that_share_a_tensor_wait(streams):
         assert streams.waits == [("side 1", MAIN), (MAIN, "side 1"), ("side 2", MAIN)]
 
 
+def test_modules_that_share_a_relative_weight_wait(streams):
+    modules, x, y = network()
+    weight, waits = sk.RelativeWeight(0.1), []
+    with sk.overlapping():
+        for body, head in modules[:2]:
+            x, y = torch.randn(6, body[0].in_channels, 8, 8), y
+            sk.local_step(body, head, x, y, torch.randn_like(x), weight=weight, engine="directional")
+            waits.append(len(streams.waits))
+    assert waits == [1, 3] and streams.waits[:3] == [("side 1", MAIN), (MAIN, "side 1"), ("side 2", MAIN)]
+
+
 def test_a_pass_that_fails_is_awaited(streams, monkeypatch):
     modules, x, y = network()
     steps(modules, x, y)

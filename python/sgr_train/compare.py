@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import checkpoint, derived, plots, report
 from .build import make_method, own_options
@@ -16,6 +16,7 @@ from .folder import locked, make_folder
 from .hooks import make_loggers
 from .measure import reduction_of
 from .progress import heading
+from .settings import SWEPT
 from .train import setup, train, train_and_test
 
 Runs = dict[str, RunConfig]  # by what they are called
@@ -55,43 +56,66 @@ def compare(config: CompareConfig) -> None:
 
 
 def choose(config: ChooseConfig) -> None:
-    """Mean validation accuracy for every weight; the best one, the smallest of equals. Tests nothing.
+    """Mean validation accuracy for every candidate; the best one, the first of equals. Tests nothing.
 
     Raises:
-        UsageError: runs failed; a weight with such a run is no candidate.
+        UsageError: runs failed; a candidate with such a run is none.
     """
     runs = {}
-    for weight in (0.0, *sorted(config.weights)):
-        method, own = ("sgr", {"weight": weight}) if weight else ("layerwise", {})
+    for candidate in (LAYERWISE, *candidates_of(config)):
+        method, own = ("layerwise", {}) if candidate == LAYERWISE else ("sgr", dict([candidate]))
         for seed in config.seeds:
-            out = config.out / f"weight{weight:g}-seed{seed}"
-            runs[f"lambda {weight:g} seed {seed}"] = run_of(config, out, method, seed, **own)
+            out = config.out / f"{candidate.flag}{candidate.value:g}-seed{seed}"
+            runs[f"{candidate} seed {seed}"] = run_of(config, out, method, seed, **own)
     run_id = _begin(config, runs)
     results, failed = _each(runs, _validate)
-    last: dict[float, list[Row]] = {weight_of(run): [] for run in runs.values()}
+    last: dict[Candidate, list[Row]] = {candidate_of(run): [] for run in runs.values()}
     for name, run in runs.items():
         if name in failed:
-            last.pop(weight_of(run), None)
-        elif weight_of(run) in last:
-            last[weight_of(run)].append(results[name])
-    accuracies = {weight: [row["val_accuracy"][-1] for row in rows] for weight, rows in last.items()}
-    losses = {weight: [report.mean(row["sgr"]) for row in rows] for weight, rows in last.items()}
-    candidates = [weight for weight in sorted(config.weights) if weight in last]
+            last.pop(candidate_of(run), None)
+        elif candidate_of(run) in last:
+            last[candidate_of(run)].append(results[name])
+    accuracies = {candidate: [row["val_accuracy"][-1] for row in rows] for candidate, rows in last.items()}
+    losses = {candidate: [report.mean(row["sgr"]) for row in rows] for candidate, rows in last.items()}
+    candidates = [candidate for candidate in last if candidate != LAYERWISE]
     if candidates:
-        best = max(candidates, key=lambda weight: report.mean(accuracies[weight]))
+        best = max(candidates, key=lambda candidate: report.mean(accuracies[candidate]))
+        reduction = reduction_of(config)
         say("\n" + report.choice_table(accuracies, losses))
         if failed:
-            say(f"without the weights of {', '.join(failed)}, which failed")
-        say(f"chosen on the validation images: --weight {best:g} --reduction {reduction_of(config)}")
-        rows = [{"weight": weight, "val_accuracy": accuracies[weight], "sgr": losses[weight]} for weight in last]
-        choice = {"weight": best, "reduction": reduction_of(config), "candidates": rows, "failed": list(failed)}
+            say(f"without those of {', '.join(failed)}, which failed")
+        goes_with = f" --reduction {reduction}" if best.flag == "weight" else ""
+        say(f"chosen on the validation images: --{best.flag} {best.value:g}{goes_with}")
+        rows = [{each.flag: each.value, "val_accuracy": accuracies[each], "sgr": losses[each]} for each in last]
+        choice = {best.flag: best.value, "reduction": reduction, "candidates": rows, "failed": list(failed)}
         write_json(config.out / checkpoint.SUMMARY, choice, run_id)
     _refuse(failed, runs)
 
 
-def weight_of(run: RunConfig) -> float:
-    """lambda; 0 of a method without."""
-    return own_options(run).get("weight", 0.0)
+class Candidate(NamedTuple):
+    """A value of one of the flags of sgr that say how strong the SGR loss is."""
+
+    flag: str
+    value: float
+
+    def __str__(self) -> str:
+        return f"{'lambda' if self.flag == 'weight' else self.flag} {self.value:g}"
+
+
+LAYERWISE = Candidate("weight", 0.0)
+USUAL = (0.03, 0.1, 0.3)  # values of rho
+
+
+def candidates_of(config: ChooseConfig) -> list[Candidate]:
+    rhos = config.rhos or (() if config.weights else USUAL)
+    found = {"rho": rhos, "weight": config.weights}
+    return [Candidate(flag, value) for flag, values in found.items() for value in sorted(values)]
+
+
+def candidate_of(run: RunConfig) -> Candidate:
+    """What it was made for."""
+    options = own_options(run)
+    return next((Candidate(flag, options[flag]) for flag in SWEPT.values() if options.get(flag) is not None), LAYERWISE)
 
 
 def _begin(config: Settings, runs: Runs) -> str:

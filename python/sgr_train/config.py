@@ -179,14 +179,18 @@ class CompareConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ChooseConfig(Settings):
-    """Choose lambda (weight) by validation accuracy; the test images are not looked at.
+    """Choose rho or lambda (weight) of sgr by validation accuracy; the test images are not looked at.
+
+    Layerwise (lambda 0) is measured with the candidates, for reference.
 
     Choice:
-        weights: Candidates for the weight of sgr. 0 (layerwise) is measured with them, for reference.
-        seeds: Every weight runs once with every seed. Keep them apart from the seeds that are compared afterwards.
+        rhos: Candidates for rho; 0.03, 0.1 and 0.3 where there are no others.
+        weights: Candidates for lambda.
+        seeds: Every candidate runs once with every seed. Keep them apart from those that are compared afterwards.
     """
 
-    weights: tuple[Positive, ...] = (0.03, 0.1, 0.3, 0.5)
+    rhos: tuple[Positive, ...] = ()
+    weights: tuple[Positive, ...] = ()
     seeds: tuple[Seed, ...] = (100, 101, 102)
 
 

@@ -65,10 +65,10 @@ def comparison_table(summaries: dict[str, list[dict[str, Any]]]) -> str:
     return table(rows)
 
 
-def choice_table(accuracies: dict[float, list[float]], losses: dict[float, list[float]]) -> str:
-    """One row a weight; mean +- standard deviation over seeds."""
-    rows = [["lambda", "val acc. %", "SGR loss"]]
-    rows += [[f"{w:g}", spread(accuracies[w], 100), spread(losses[w], digits=4)] for w in accuracies]
+def choice_table(accuracies: dict[Any, list[float]], losses: dict[Any, list[float]]) -> str:
+    """One row a candidate; mean +- standard deviation over seeds."""
+    rows = [["candidate", "val acc. %", "SGR loss"]]
+    rows += [[str(each), spread(accuracies[each], 100), spread(losses[each], digits=4)] for each in accuracies]
     return table(rows)
 
 

@@ -19,7 +19,7 @@ WITH_BP_FREE = {  # what else is allowed
     "label_smoothing": (0.0,),
 }
 FOLDERS = {"out", "resume"}
-SWEPT = "weight"  # the option of sgr that choose tries
+SWEPT = {"rhos": "rho", "weights": "weight"}  # the options of sgr that choose tries, by its own
 
 
 class Target(NamedTuple):
@@ -143,7 +143,7 @@ def entry_flags(kind: type[Settings], entries: Entries) -> dict[str, list[Target
         for each, names in entries.items()
         for name in names
         for option in REGISTRIES[each].options(name)
-        if not (kind is ChooseConfig and each == "method" and option.name == SWEPT)
+        if not (kind is ChooseConfig and each == "method" and option.name in SWEPT.values())
     ]
     taken = {option.name for option in fields_of(kind)}
     flags: dict[str, list[Target]] = {}
@@ -171,13 +171,14 @@ def validate(config: Settings) -> None:
     fields = {option.name: option for option in fields_of(type(config))}
     for name, option in fields.items():
         check(option, getattr(config, name))
-    for name in ("methods", "seeds", "weights"):
+    for name in ("methods", "seeds", *SWEPT):
         values = getattr(config, name, (0,))
-        if len(values) == 0 or len(set(values)) < len(values):
+        if (len(values) == 0 and name not in SWEPT) or len(set(values)) < len(values):
             raise refusal(fields[name], "a list without repetitions", values)
-    weights = getattr(config, "weights", ())
-    if len({f"{weight:g}" for weight in weights}) < len(weights):  # names of their folders
-        raise refusal(fields["weights"], "numbers that differ in their first six digits", weights)
+    for name in SWEPT:
+        values = getattr(config, name, ())
+        if len({f"{value:g}" for value in values}) < len(values):  # names of their folders
+            raise refusal(fields[name], "numbers that differ in their first six digits", values)
     if config.cuts == ("auto",) and config.modules is None:
         raise UsageError("--cuts auto needs --modules, the number of modules; add it")
     _check_batch_size(config, fields)

@@ -163,9 +163,39 @@ def test_sgr_every_so_many_steps_goes_on_in_a_checkpoint(batch):
     assert resumed.counter.steps == 2 and list(net.parameters()) and not list(method.counter.parameters())
 
 
+def test_rho_is_the_share_of_the_sgr_gradient_of_every_body(batch):
+    x, y = batch
+    net, plain = network(), network()
+    method = methods.SGR(rho=0.3, engine="autograd")
+    methods.prepare(method, net, x)
+    method.step(net, x, y)
+    methods.Layerwise().step(plain, x, y)
+    for k, (module, alone) in enumerate(zip(net, plain, strict=True)):
+        pairs = list(zip(module.body.parameters(), alone.body.parameters(), strict=True))
+        local, change = (torch.cat([g.flatten() for g in each]).norm() for each in
+                         ([q.grad for _, q in pairs], [p.grad - q.grad for p, q in pairs]))  # fmt: skip
+        torch.testing.assert_close(change, 0.3 * local if k else 0 * local, rtol=1e-3, atol=1e-7)
+    unprepared = network()
+    methods.SGR(rho=0.3, engine="autograd").step(unprepared, x, y)
+    assert_same([p.grad for p in unprepared.parameters()], [p.grad for p in net.parameters()])
+
+
+def test_averages_of_rho_go_on_in_a_checkpoint(batch):
+    net, again = network(), network()
+    for each in (net, again):
+        methods.prepare(methods.SGR(rho=0.3), each, batch[0])
+    methods.SGR(rho=0.3, every=2).step(net, *batch)
+    again.load_state_dict(net.state_dict())
+    values = [[float(module.aux.value) for module in list(each)[1:]] for each in (net, again)]
+    assert values[0] == values[1] and all(value > 0 for value in values[0])
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"weight": 0.1, "rho": 0.2}, "--weight and --rho are two ways to say one thing, got 0.1 and 0.2"),
+        ({"rho": 1e38, "every": 4}, r"--rho must be at most 8.5e\+37 with --every 4"),
+        ({"rho": -0.1}, "--rho must be a number >= 0"),
         ({"curvature": "none"}, "--curvature must be exact without --engine fused, got 'none'"),
         ({"weight": 1e38, "every": 4}, r"--weight must be at most 8.5e\+37 with --every 4"),
         ({"every": 0}, "--every must be at least 1, got 0"),
