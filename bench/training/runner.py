@@ -1,0 +1,141 @@
+"""Runs, each a process of sgr-train, several side by side, until they are done or time is up."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from sgr_train import checkpoint
+from sgr_train.errors import UsageError
+from sgr_train.files import read_json
+
+from . import store
+from .runs import Run, conflicts
+
+STOPPED = {130, 143, -signal.SIGINT, -signal.SIGTERM}  # exit statuses of a run that goes on another time
+POLL, PATIENCE = 0.2, 30  # seconds
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Process(NamedTuple):
+    run: Run
+    process: subprocess.Popen
+    log: Path
+
+
+def run_all(
+    runs: Sequence[Run],
+    *,
+    jobs: int,
+    seconds: float | None,
+    quantity: str,
+    told: Callable[[Run, dict[str, Any]], None],
+) -> list[Run]:
+    """Run them; those that are left because time was up, or this process was asked to end.
+
+    Args:
+        jobs: side by side.
+        seconds: after which what runs is asked to end; None: never.
+        quantity: of the study.
+        told: what is called with the result of each run that ended, also of one that failed.
+    """
+    waiting, running, left = list(runs), [], []
+    end = float("inf") if seconds is None else time.monotonic() + seconds
+    with _asked_to_end() as asked:
+        while waiting or running:
+            over = asked or time.monotonic() >= end
+            if over:
+                left += waiting
+                waiting = []
+                for each in running:
+                    each.process.terminate()
+            while waiting and len(running) < jobs:
+                run = waiting.pop(0)
+                try:
+                    process = _start(run)
+                except UsageError as error:
+                    told(run, store.failure(run, str(error)))
+                    continue
+                if process is None:
+                    told(run, _result(run, quantity))
+                else:
+                    running.append(process)
+            for each in [each for each in running if over or each.process.poll() is not None]:
+                running.remove(each)
+                if _status(each) in STOPPED:
+                    left.append(each.run)
+                else:
+                    told(each.run, _ended(each, quantity))
+            if running:
+                time.sleep(POLL)
+    return left
+
+
+def _start(run: Run) -> Process | None:
+    """Begin a run, or go on with it; None of one that is finished.
+
+    Raises:
+        UsageError: its settings are none, or its folder holds a run with others.
+    """
+    config, words = run.config(), run.words
+    if (run.folder / checkpoint.CONFIG).exists():
+        changed = conflicts(read_json(run.folder / checkpoint.CONFIG), config)
+        if changed:
+            raise UsageError(f"{run.folder} holds a run with other settings ({', '.join(changed)}); remove it")
+        words = ["run", "--resume", str(run.folder)]
+    if store.is_finished(run):
+        return None
+    run.folder.parent.mkdir(parents=True, exist_ok=True)
+    log = run.folder.with_suffix(".log")
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sgr_train", *words],
+            env={**os.environ, "OMP_NUM_THREADS": str(config.threads)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    return Process(run, process, log)
+
+
+def _status(each: Process) -> int:
+    """Exit status. A process that does not end when it is asked to is killed: what it saved is kept all the same."""
+    try:
+        return each.process.wait(PATIENCE)
+    except subprocess.TimeoutExpired:
+        each.process.kill()
+        return -signal.SIGTERM if each.process.wait() else 0
+
+
+def _ended(each: Process, quantity: str) -> dict[str, Any]:
+    if each.process.returncode:
+        lines = each.log.read_text(errors="replace").split("\n")
+        said = [line for line in lines if line.strip()]
+        return store.failure(each.run, said[-1].strip() if said else f"exit status {each.process.returncode}")
+    return _result(each.run, quantity)
+
+
+def _result(run: Run, quantity: str) -> dict[str, Any]:
+    try:
+        return store.result(run, quantity)
+    except UsageError as error:
+        return store.failure(run, str(error))
+
+
+@contextlib.contextmanager
+def _asked_to_end() -> Iterator[list[int]]:
+    """A list that holds the signals that came."""
+    asked: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: asked.append(number)) for number in SIGNALS}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
