@@ -16,7 +16,6 @@ from .folder import locked, make_folder
 from .hooks import make_loggers
 from .measure import reduction_of
 from .progress import heading
-from .settings import SWEPT
 from .train import setup, train, train_and_test
 
 Runs = dict[str, RunConfig]  # by what they are called
@@ -115,7 +114,9 @@ def candidates_of(config: ChooseConfig) -> list[Candidate]:
 def candidate_of(run: RunConfig) -> Candidate:
     """What it was made for."""
     options = own_options(run)
-    return next((Candidate(flag, options[flag]) for flag in SWEPT.values() if options.get(flag) is not None), LAYERWISE)
+    if options.get("weight") is not None:
+        return Candidate("weight", options["weight"])
+    return Candidate("rho", options["rho"]) if "rho" in options else LAYERWISE
 
 
 def _begin(config: Settings, runs: Runs) -> str:

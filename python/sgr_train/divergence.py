@@ -25,7 +25,8 @@ def advice(config: RunConfig, when: str) -> Iterator[None]:
         own = own_options(config) | config.options["optimizer"][config.optimizer]
         too_large = {
             "lr": True,
-            "weight": "weight" in own,
+            "weight": own.get("weight") is not None,
+            "rho": own.get("weight", 0.0) is None,
             "momentum": own.get("momentum", 0) >= 1,
             "weight_decay": config.lr * config.weight_decay >= 1,
             "clip_grad_norm": config.clip_grad_norm is not None,

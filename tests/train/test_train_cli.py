@@ -11,6 +11,7 @@ import torch
 from sgr_train import compare, report, train
 from sgr_train.cli import main
 from sgr_train.config import COMMANDS, RunConfig, fields_of, from_json, to_json
+from sgr_train.flags import parse
 from sgr_train.settings import make
 from train_helpers import TINY, TINY_FLAGS, files
 
@@ -158,6 +159,9 @@ def test_no_gpu(sgr_train, tmp_path):
         ("compare", "--methods bp bp", "--methods must be a list without repetitions"),
         ("compare", "--seeds 1 1", "--seeds must be a list without repetitions"),
         ("choose", "--weights 0 0.1", "--weights must be a number > 0"),
+        ("choose", "--rhos 0 0.1", "--rhos must be a number > 0"),
+        ("choose", "--rhos 0.1 0.1", "--rhos must be a list without repetitions"),
+        ("choose", "--rhos 0.1 0.10000001", "--rhos must be numbers that differ in their first six digits"),
         ("choose", "--weights nan", "--weights must be a number > 0"),
         ("choose", "--weights 0.1 0.10000001", "--weights must be numbers that differ in their first six digits"),
         ("choose", "--weights inf", "--weights must be a number > 0"),
@@ -253,22 +257,37 @@ def test_an_interrupted_comparison_goes_on(sgr_train, tmp_path, monkeypatch):
         assert one["test_accuracy_per_module"] == other["test_accuracy_per_module"] and one["sgr"] == other["sgr"]
 
 
-def test_choose_takes_the_best_weight_on_validation_images(sgr_train, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("better", "words"), [("weight", "--weight 0.2 --reduction batchmean"), ("rho", "--rho 0.2")])
+def test_choose_takes_the_best_on_validation_images(sgr_train, tmp_path, monkeypatch, better, words):
     accuracy = {0.0: 0.99, 0.1: 0.7, 0.2: 0.9, 0.3: 0.9, 0.4: 0.8}
     seen = []
 
     def fake(run, label):
-        weight = compare.weight_of(run)
-        seen.append((run.method, weight, run.seed))
-        row = {"val_accuracy": [0.0, accuracy[weight]], "sgr": [1.0]}
+        flag, value = compare.candidate_of(run)
+        seen.append((run.method, flag, value, run.seed))
+        row = {"val_accuracy": [0.0, accuracy[value] + (flag == better) / 100], "sgr": [1.0]}
         return type("Run", (), {"history": [row]}), None
 
     monkeypatch.setattr(compare, "train", fake)
     out = tmp_path / "choice"
-    status, text, _ = sgr_train("choose", "--weights", 0.4, 0.1, 0.3, 0.2, "--seeds", 7, 8, "--out", out)
-    assert status == 0 and "--weight 0.2 --reduction batchmean" in text
-    assert json.loads((out / "summary.json").read_text())["weight"] == 0.2
-    assert ("layerwise", 0.0, 7) in seen and ("sgr", 0.4, 8) in seen and len(seen) == 10
+    values = (0.4, 0.1, 0.3, 0.2)
+    status, text, _ = sgr_train("choose", "--weights", *values, "--rhos", *values, "--seeds", 7, 8, "--out", out)
+    assert status == 0 and text.splitlines()[-2].endswith(words)
+    assert json.loads((out / "summary.json").read_text())[better] == 0.2
+    assert ("layerwise", "weight", 0.0, 7) in seen and ("sgr", "weight", 0.4, 8) in seen and len(seen) == 18
+    assert ("sgr", "rho", 0.4, 7) in seen and text.count("lambda 0.4") >= 3 <= text.count("rho 0.4")
+
+
+@pytest.mark.parametrize(
+    ("flags", "candidates"),
+    [
+        ([], [("rho", 0.03), ("rho", 0.1), ("rho", 0.3)]),
+        (["--weights", 0.2], [("weight", 0.2)]),
+        (["--rhos", 0.5, 0.2], [("rho", 0.2), ("rho", 0.5)]),
+    ],
+)
+def test_what_is_chosen_from(flags, candidates):
+    assert compare.candidates_of(parse(["choose", *map(str, flags)])) == candidates
 
 
 def test_choose_trains_and_never_tests(sgr_train, tmp_path, monkeypatch):

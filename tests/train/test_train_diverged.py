@@ -39,7 +39,7 @@ def test_divergence_is_an_error_and_keeps_the_last_good_epoch(sgr_train, tmp_pat
     flags = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
     status, _, errors = sgr_train("run", *TINY_FLAGS, "--method", method, *flags, "--epochs", 1, "--out", out)
     assert status == 2 and errors.startswith("sgr-train: training diverged in epoch 1: ") and errors.count("\n") == 1
-    assert f"lower --lr (now {settings['lr']:g})" in errors and ("--weight (" in errors) == (method == "sgr")
+    assert f"lower --lr (now {settings['lr']:g})" in errors and ("lower --rho (now 0.1)" in errors) == (method == "sgr")
     assert ("set --clip-grad-norm" in errors) == ("clip_grad_norm" not in settings)
     assert finite(out) and checkpoint.load_state(out / "checkpoint.pt")["history"] == []
     assert ("lower --clip-grad-norm (now 1)" in errors) == ("clip_grad_norm" in settings)
@@ -66,7 +66,7 @@ def test_the_first_step_and_module_whose_loss_is_not_finite_are_named():
         watch.check()
 
 
-@pytest.mark.parametrize("flag", ["--momentum", "--weight-decay", "--weight"])
+@pytest.mark.parametrize("flag", ["--momentum", "--weight-decay", "--weight", "--rho"])
 def test_what_made_a_run_diverge_is_among_the_advice(sgr_train, tmp_path, flag):
     status, _, errors = sgr_train("run", *TINY_FLAGS, flag, 1e38, "--out", tmp_path / "run")
     assert status == 2 and f"lower {flag} (now 1e+38)" in errors and errors.count("\n") == 1
@@ -167,7 +167,7 @@ def test_a_comparison_of_which_nothing_is_left(sgr_train, tmp_path, monkeypatch)
 
 
 def test_a_weight_of_which_a_run_diverges_is_not_chosen(sgr_train, tmp_path, monkeypatch):
-    diverge(monkeypatch, lambda config: (compare.weight_of(config), config.seed) == (0.1, 1))
+    diverge(monkeypatch, lambda config: (compare.candidate_of(config).value, config.seed) == (0.1, 1))
     flags = (*TINY_FLAGS, "--epochs", 1, "--weights", 0.1, 0.2, "--seeds", 0, 1)
     status, text, errors = sgr_train("choose", *flags, "--out", tmp_path / "choice")
     assert status == 2 and "1 of 6 runs failed and are left out: lambda 0.1 seed 1" in errors

@@ -32,7 +32,7 @@ EXAMPLES: dict[str, list[dict[str, str]]] = {
         {"resume": "{finished}"},
     ],
     "compare": [{"methods": "bp sgr", "seeds": "4 5"}],
-    "choose": [{"weights": "0.2", "seeds": "7"}],
+    "choose": [{"weights": "0.2", "rhos": "0.1", "seeds": "7"}],
 }
 NEEDED = {"bp_free": ["head=etf"], "memory": ["batch_size=auto"]}  # with them, in a recipe
 pytestmark = pytest.mark.usefixtures("silent", "quick_compiler")

@@ -183,7 +183,7 @@ def test_rho_is_the_share_of_the_sgr_gradient_of_every_body(batch):
 def test_averages_of_rho_go_on_in_a_checkpoint(batch):
     net, again = network(), network()
     for each in (net, again):
-        methods.prepare(methods.SGR(rho=0.3), each, batch[0])
+        methods.prepare(methods.SGR(rho=0.3, every=2), each, batch[0])
     methods.SGR(rho=0.3, every=2).step(net, *batch)
     again.load_state_dict(net.state_dict())
     values = [[float(module.aux.value) for module in list(each)[1:]] for each in (net, again)]

@@ -87,7 +87,7 @@ class Reforward(Layerwise):
         return losses
 
 
-DEFAULT_WEIGHT = 0.1
+RHO = 0.1
 
 
 class Counter(nn.Module):
@@ -109,10 +109,10 @@ class SGR(Layerwise):
     """Layerwise with successive gradient reconciliation (Eq. 5).
 
     Args:
-        weight: lambda, the weight of the SGR loss. It goes with the reduction: lambda under batchmean is lambda * n
-            under mean, for n elements a sample. Left out: 0.1, without rho.
-        rho: norm of the SGR gradient of a module's body over that of its local gradient, in the place of lambda, which
-            then follows training (sgr_kernels.RelativeWeight) and makes the reduction no matter.
+        rho: norm of the SGR gradient of a module's body over that of its local gradient: lambda follows training
+            (sgr_kernels.RelativeWeight), and the reduction makes no difference.
+        weight: lambda, the weight of the SGR loss, in the place of rho, as the paper has it. It goes with the
+            reduction: lambda under batchmean is lambda * n under mean, for n elements a sample.
         reduction: how the SGR loss is averaged. batchmean: over samples (Eq. 6 for each); mean: over samples and
             elements (Algorithm 1); sum: not at all.
         normalize: compare directions, as Algorithm 1 does; else the gradients themselves (Eq. 6 as printed).
@@ -131,8 +131,8 @@ class SGR(Layerwise):
     def __init__(
         self,
         *,
+        rho: NotNegative = RHO,
         weight: NotNegative | None = None,
-        rho: NotNegative | None = None,
         reduction: Reduction = "batchmean",
         normalize: bool = True,
         every: Count = 1,
@@ -143,16 +143,16 @@ class SGR(Layerwise):
     ) -> None:
         if curvature == "none" and engine != "fused":
             raise UsageError("--curvature must be exact without --engine fused, got 'none'")
-        if weight is not None and rho is not None:
+        if weight is not None and rho != RHO:
             raise UsageError(f"--weight and --rho are two ways to say one thing, got {weight} and {rho}: drop one of them")
-        flag, size = ("weight", DEFAULT_WEIGHT if weight is None else weight) if rho is None else ("rho", rho)
+        flag, size = ("rho", rho) if weight is None else ("weight", weight)
         if size > LARGEST_FLOAT / every:
             raise UsageError(f"--{flag} must be at most {LARGEST_FLOAT / every:g} with --every {every}, got {size}")
         super().__init__(engine=engine)
         self.every, self.counter, self.reconcile = every, Counter(), True
         self.overlap = overlap
-        self.rho = None if rho is None else size * every
-        self.weight = size * every
+        self.weight = None if weight is None else weight * every
+        self.rho = rho * every
         self.options = {
             "reduction": reduction,
             "normalize": normalize,
@@ -171,12 +171,12 @@ class SGR(Layerwise):
 
     def prepare(self, network: Network, sample: Tensor) -> None:
         network[0].aux = self.counter
-        if self.rho is not None:
+        if self.weight is None:
             for module in list(network)[1:]:
                 module.aux = sk.RelativeWeight(self.rho).to(sample.device)
 
     def _weight_of(self, module: LocalModule, x: Tensor) -> float | sk.RelativeWeight:
-        if self.rho is None:
+        if self.weight is not None:
             return self.weight
         if not isinstance(module.aux, sk.RelativeWeight):  # nobody prepared the network
             module.aux = sk.RelativeWeight(self.rho).to(x.device)
