@@ -9,6 +9,8 @@ import torch
 from sgr_train import methods, networks
 from torch import nn
 
+import sgr_kernels as sk
+
 dni = importlib.import_module("sgr_train.methods.dni")  # the file, not its entry
 
 SHAPE = (1, 8, 8)
@@ -44,6 +46,8 @@ def step(net, method, batch):
     torch.manual_seed(2)
     for generator in generators(net):
         generator.size.fill_(0.1)
+    for weight in (part for part in net.modules() if isinstance(part, sk.RelativeWeight)):
+        weight.norms.zero_()
     method.step(net, *batch)
 
 
