@@ -131,6 +131,14 @@ def test_steps_without_two_norms_are_left_out(engine, bad):
     assert found.isfinite().all() == (bad == "zero target")
 
 
+@pytest.mark.parametrize("norms", [(math.inf, 1.0), (1.0, math.inf), (math.nan, 1.0), (0.0, 1.0), (1.0, 0.0)])
+def test_norms_that_are_none_are_left_out(norms):
+    weight = sk.RelativeWeight(0.2)
+    before = weight.update([torch.tensor([3.0, 4.0])], [torch.tensor([2.0])])
+    after = weight.update(*([torch.tensor([norm])] for norm in norms))
+    assert before == after == weight.value == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize("engine", ["autograd", "directional"])
 def test_bodies_without_parameters_have_no_sgr_gradient(engine):
     [batch] = batches(count=1)

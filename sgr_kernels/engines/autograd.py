@@ -53,7 +53,7 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
 def _gradients(
     loss: Tensor, sgr: Tensor, output: Tensor, parameters: list[Tensor], weight: float | Tensor | RelativeWeight
 ) -> Sequence[Tensor | None]:
-    """Of ``loss`` + weight * ``sgr`` for the parameters. A relative weight takes a backward pass for each of the two."""
+    """Of ``loss`` + weight * ``sgr`` for the parameters. A relative weight takes a backward pass for each."""
     if not parameters:
         return ()
     if not isinstance(weight, RelativeWeight):

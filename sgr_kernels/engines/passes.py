@@ -15,7 +15,16 @@ from ..gates.origins import nodes_behind
 from ..gates.randomness import Stretch, is_capturing, refuse_capture
 from ..products import Spacing, spacing_of
 from ..torch_internals import is_fake
-from .common import StepInputs, indices_behind, leaves_of, loss_of, output_of, refuse_gradient_hooks, require_graph, scaled
+from .common import (
+    StepInputs,
+    indices_behind,
+    leaves_of,
+    loss_of,
+    output_of,
+    refuse_gradient_hooks,
+    require_graph,
+    scaled,
+)
 from .gradient_check import check_gradient, require_step_before
 from .per_callables import PerCallables
 from .reach import Reach

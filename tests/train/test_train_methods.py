@@ -163,10 +163,11 @@ def test_sgr_every_so_many_steps_goes_on_in_a_checkpoint(batch):
     assert resumed.counter.steps == 2 and list(net.parameters()) and not list(method.counter.parameters())
 
 
-def test_rho_is_the_share_of_the_sgr_gradient_of_every_body(batch):
+@pytest.mark.parametrize("every", [1, 3])
+def test_rho_is_the_share_of_the_sgr_gradient_of_every_body(batch, every):
     x, y = batch
     net, plain = network(), network()
-    method = methods.SGR(rho=0.3, engine="autograd")
+    method = methods.SGR(rho=0.3 / every, every=every, engine="autograd")
     methods.prepare(method, net, x)
     method.step(net, x, y)
     methods.Layerwise().step(plain, x, y)
@@ -176,8 +177,12 @@ def test_rho_is_the_share_of_the_sgr_gradient_of_every_body(batch):
                          ([q.grad for _, q in pairs], [p.grad - q.grad for p, q in pairs]))  # fmt: skip
         torch.testing.assert_close(change, 0.3 * local if k else 0 * local, rtol=1e-3, atol=1e-7)
     unprepared = network()
-    methods.SGR(rho=0.3, engine="autograd").step(unprepared, x, y)
+    method = methods.SGR(rho=0.3 / every, every=every, engine="autograd")
+    method.step(unprepared, x, y)
     assert_same([p.grad for p in unprepared.parameters()], [p.grad for p in net.parameters()])
+    weight = unprepared[1].aux
+    method.step(unprepared, x, y)
+    assert unprepared[1].aux is weight
 
 
 def test_averages_of_rho_go_on_in_a_checkpoint(batch):
@@ -193,7 +198,7 @@ def test_averages_of_rho_go_on_in_a_checkpoint(batch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"weight": 0.1, "rho": 0.2}, "--weight and --rho are two ways to say one thing, got 0.1 and 0.2"),
+        ({"weight": 0.1, "rho": 0.2}, "--weight and --rho exclude each other, got 0.1 and 0.2"),
         ({"rho": 1e38, "every": 4}, r"--rho must be at most 8.5e\+37 with --every 4"),
         ({"rho": -0.1}, "--rho must be a number >= 0"),
         ({"curvature": "none"}, "--curvature must be exact without --engine fused, got 'none'"),
