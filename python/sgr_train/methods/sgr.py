@@ -144,9 +144,7 @@ class SGR(Layerwise):
         if curvature == "none" and engine != "fused":
             raise UsageError("--curvature must be exact without --engine fused, got 'none'")
         if weight is not None and rho != RHO:
-            raise UsageError(
-                f"--weight and --rho exclude each other, got {weight} and {rho}: drop one"
-            )
+            raise UsageError(f"--weight and --rho exclude each other, got {weight} and {rho}: drop one")
         flag, size = ("rho", rho) if weight is None else ("weight", weight)
         if size > LARGEST_FLOAT / every:
             raise UsageError(f"--{flag} must be at most {LARGEST_FLOAT / every:g} with --every {every}, got {size}")
