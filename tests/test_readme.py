@@ -69,7 +69,7 @@ def test_snippets_run(until):
 
 def test_there_are_snippets_and_commands():
     assert len(BLOCKS) == 3
-    assert len(COMMANDS) == 21
+    assert len(COMMANDS) == 22
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *INLINE])
