@@ -99,7 +99,8 @@ def average_positions(x: Tensor) -> Tensor:
 class CrossEntropyHead(nn.Module):
     """Local head: features, average pooling over positions, a linear classifier, cross entropy.
 
-    Without ``features`` its gradient and its Hessian are known in closed form, which the fused engine uses.
+    Without ``features``, or where they are an ``nn.Flatten`` (all positions in the place of their average), its
+    gradient and its Hessian are known in closed form, which the fused engine uses.
 
     Args:
         classifier: (B, d) -> logits (B, K), for example :class:`ETFClassifier` or :class:`torch.nn.Linear`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 
 import pytest
 import torch
@@ -79,20 +80,23 @@ def twice(layer):
     return nn.Sequential(layer, nn.ReLU(), layer, nn.ReLU())
 
 
-def etf(channels):
-    return sk.CrossEntropyHead(sk.ETFClassifier(CLASSES, channels))
+def etf(shape):
+    return sk.CrossEntropyHead(sk.ETFClassifier(CLASSES, shape[0]))
 
 
 HEADS = {
     "etf": etf,
-    "linear": lambda channels: sk.CrossEntropyHead(nn.Linear(channels, CLASSES)),
-    "linear_no_bias": lambda channels: sk.CrossEntropyHead(nn.Linear(channels, CLASSES, bias=False)),
-    "features": lambda channels: sk.CrossEntropyHead(nn.Linear(channels, CLASSES), nn.Softplus()),
-    "smoothed": lambda channels: sk.CrossEntropyHead(nn.Linear(channels, CLASSES), label_smoothing=0.3),
-    "conv": Scaled,
-    "lambda": lambda channels: Lambda(nn.Linear(channels, CLASSES)),
-    "linear_loss": lambda channels: lambda features, y: features.mean(),
-    "quadratic": lambda channels: lambda features, y: features.square().sum() / len(features),
+    "linear": lambda shape: sk.CrossEntropyHead(nn.Linear(shape[0], CLASSES)),
+    "linear_no_bias": lambda shape: sk.CrossEntropyHead(nn.Linear(shape[0], CLASSES, bias=False)),
+    "flat_etf": lambda shape: sk.CrossEntropyHead(sk.ETFClassifier(CLASSES, math.prod(shape)), nn.Flatten()),
+    "flat_linear": lambda shape: sk.CrossEntropyHead(nn.Linear(math.prod(shape), CLASSES), nn.Flatten()),
+    "features": lambda shape: sk.CrossEntropyHead(nn.Linear(shape[0], CLASSES), nn.Softplus()),
+    "flat_positions": lambda shape: sk.CrossEntropyHead(nn.Linear(shape[0], CLASSES), nn.Flatten(2)),
+    "smoothed": lambda shape: sk.CrossEntropyHead(nn.Linear(shape[0], CLASSES), label_smoothing=0.3),
+    "conv": lambda shape: Scaled(shape[0]),
+    "lambda": lambda shape: Lambda(nn.Linear(shape[0], CLASSES)),
+    "linear_loss": lambda shape: lambda features, y: features.mean(),
+    "quadratic": lambda shape: lambda features, y: features.square().sum() / len(features),
 }
 
 
@@ -115,8 +119,8 @@ class Problem:
         self.body = make().to(device, dtype)
         self.x = torch.randn(batch, *shape, dtype=torch.float64).to(device, dtype)
         with torch.no_grad():
-            channels = self.body(torch.zeros(1, *shape).to(self.x)).shape[1]
-        self.head = HEADS[head](channels)
+            _, *features = self.body(torch.zeros(1, *shape).to(self.x)).shape
+        self.head = HEADS[head](features)
         for part in (self.head, getattr(self.head, "linear", None)):
             if isinstance(part, nn.Module):
                 part.to(device, dtype)
@@ -172,7 +176,7 @@ def test_bodies(backend, body):
     check(problem, backend, delta_pre=None)
 
 
-@pytest.mark.parametrize("head", ["etf", "linear", "features", "smoothed"])
+@pytest.mark.parametrize("head", ["etf", "flat_etf", "linear", "features", "smoothed"])
 @pytest.mark.parametrize("engine", ["fused", "directional"])
 def test_class_probabilities(engine, head):
     """As mixup gives them; those of one class alone are its label."""
@@ -191,8 +195,8 @@ def test_class_probabilities(engine, head):
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("body", ["linear", "linear_stack", "conv", "conv_stack"])
 def test_heads(backend, body, head):
-    if head == "conv" and body not in IMAGES:
-        pytest.skip("a convolution needs an image")
+    if head in ("conv", "flat_positions") and body not in IMAGES:
+        pytest.skip("it needs an image")
     problem = Problem(body, head, device=device_of(backend))
     check(problem, backend)
     check(problem, backend, delta_pre=None)
@@ -229,7 +233,7 @@ def test_gradient_scale_multiplies_the_gradients_alone(head):
     assert_same((scaled, [g / 64 for g in scaled_grads]), (result, grads))
 
 
-@pytest.mark.parametrize("head", ["etf", "linear", "lambda", "quadratic"])
+@pytest.mark.parametrize("head", ["etf", "linear", "flat_linear", "lambda", "quadratic"])
 @pytest.mark.parametrize("body", ["linear", "linear_stack", "conv_strided", "conv_stack"])
 def test_curvature_none_lacks_the_curvature_terms(body, head):
     """The SGR gradient with the upstream gradient held constant: a head that is linear in x_k, of the same gradient."""
@@ -408,9 +412,9 @@ def test_refuses_bodies_without_layers(body):
 
 def test_heads_with_hooks_run_their_hooks():
     """The closed form would step over them."""
-    problem = Problem("linear", "linear")
+    problem = Problem("linear", "flat_linear")
     calls = []
-    for module in (problem.head, problem.head.classifier):
+    for module in (problem.head, problem.head.classifier, problem.head.features):
         handle = module.register_forward_hook(lambda *args: calls.append(1))
         for _ in range(2):  # the first step runs the head again to check its gradient
             calls.clear()
@@ -435,6 +439,7 @@ AUTOCAST = [
     ("linear_stack", "linear"),
     ("linear_stack", "lambda"),
     ("conv", "etf"),
+    ("conv", "flat_etf"),
     ("conv_stack", "linear"),
     ("conv_stack", "conv"),
 ]
@@ -505,9 +510,10 @@ def test_parameters_of_every_dtype(backend, dtype):
     assert all(g.dtype == dtype for g in mine[1])
 
 
+@pytest.mark.parametrize("head", ["linear", "flat_linear"])
 @pytest.mark.parametrize("create_graph_around", [False, True])
-def test_builds_no_graph_for_closed_form_heads(create_graph_around):
-    saved, problem = [], Problem("conv_stack", "linear")
+def test_builds_no_graph_for_closed_form_heads(create_graph_around, head):
+    saved, problem = [], Problem("conv_stack", head)
     twin = copy.deepcopy(problem)
     x, delta_pre = problem.x.requires_grad_(), problem.delta_pre.requires_grad_()
     hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t)
@@ -575,7 +581,7 @@ def test_one_sample(backend, body, head):
 
 
 @pytest.mark.parametrize("curvature", ["none", "exact"])
-@pytest.mark.parametrize("head", ["etf", "lambda"])
+@pytest.mark.parametrize("head", ["etf", "flat_etf", "lambda"])
 @pytest.mark.parametrize("body", ["linear", "linear_stack", "conv_stack"])
 def test_empty_batch(backend, body, head, curvature):
     """As the autograd engine: a loss of NaN, a residual of 0, empty results."""
@@ -609,7 +615,7 @@ def test_a_target_that_is_not_finite_shows(backend, poison):
     assert all(not g.isfinite().all() for g in grads)
 
 
-@pytest.mark.parametrize("head", ["etf", "conv"])
+@pytest.mark.parametrize("head", ["etf", "flat_etf", "conv"])
 @pytest.mark.parametrize("body", IMAGES)
 def test_channels_last(backend, body, head):
     problem = Problem(body, head, device=device_of(backend))
@@ -638,7 +644,7 @@ def test_a_chain_of_modules(backend):
     """delta_out of one step is delta_pre of the next, whatever layout it has."""
     first, second = Problem("conv", device=device_of(backend)), Problem("conv_stack", device=device_of(backend))
     second.body = nn.Sequential(nn.Conv2d(7, 5, 3), nn.ReLU()).to(first.x)
-    second.head = HEADS["linear"](5).to(first.x)
+    second.head = HEADS["linear"]([5]).to(first.x)
     results = []
     for engine in ("fused", "autograd"):
         with sk.backend(backend):

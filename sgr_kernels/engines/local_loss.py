@@ -30,7 +30,7 @@ def local_loss(head: nn.Module | Callable, features: Tensor, labels, scale: floa
     """L of ``head`` at ``features``; ``second_order``: whether ``hvp`` will be called."""
     if (
         type(head) is CrossEntropyHead
-        and head.features is None
+        and (head.features is None or flattens(head.features))
         and not head.is_soft(labels)
         and type(head.classifier) in (ETFClassifier, nn.Linear)
         and runs_as_written(head)
@@ -38,6 +38,12 @@ def local_loss(head: nn.Module | Callable, features: Tensor, labels, scale: floa
     ):
         return ClosedFormLoss(head, features, labels, scale)
     return AutogradLoss(head, features, labels, scale, second_order)
+
+
+def flattens(features: nn.Module) -> bool:
+    """Whether it does nothing but lay out all channels and positions of a sample in one row."""
+    is_whole = type(features) is nn.Flatten and (features.start_dim, features.end_dim) == (1, -1)
+    return is_whole and runs_as_written(features)
 
 
 def runs_as_written(module: nn.Module) -> bool:
@@ -50,19 +56,22 @@ def runs_as_written(module: nn.Module) -> bool:
 
 
 class ClosedFormLoss:
-    """Cross entropy of the logits pool(features) M^T + c, without a graph. ``grad`` is that of the logits, (B, K)."""
+    """Cross entropy of the logits r M^T + c, without a graph. The rows r, (B, m), are the features averaged over
+    positions or, where the head flattens them, all of them. ``grad`` is that of the logits, (B, K).
+    """
 
     def __init__(self, head: CrossEntropyHead, features: Tensor, labels: Tensor, scale: float) -> None:
-        self.features = features
+        self.shape = features.shape
+        self.flat = head.features is not None
         self.weight = head.classifier.weight
         self.bias = getattr(head.classifier, "bias", None)
         check_labels(labels, len(features))
         check_device("labels", labels, "the output of the body", features)
         self.labels = labels.contiguous()
         self.scale = scale
-        self.matrix, self.pooled = cast_for_autocast(self.weight, average_positions(features))
+        self.matrix, self.rows = cast_for_autocast(self.weight, self._rows_of(features))
         bias = None if self.bias is None else self.bias.to(self.matrix.dtype)
-        self.logits = with_unit_stride(nn.functional.linear(self.pooled, self.matrix, bias))
+        self.logits = with_unit_stride(nn.functional.linear(self.rows, self.matrix, bias))
         self.loss, grad = cross_entropy(self.logits, self.labels)
         self.grad = scale * grad
 
@@ -71,34 +80,38 @@ class ClosedFormLoss:
 
     def hvp(self, tangent: Tensor) -> tuple[Tensor, Gradients]:
         """The derivative of :meth:`gradient` along ``tangent``, a change of the features of their shape."""
-        pooled = average_positions(tangent).to(self.matrix.dtype)
-        change = with_unit_stride(pooled @ self.matrix.T).to(self.grad.dtype)  # of the logits
+        rows = self._rows_of(tangent).to(self.matrix.dtype)
+        change = with_unit_stride(rows @ self.matrix.T).to(self.grad.dtype)  # of the logits
         hvp = self.scale * cross_entropy_hvp(self.logits, self.labels, change)
-        return self._for_features(hvp), self._for_parameters(hvp, pooled)
+        return self._for_features(hvp), self._for_parameters(hvp, rows)
 
     def check(self) -> None:
         """It is right by construction."""
 
-    def _for_features(self, grad: Tensor) -> Tensor:
-        """From ``grad`` for the logits, (B, K), to that for the features, the same at every position."""
-        per_channel = grad.to(self.matrix.dtype) @ self.matrix
-        if self.features.dim() == 2:
-            return per_channel
-        batch, channels, *positions = self.features.shape
-        spread = per_channel / math.prod(positions)
-        return spread.view(batch, channels, *[1] * len(positions)).expand_as(self.features)
+    def _rows_of(self, features: Tensor) -> Tensor:
+        return features.flatten(1) if self.flat else average_positions(features)
 
-    def _for_parameters(self, grad: Tensor, pooled_change: Tensor | None = None) -> Gradients:
+    def _for_features(self, grad: Tensor) -> Tensor:
+        """From ``grad`` for the logits, (B, K), to that for the features; of averages it is the same at all positions.
+        """
+        of_rows = grad.to(self.matrix.dtype) @ self.matrix
+        if self.flat or len(self.shape) == 2:
+            return of_rows.view(self.shape)
+        batch, channels, *positions = self.shape
+        spread = of_rows / math.prod(positions)
+        return spread.view(batch, channels, *[1] * len(positions)).expand(self.shape)
+
+    def _for_parameters(self, grad: Tensor, change: Tensor | None = None) -> Gradients:
         """From ``grad`` for the logits, (B, K), to those for M and c.
 
         Args:
-            pooled_change: (B, m) change of the pooled features, for the second term of the derivative for M.
+            change: (B, m) of the rows, for the second term of the derivative for M.
         """
         gradients: Gradients = []
         if self.weight.requires_grad:
-            of_weight = grad.T @ self.pooled.to(grad.dtype)
-            if pooled_change is not None:
-                of_weight = of_weight + self.grad.T @ pooled_change.to(grad.dtype)
+            of_weight = grad.T @ self.rows.to(grad.dtype)
+            if change is not None:
+                of_weight = of_weight + self.grad.T @ change.to(grad.dtype)
             gradients.append((self.weight, of_weight))
         if self.bias is not None and self.bias.requires_grad:
             gradients.append((self.bias, grad.sum(0)))

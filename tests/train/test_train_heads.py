@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -71,9 +73,28 @@ def test_etf_head_is_fixed_and_pools():
     torch.testing.assert_close(heads.etf(TOKENS, 10).logits(tokens).shape, torch.Size([4, 10]))
 
 
+def test_etf_head_flattens():
+    """A frame over all positions and channels, in their order, which may have more classes than there are channels."""
+    for features in (MAPS, TOKENS):
+        head, x = heads.etf(features, 30, flatten=True), torch.randn(4, *features.shape)
+        frame = head.classifier.weight
+        assert count(head) == 0 and frame.shape == (30, math.prod(features.shape))
+        torch.testing.assert_close(frame @ frame.T, torch.eye(30) * 30 / 29 - 1 / 29)
+        torch.testing.assert_close(head.logits(x), x.flatten(1) @ frame.T)
+
+
+def test_an_etf_over_large_maps_is_one():
+    """Of the first stage of a CIFAR network of twice the width."""
+    frame = heads.etf(Features((32, 32, 32), tokens=False), 10, flatten=True).classifier.weight
+    assert frame.shape == (10, 32768)
+    torch.testing.assert_close(frame @ frame.T, torch.eye(10) * 10 / 9 - 1 / 9)
+
+
 def test_an_etf_needs_features_for_its_classes():
     with pytest.raises(UsageError, match="--head etf needs wider modules .* or another --head"):
         heads.create("etf", VECTOR, num_classes=100)
+    with pytest.raises(UsageError, match="--head etf needs wider modules .* or another --head"):
+        heads.create("etf", VECTOR, num_classes=100, flatten=True)
 
 
 @pytest.mark.parametrize("name", heads.names())
