@@ -80,12 +80,8 @@ def twice(layer):
     return nn.Sequential(layer, nn.ReLU(), layer, nn.ReLU())
 
 
-def etf(shape):
-    return sk.CrossEntropyHead(sk.ETFClassifier(CLASSES, shape[0]))
-
-
 HEADS = {
-    "etf": etf,
+    "etf": lambda shape: sk.CrossEntropyHead(sk.ETFClassifier(CLASSES, shape[0])),
     "linear": lambda shape: sk.CrossEntropyHead(nn.Linear(shape[0], CLASSES)),
     "linear_no_bias": lambda shape: sk.CrossEntropyHead(nn.Linear(shape[0], CLASSES, bias=False)),
     "flat_etf": lambda shape: sk.CrossEntropyHead(sk.ETFClassifier(CLASSES, math.prod(shape)), nn.Flatten()),
