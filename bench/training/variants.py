@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 from sgr_train.methods import Update, no_update, register
-from sgr_train.methods.sgr import SGR, Engine, Reduction
+from sgr_train.methods.sgr import RHO, SGR, Engine, Reduction
 from sgr_train.networks.network import LocalModule, Network
 from sgr_train.networks.statistics import frozen_statistics
 from sgr_train.options import NotNegative
@@ -25,7 +25,7 @@ class SGRAfter(SGR):
     """SGR towards what the updated module before gives, and its gradient there; with a weight of 0 it is reforward.
 
     Args:
-        weight, reduction, normalize, engine: as of sgr.
+        rho, weight, reduction, normalize, engine: as of sgr.
     """
 
     facts = SGR.facts._replace(passes="2 forward, 1 backward and a derivative by module, 2 backward by head")
@@ -33,12 +33,13 @@ class SGRAfter(SGR):
     def __init__(
         self,
         *,
-        weight: NotNegative = 0.1,
+        rho: NotNegative = RHO,
+        weight: NotNegative | None = None,
         reduction: Reduction = "batchmean",
         normalize: bool = True,
         engine: Engine = "auto",
     ) -> None:
-        super().__init__(weight=weight, reduction=reduction, normalize=normalize, engine=engine)
+        super().__init__(rho=rho, weight=weight, reduction=reduction, normalize=normalize, engine=engine)
 
     def step(self, network: Network, x: Tensor, y: Tensor, update: Update = no_update) -> list[Tensor]:
         losses, delta_pre = [], None

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from sgr_train import methods, networks, plugins, train
 from sgr_train.config import RunConfig
+from sgr_train.errors import UsageError
+from sgr_train.methods.sgr import RHO
 from sgr_train.settings import make
 
 VARIANTS = Path(__file__).parents[2] / "bench" / "training" / "variants.py"
@@ -133,7 +135,7 @@ def test_a_run_without_back_propagation_builds_no_graph(plugin, tiny):
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda packed: packed):
         run, _ = train.train(tiny(**settings))
     assert run.history[-1]["loss"][-1] < run.history[0]["loss"][-1]
-    with pytest.raises(Exception, match="--engine must be fused with --bp-free"):
+    with pytest.raises(UsageError, match="--engine must be fused with --bp-free"):
         make(RunConfig, engine="autograd", **settings)
 
 
@@ -142,5 +144,5 @@ def test_the_command_line_finds_it(plugin, sgr_train, tmp_path):
     few = ("--epochs", 1, "--train-subset", 64, "--lr", 0.02, "--out", tmp_path / "run")
     assert sgr_train("run", *words, *few)[::2] == (0, "")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    own = {"weight": 0.2, "reduction": "batchmean", "normalize": True, "engine": "fused"}
+    own = {"rho": RHO, "weight": 0.2, "reduction": "batchmean", "normalize": True, "engine": "fused"}
     assert config["options"]["method"] == {NAME: own} and config["options"]["head"] == {"etf": {"flatten": True}}
