@@ -92,8 +92,7 @@ class ClosedFormLoss:
         return features.flatten(1) if self.flat else average_positions(features)
 
     def _for_features(self, grad: Tensor) -> Tensor:
-        """From ``grad`` for the logits, (B, K), to that for the features; of averages it is the same at all positions.
-        """
+        """From ``grad`` for the logits, (B, K), to that for the features; averages spread it evenly over positions."""
         of_rows = grad.to(self.matrix.dtype) @ self.matrix
         if self.flat or len(self.shape) == 2:
             return of_rows.view(self.shape)
