@@ -6,15 +6,23 @@ from typing import Any
 
 from . import Row, Study, register
 
-RAW = {"normalize": False}  # Eq. 6 as printed
+RHO = {"weight": None, "rho": 0.1}
 CANDIDATES: dict[str, dict[str, Any]] = {
     **{f"lambda {weight:g}": {"weight": weight} for weight in (0.03, 0.1, 0.3, 1.0)},
     **{f"rho {rho:g}": {"weight": None, "rho": rho} for rho in (0.03, 0.1, 0.3)},
-    **{f"mean, lambda {weight:g}": {"weight": weight, "reduction": "mean"} for weight in (1.0, 1000.0, 10000.0)},
-    "not normalised, lambda 1": {"weight": 1.0, **RAW},
-    "not normalised, rho 0.1": {"weight": None, "rho": 0.1, **RAW},
-    "rho 0.1, batches of 64": {"weight": None, "rho": 0.1, "batch_size": 64},
+    "mean, lambda 1": {"weight": 1.0, "reduction": "mean"},
+    "mean, lambda 3277": {"weight": 3277.0, "reduction": "mean"},  # 0.1, 0.1 and 0.2 under batchmean
+    "not normalised, lambda 1e5": {"weight": 1e5, "normalize": False},  # Eq. 6 as printed
+    "not normalised, rho 0.1": {**RHO, "normalize": False},
+    "rho 0.1, batches of 64": {**RHO, "batch_size": 64},
+    "rho 0.1, flattened": {**RHO, "flatten": True},
 }
+
+
+def _plain(name: str) -> str:
+    """The row without SGR."""
+    *_, last = name.split(", ")
+    return f"layerwise, {last}" if last in ("batches of 64", "flattened") else "layerwise"
 
 
 @register("plainnet_search")
@@ -26,8 +34,9 @@ def study() -> Study:
         rows=(
             Row(name="layerwise", recipe="table4-plainnet-layerwise"),
             Row(name="layerwise, batches of 64", recipe="table4-plainnet-layerwise", changes={"batch_size": 64}),
+            Row(name="layerwise, flattened", recipe="table4-plainnet-layerwise", changes={"flatten": True}),
             *(
-                Row(name=name, recipe="table4-plainnet-sgr", changes=changes, against="layerwise")
+                Row(name=name, recipe="table4-plainnet-sgr", changes=changes, against=_plain(name))
                 for name, changes in CANDIDATES.items()
             ),
         ),
