@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from sgr_train.errors import UsageError
+from sgr_train.report import table
 
-from . import runner, store, studies
+from . import page, runner, store, studies, tables
 from .runs import Run, Surroundings, runs_of
 from .studies import Study
 
@@ -59,11 +60,18 @@ def _run(args: argparse.Namespace, argv: list[str]) -> int:
 
     seconds = None if args.minutes is None else 60 * args.minutes
     left = runner.run_all(runs, jobs=args.jobs, seconds=seconds, quantity=study.quantity, told=told)
+    stored = store.load(store.path_of(args.out, args.study))["runs"]
+    print("\n" + table(tables.results(study, tables.by_row(study, stored))), flush=True)
     if left:
         again = shlex.join(["python", "-m", "sgr_bench.training", *argv])
         print(f"left, and kept: {', '.join(run.name for run in left)}; go on with: {again}", flush=True)
         return LEFT
     return 1 if failed else 0
+
+
+def _page(args: argparse.Namespace, argv: list[str]) -> int:
+    print(page.write(args.results, args.out))
+    return 0
 
 
 def _said(study: Study, result: dict[str, Any]) -> str:
@@ -90,4 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--jobs", type=int, default=1, metavar="J", help="runs side by side (default: 1)")
     run.add_argument("--threads", type=int, default=1, metavar="T", help="of every run (default: 1)")
     run.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    made = parts.add_parser("page", help="make the page and its pictures")
+    made.set_defaults(action=_page)
+    made.add_argument("results", type=Path, metavar="DIR", help="where the files STUDY.json are")
+    made.add_argument("--out", type=Path, required=True, metavar="DIR", help="for results.md and its pictures")
     return parser

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sgr_train import recipes
+from sgr_train import plugins, recipes
 from sgr_train.config import REGISTRIES, RunConfig, Settings, absolute, fields_of, to_json
 from sgr_train.settings import changed, make
 
 from .studies import Row, Study
 
 # What a run may differ in from its recipe without being another experiment.
-NEUTRAL = {"seed", "threads", "device", "data", "log", "channels_last", "val_every", "out", "resume", "plugin"}
+NEUTRAL = {"seed", "threads", "device", "log", "channels_last", "val_every", "out", "resume", "plugin"}
 NEUTRAL |= {"save_every", "save_minutes"}
 KINDS_OF_NO_RESULT = {"data", "log"}  # entries that say where data are, and who is told
+FOLDER = Path(__file__).parent  # of plug-ins
 SAVED = {"save_minutes": 1}  # so that little is lost when a run is stopped
 
 
@@ -63,18 +64,23 @@ class Run:
     @property
     def command(self) -> str:
         """What to type for the same numbers, where the data are at hand."""
-        return shlex.join(["sgr-train", "recipe", self.row.recipe, "--set", *self.changes, f"seed={self.seed}"])
+        plugin = ["--plugin", f"bench/training/{self.row.plugin}"] if self.row.plugin else []
+        words = ["sgr-train", "recipe", self.row.recipe, *plugin, "--set", *self.changes, f"seed={self.seed}"]
+        return shlex.join(words)
 
     @property
     def words(self) -> list[str]:
         """Behind sgr-train, to begin."""
         own = (*self.changes, f"seed={self.seed}", *self.places, *texts(SAVED))
-        return ["recipe", self.row.recipe, "--set", *own, "--out", str(self.folder)]
+        plugin = ["--plugin", str(FOLDER / self.row.plugin)] if self.row.plugin else []
+        return ["recipe", self.row.recipe, *plugin, "--set", *own, "--out", str(self.folder)]
 
     def config(self) -> RunConfig:
         """Settings of the run, but for its folder. Raises UsageError: a change is none of a flag."""
         own = (*self.changes, f"seed={self.seed}", *self.places, *texts(SAVED))
-        return make(RunConfig, **changed(RunConfig, recipes.find(self.row.recipe).settings, own))
+        plugin = (FOLDER / self.row.plugin,) if self.row.plugin else ()
+        plugins.load(plugin)
+        return make(RunConfig, **changed(RunConfig, recipes.find(self.row.recipe).settings, own), plugin=plugin)
 
 
 def runs_of(name: str, study: Study, rows: Sequence[str], seeds: Sequence[int], around: Surroundings) -> list[Run]:
@@ -133,11 +139,12 @@ def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
         yield path, value
 
 
-def differences(recipe: str, changes: Sequence[str]) -> dict[str, tuple[Any, Any]]:
+def differences(recipe: str, changes: Sequence[str], plugin: str | None = None) -> dict[str, tuple[Any, Any]]:
     """Settings of a run that are others than those of its recipe, the paper's: by name, here and there.
 
     None stands for what one of them does not have.
     """
+    plugins.load((FOLDER / plugin,) if plugin else ())
     settings = recipes.find(recipe).settings
     paper, here = (flat(make(RunConfig, **changed(RunConfig, settings, own))) for own in ((), changes))
     names = [name for name in {**here, **paper} if here.get(name) != paper.get(name)]

@@ -80,6 +80,7 @@ def identity(run: Run) -> dict[str, Any]:
         "row": run.row.name,
         "seed": run.seed,
         "recipe": run.row.recipe,
+        "plugin": run.row.plugin,
         "changes": list(run.changes),
         "command": run.command,
     }

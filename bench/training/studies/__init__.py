@@ -24,7 +24,8 @@ class Row:
         recipe: of ``sgr-train recipe``, which has the paper's number and settings.
         changes: of settings of the recipe, beside those of the study.
         against: the row that this one is compared with, seed by seed; None: with none.
-        paper: what the paper has for it; None: what the recipe says.
+        paper: what the paper has for it; None: what the recipe says, of the same method.
+        plugin: file beside this folder that brings its method; None: it needs none.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Row:
     changes: dict[str, Any] = field(default_factory=dict)
     against: str | None = None
     paper: str | None = None
+    plugin: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,10 @@ class Study:
         changes: of settings of the recipes, in all rows.
         rows: in the order of the table.
         seeds: that every row is run with.
+        drawn: names of rows, for its pictures.
+        pictures: names of those that the page has of it.
         quantity: "test_accuracy", or "val_accuracy" of a search, which keeps no test accuracy.
+        shown: whether the page says that it is missing.
     """
 
     title: str
@@ -52,7 +57,10 @@ class Study:
     changes: dict[str, Any]
     rows: tuple[Row, ...]
     seeds: tuple[int, ...]
+    drawn: tuple[str, ...] = ()
+    pictures: tuple[str, ...] = ()
     quantity: str = "test_accuracy"
+    shown: bool = True
 
 
 def find(name: str) -> Study:

@@ -18,4 +18,6 @@ def study() -> Study:
             Row(name="sgr-eq35", recipe="table4-plainnet-sgr", changes={"curvature": "none"}, against="layerwise"),
         ),
         seeds=(0, 1, 2),
+        drawn=("layerwise", "reforward", "sgr"),
+        pictures=("reconciliation", "input_change"),
     )
