@@ -45,7 +45,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 for file in data/cifar10.npz "$out/cifar10.npz"; do
   if [[ -e $file ]]; then options+=(--data "npz:$file"); fi
 done
-if ! python3 -c 'import sgr_bench.training' 2>"$out/import.log"; then
+if ! python3 -c 'import sgr_bench.training' 2>/dev/null; then
   bash bench/gpu.sh "$out/build" build || wrong "the build failed; see $out/build"
 fi
 

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sgr_train import checkpoint
+from sgr_train import checkpoint, interrupts
 from sgr_train.errors import UsageError
 from sgr_train.files import read_json
 
 from . import store
 from .runs import Run, conflicts
 
+PROGRAM = (sys.executable, "-m", "sgr_train")
 STOPPED = {130, 143, -signal.SIGINT, -signal.SIGTERM}  # exit statuses of a run that goes on another time
 POLL, PATIENCE = 0.2, 30  # seconds
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Process(NamedTuple):
@@ -48,34 +47,39 @@ def run_all(
     """
     waiting, running, left = list(runs), [], []
     end = float("inf") if seconds is None else time.monotonic() + seconds
-    with _asked_to_end() as asked:
+    asked: list[int] = []  # signals that came
+    with interrupts.handler(lambda number, _: asked.append(number)):
         while waiting or running:
-            over = asked or time.monotonic() >= end
-            if over:
-                left += waiting
-                waiting = []
+            if asked or time.monotonic() >= end:
                 for each in running:
                     each.process.terminate()
-            while waiting and len(running) < jobs:
-                run = waiting.pop(0)
-                try:
-                    process = _start(run)
-                except UsageError as error:
-                    told(run, store.failure(run, str(error)))
-                    continue
-                if process is None:
-                    told(run, _result(run, quantity))
-                else:
-                    running.append(process)
-            for each in [each for each in running if over or each.process.poll() is not None]:
-                running.remove(each)
+                ended, left, waiting = running, waiting, []
+            else:
+                while waiting and len(running) < jobs:
+                    running += _begin(waiting.pop(0), quantity, told)
+                ended = [each for each in running if each.process.poll() is not None]
+            for each in ended:
                 if _status(each) in STOPPED:
                     left.append(each.run)
                 else:
                     told(each.run, _ended(each, quantity))
+            running = [each for each in running if each not in ended]
             if running:
                 time.sleep(POLL)
     return left
+
+
+def _begin(run: Run, quantity: str, told: Callable[[Run, dict[str, Any]], None]) -> list[Process]:
+    """Its process, none of a run that is finished or cannot begin, whose result is told."""
+    try:
+        process = _start(run)
+    except UsageError as error:
+        told(run, store.failure(run, str(error)))
+        return []
+    if process is None:
+        told(run, _result(run, quantity))
+        return []
+    return [process]
 
 
 def _start(run: Run) -> Process | None:
@@ -96,7 +100,7 @@ def _start(run: Run) -> Process | None:
     log = run.folder.with_suffix(".log")
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "sgr_train", *words],
+            [*PROGRAM, *words],
             env={**os.environ, "OMP_NUM_THREADS": str(config.threads)},
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -127,15 +131,3 @@ def _result(run: Run, quantity: str) -> dict[str, Any]:
         return store.result(run, quantity)
     except UsageError as error:
         return store.failure(run, str(error))
-
-
-@contextlib.contextmanager
-def _asked_to_end() -> Iterator[list[int]]:
-    """A list that holds the signals that came."""
-    asked: list[int] = []
-    before = {number: signal.signal(number, lambda number, _: asked.append(number)) for number in SIGNALS}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
