@@ -31,7 +31,7 @@ def reconciliation(study: Study, found: Results) -> Figure | None:
     if not any(run["history"]["sgr"][0] is not None for runs in drawn.values() for run in runs):
         return None
     figure, (left, right) = style.panels(2, size=WIDE)
-    looks = _looks(drawn)
+    looks = looks_of(drawn)
     for name, runs in drawn.items():
         colour, _ = looks[name]
         _band(left, [run["history"]["sgr"] for run in runs], name, colour)
@@ -50,7 +50,7 @@ def input_change(study: Study, found: Results) -> Figure | None:
         return None
     modules = next(iter(drawn.values()))[0]["modules"] - 1
     figure, axes = style.panels(modules)
-    looks = _looks(drawn)
+    looks = looks_of(drawn)
     for k, axis in enumerate(axes):
         for name, runs in drawn.items():
             changes = [[None if row is None else row[k] for row in run["history"]["input_change"]] for run in runs]
@@ -72,7 +72,7 @@ def by_depth(study: Study, found: Results) -> Figure | None:
     panels = zip(axes, ("train_accuracy", "test_accuracy"), ("training", "test"), strict=True)
     chosen = best_by_depth(found)
     methods = list(dict.fromkeys(method for method, _ in chosen))
-    looks = _looks(methods)
+    looks = looks_of(methods)
     depths = sorted({depth for _, depth in chosen})
     for axis, quantity, what in panels:
         for method in methods:
@@ -87,7 +87,8 @@ def by_depth(study: Study, found: Results) -> Figure | None:
     return figure
 
 
-def _looks(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+def looks_of(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each."""
     others = itertools.cycle(OTHERS)
     return {name: LOOKS.get(name) or next(others) for name in names}
 
