@@ -50,6 +50,7 @@ def _run(args: argparse.Namespace, argv: list[str]) -> int:
     runs = runs_of(args.study, study, args.rows, args.seeds or study.seeds, around)
     for run in runs:
         run.config()  # raises before anything is trained
+    store.load(store.path_of(args.out, args.study))  # so does this
     failed = []
 
     def told(run: Run, result: dict[str, Any]) -> None:
@@ -64,7 +65,7 @@ def _run(args: argparse.Namespace, argv: list[str]) -> int:
     print("\n" + table(tables.results(study, tables.by_row(study, stored))), flush=True)
     if left:
         again = shlex.join(["python", "-m", "sgr_bench.training", *argv])
-        print(f"left, and kept: {', '.join(run.name for run in left)}; go on with: {again}", flush=True)
+        print(f"left, and kept: {'; '.join(run.name for run in left)}; go on with: {again}", flush=True)
         return LEFT
     return 1 if failed else 0
 

@@ -21,9 +21,9 @@ INTRODUCTION = """# Results of training
 What the paper shows, trained here: as far as the rows say, and no further. `python -m sgr_bench.training page` makes
 this page from bench/results/training/*.json, which `python -m sgr_bench.training run STUDY` writes; nothing is written
 by hand. Accuracies are means and standard deviations over the seeds. "points over" is the difference to the row that is
-named, seed by seed, with its standard error (s.e.). "here, not as in the paper" has the settings that are others than
-those of the recipe for the paper's row, which stand in parentheses: a row that is shorter or smaller than the paper's
-says so there, and its accuracy is not to be held against the paper's. The commands train on CIFAR-10 where it is in the
+named, seed by seed, with its standard error (s.e.). The last column has the settings that are others than those of the
+recipe for the paper's row, which stand in parentheses: a row that is shorter or smaller than the paper's says so there,
+and its accuracy is not to be held against the paper's. The commands train on CIFAR-10 where it is in the
 folder data (`data_dir=DIR`, `download=true`); other seeds differ in `seed`."""
 
 
@@ -78,16 +78,19 @@ def _section(name: str, study: Study, runs: list[tables.Result], out: Path) -> l
         return (
             [f"## {study.title}", study.text, f"**Missing:** the study {name} has not been run."] if study.shown else []
         )
+    _require_whole(name, study, runs)
     found = tables.by_row(study, runs)
     _require_one_kind(name, found)
     part = [f"## {study.title}", study.text]
     if missing := [row.name for row in study.rows if row.name not in {run["row"] for run in runs}]:
-        part.append(f"**Missing:** {', '.join(missing)}.")
+        part.append(f"**Missing:** {'; '.join(missing)}.")
     if failures := [f"* {run['row']} seed {run['seed']}: {run['failure']}" for run in runs if "failure" in run]:
         part += ["**Failed:**", "\n".join(failures)]
     if not found:
         return part
     part.append(markdown(tables.results(study, found)))
+    if study.quantity == "val_accuracy":
+        part.append(tables.best(study, found))
     for picture in study.pictures:
         part += _picture(f"{name}-{picture}.png", DRAWN[picture], study, found, out)
     return [*part, tables.commands(found), tables.origins(found)]
@@ -100,6 +103,13 @@ def _picture(file: str, picture: Picture, study: Study, found: Results, out: Pat
     style.save(figure, out / PICTURES / file)
     text = picture.table(study, found) if picture.table else ""
     return [f"![{picture.caption.partition(':')[0]}]({PICTURES}/{file})", picture.caption, *([text] if text else [])]
+
+
+def _require_whole(name: str, study: Study, runs: list[tables.Result]) -> None:
+    for run in runs:
+        if lacking := store.lacking(run, study.quantity):
+            where = f"{name}.json: row {run['row']} seed {run['seed']}"
+            raise UsageError(f"{where} lacks {', '.join(lacking)}; run it again")
 
 
 def _require_one_kind(name: str, found: Results) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,12 +49,12 @@ def run_all(
     waiting, running, left = list(runs), [], []
     end = float("inf") if seconds is None else time.monotonic() + seconds
     asked: list[int] = []  # signals that came
-    with interrupts.handler(lambda number, _: asked.append(number)):
+    with interrupts.handler(lambda number, _: asked.append(number)), _ended_with(running):
         while waiting or running:
             if asked or time.monotonic() >= end:
                 for each in running:
                     each.process.terminate()
-                ended, left, waiting = running, waiting, []
+                ended, left, waiting = list(running), [*left, *waiting], []
             else:
                 while waiting and len(running) < jobs:
                     running += _begin(waiting.pop(0), quantity, told)
@@ -63,10 +64,20 @@ def run_all(
                     left.append(each.run)
                 else:
                     told(each.run, _ended(each, quantity))
-            running = [each for each in running if each not in ended]
+            running[:] = [each for each in running if each not in ended]
             if running:
                 time.sleep(POLL)
     return left
+
+
+@contextlib.contextmanager
+def _ended_with(running: list[Process]) -> Iterator[None]:
+    """No process outlives what is inside, which may fail."""
+    try:
+        yield
+    finally:
+        for each in running:
+            each.process.terminate()
 
 
 def _begin(run: Run, quantity: str, told: Callable[[Run, dict[str, Any]], None]) -> list[Process]:

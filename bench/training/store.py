@@ -24,6 +24,10 @@ DIGITS = 6  # that are kept of a number
 SUMMARY = ("method", "modules", "parameters", "epochs", "images", "val_accuracy", "train_accuracy", "sgr")
 
 
+IDENTITY = ("row", "seed", "recipe", "changes", "command")
+FOUND = (*SUMMARY, "seconds", "date", "environments", "history")
+
+
 def path_of(folder: Path, study: str) -> Path:
     return folder / f"{study}.json"
 
@@ -42,6 +46,12 @@ def load(path: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise UsageError(f"{path} is no result of sgr_bench.training; remove it") from error
     return stored
+
+
+def lacking(run: dict[str, Any], quantity: str) -> list[str]:
+    """What a result ought to hold and does not."""
+    names = IDENTITY if "failure" in run else (*IDENTITY, *FOUND, quantity)
+    return [name for name in names if name not in run]
 
 
 def put(folder: Path, study: str, result: dict[str, Any]) -> None:
@@ -80,7 +90,7 @@ def identity(run: Run) -> dict[str, Any]:
         "row": run.row.name,
         "seed": run.seed,
         "recipe": run.row.recipe,
-        "plugin": run.row.plugin,
+        **({"plugin": run.row.plugin} if run.row.plugin else {}),
         "changes": list(run.changes),
         "command": run.command,
     }

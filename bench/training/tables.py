@@ -16,7 +16,7 @@ Result = dict[str, Any]
 Results = dict[str, list[Result]]  # of a study, those that did not fail, by the names of their rows
 NAMES = {"train_subset": "training images"}  # what settings are called here, if not as they are
 ALL = {"train_subset": "all"}  # what None means
-NO_NUMBER = "-"
+NO_NUMBER, OTHERWISE = "-", "settings here (in the recipe), where others"
 
 
 def by_row(study: Study, runs: Sequence[Result]) -> Results:
@@ -39,7 +39,7 @@ def results(study: Study, found: Results) -> list[list[str]]:
             "train acc. %",
             "SGR loss",
             "hours a run",
-            "here, not as in the paper",
+            OTHERWISE,
         ]
     ]
     known = {row.name: row for row in study.rows}
@@ -50,11 +50,11 @@ def results(study: Study, found: Results) -> list[list[str]]:
                 name,
                 *([] if searched else [paper_of(row, runs[0])]),
                 spread([run[study.quantity] for run in runs], 100),
-                " ".join(str(run["seed"]) for run in runs),
+                seeds_of(study, runs),
                 difference(study, found, row),
                 spread([run["train_accuracy"] for run in runs], 100, 1),
                 spread([run["sgr"] for run in runs if run["sgr"] is not None], digits=3),
-                f"{mean([run['seconds'] for run in runs]) / 3600:.2f}",
+                f"{mean([run['seconds'] for run in runs]) / 3600:.2g}",
                 smaller(runs[0]),
             ]
         )
@@ -67,6 +67,12 @@ def paper_of(row: Row | None, run: Result) -> str:
         return row.paper
     recipe = recipes.find(run["recipe"])
     return recipe.paper if recipe.settings["method"] == run["method"] else NO_NUMBER
+
+
+def seeds_of(study: Study, runs: Sequence[Result]) -> str:
+    seeds = " ".join(str(run["seed"]) for run in runs)
+    missing = [str(seed) for seed in study.seeds if seed not in {run["seed"] for run in runs}]
+    return f"{seeds}, without {' '.join(missing)}" if missing else seeds
 
 
 def difference(study: Study, found: Results, row: Row | None) -> str:
@@ -91,7 +97,7 @@ def paired_of(study: Study, found: Results, row: Row) -> dict[str, Any] | None:
 def smaller(run: Result) -> str:
     """Where the settings of a run are others than the paper's."""
     given = {change.partition("=")[0] for change in run["changes"]}
-    found = differences(run["recipe"], run["changes"], run["plugin"])
+    found = differences(run["recipe"], run["changes"], run.get("plugin"))
     return ", ".join(
         f"{NAMES.get(name, name)} {_shown(name, here)} ({_shown(name, paper)})"
         for name, (here, paper) in found.items()
@@ -104,6 +110,12 @@ def _shown(name: str, value: Any) -> str:
     if value is None:
         return ALL.get(name, "none")
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def best(study: Study, found: Results) -> str:
+    """Of a search."""
+    name = max(found, key=lambda name: mean([run[study.quantity] for run in found[name]]))
+    return f"Best of these: {name}."
 
 
 def origins(found: Results) -> str:
@@ -122,7 +134,7 @@ def origins(found: Results) -> str:
     if len(grouped) == 1:
         grouped = {rest: ["all"] for rest in grouped}
     header = ["rows", "date", "images train / val. / test", "parameters", "device", "threads", "torch", "revision"]
-    return markdown([header, *([", ".join(names), *rest] for rest, names in grouped.items())])
+    return markdown([header, *(["; ".join(names), *rest] for rest, names in grouped.items())])
 
 
 def commands(found: Results) -> str:

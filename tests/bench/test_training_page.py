@@ -60,7 +60,7 @@ def test_a_line_of_the_table_is_that_of_the_json(plainnet):
     shown = line(plainnet.study, plainnet.found, "sgr")
     assert shown["paper: test acc. %"] == "72.40 +- 0.75 (Table 4, CIFAR-10, sgr)"
     assert shown["here: test acc. %"] == "63.00 +- 2.00"
-    assert shown["seeds"] == "0 1 2" and shown["hours a run"] == "2.00"
+    assert shown["seeds"] == "0 1 2" and shown["hours a run"] == "2"
     error = 100 * statistics.stdev([0.11, 0.09, 0.13]) / 3**0.5
     assert shown["points over"] == f"layerwise: +11.00 (s.e. {error:.2f})" == "layerwise: +11.00 (s.e. 1.15)"
     assert shown["train acc. %"] == spread(plainnet.found["sgr"], "train_accuracy", 100, 1)
@@ -84,7 +84,7 @@ def test_pairs_are_of_the_same_seed(plainnet):
 
 
 def test_what_is_smaller_than_in_the_paper_stands_in_the_row(plainnet):
-    shown = line(plainnet.study, plainnet.found, "sgr-eq35")["here, not as in the paper"]
+    shown = line(plainnet.study, plainnet.found, "sgr-eq35")[tables.OTHERWISE]
     assert shown == "training images 10,000 (all), epochs 30 (200), curvature none (exact), width 32 (128)"
     full = {
         "recipe": "table6-resnet32-k3-sgr",
@@ -115,6 +115,9 @@ def test_a_search_shows_validation_accuracy_alone(tmp_path):
     header, *lines = tables.results(study, tables.by_row(study, runs))
     assert "here: val. acc. %" in header and not any("test" in name for name in header)
     assert len(lines) == len(study.rows)
+    found = tables.by_row(study, runs)
+    found["rho 0.3"][1]["val_accuracy"] += 0.5
+    assert tables.best(study, found) == "Best of these: rho 0.3."
 
 
 # What is said of the curves
@@ -217,7 +220,7 @@ def test_what_failed_or_is_missing_is_named(plainnet, tmp_path):
     text = page.write(plainnet.path.parent, tmp_path).read_text()
     assert "**Missing:** reforward" in text
     assert "**Failed:**\n\n* sgr seed 1: module 3: the loss is not finite" in text
-    assert line(plainnet.study, plainnet.found, "sgr")["seeds"] == "0 2"
+    assert line(plainnet.study, plainnet.found, "sgr")["seeds"] == "0 2, without 1"
 
 
 def test_the_page_of_this_project_is_that_of_its_results(tmp_path):
@@ -273,6 +276,14 @@ def test_other_files_are_refused_by_name(tmp_path, content):
     path.write_text(content)
     with pytest.raises(UsageError, match=f"{path} is no result of sgr_bench.training"):
         page.write(tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["test_accuracy", "history", "recipe"])
+def test_a_result_that_lacks_something_is_refused(plainnet, tmp_path, name):
+    (run,) = [run for run in plainnet.found["sgr"] if run["seed"] == 1]
+    store.put(plainnet.path.parent, "plainnet", {key: value for key, value in run.items() if key != name})
+    with pytest.raises(UsageError, match=f"plainnet.json: row sgr seed 1 lacks {name}; run it again"):
+        page.write(plainnet.path.parent, tmp_path)
 
 
 def test_a_study_that_nobody_knows_is_refused(tmp_path):

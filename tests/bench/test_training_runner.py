@@ -204,7 +204,7 @@ def test_time_is_up(tmp_path, call, program):
     status, output, _ = call("--minutes", "0.01", "--jobs", "2")
     assert status == 3 and time.monotonic() - start < 25
     left = (
-        "left, and kept: tiny layerwise seed 1, tiny sgr, twice seed 1, tiny layerwise seed 0, tiny sgr, twice seed 0"
+        "left, and kept: tiny layerwise seed 1; tiny sgr, twice seed 1; tiny layerwise seed 0; tiny sgr, twice seed 0"
     )
     assert f"{left}; go on with: python -m sgr_bench.training run tiny --minutes 0.01 --jobs 2" in output
     assert not kept(tmp_path)
@@ -215,6 +215,22 @@ def test_a_process_that_does_not_end_is_killed(tmp_path, call, program, monkeypa
     program("trap '' TERM; while :; do sleep 0.05; done")
     status, output, _ = call("layerwise", "--seeds", "0", "--minutes", "0.01")
     assert status == 3 and "left, and kept: tiny layerwise seed 0;" in output
+
+
+def test_no_process_is_left_behind_where_a_result_cannot_be_kept(tmp_path, run, program):
+    """Two runs: the first ends at once, and while its result is told the other one goes on."""
+    program(f'case "$*" in *layerwise*) exit 3 ;; esac; trap "touch {tmp_path}/ended; exit" TERM; sleep 20 & wait')
+
+    def told(each: runs.Run, result: dict) -> None:
+        raise OSError("no space left")
+
+    pair = runs.runs_of("tiny", study(), [], (0,), around(tmp_path))
+    with pytest.raises(OSError, match="no space"):
+        runner.run_all(pair, jobs=2, seconds=None, quantity="test_accuracy", told=told)
+    end = time.monotonic() + 10
+    while not (tmp_path / "ended").exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_no_more_than_jobs_run_at_once(tmp_path, call, program):
