@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -12,7 +12,7 @@ from sgr_train.report import mean
 
 from .. import style
 from .studies import Study
-from .tables import Results, best_by_depth
+from .tables import Result, Results, best_by_depth
 
 LOOKS = {  # colour and marker; the others get what is left
     "bp": (style.BLACK, "s"),
@@ -21,7 +21,13 @@ LOOKS = {  # colour and marker; the others get what is left
     "sgr": (style.BLUE, "o"),
 }
 OTHERS = ((style.GREEN, "D"), (style.PURPLE, "v"), (style.SKY, "X"), (style.WINE, "<"), (style.TEAL, ">"))
+SMALL = 1e-3  # nats, below which the scale of changes is linear
 WIDE = (4.4, 3.4)
+AT_THE_END: dict[str, Callable[[Result], float]] = {  # of a run, by the labels of axes
+    "training loss (nats)": lambda run: run["history"]["loss"][-1],
+    "training accuracy (%)": lambda run: 100 * run["train_accuracy"],
+    "test accuracy (%)": lambda run: 100 * run["test_accuracy"],
+}
 Points = list[list[float | None]]  # a list a run, a value an epoch
 
 
@@ -57,32 +63,30 @@ def input_change(study: Study, found: Results) -> Figure | None:
             _band(axis, changes, name, looks[name][0])
         axis.axhline(0, color=style.BLACK, linestyle="--", linewidth=1)
         axis.set_title(f"module {k + 2}", fontsize=10)
-        axis.ticklabel_format(axis="y", scilimits=(-2, 3))
-        axis.sharey(axes[0])  # modules are compared
+        axis.set_yscale("symlog", linthresh=SMALL)
+    extent = max(max(abs(axis.dataLim.y0), abs(axis.dataLim.y1)) for axis in axes)
+    for axis in axes:  # modules are compared
+        axis.set_ylim(-1.3 * extent, 1.3 * extent)
     axes[0].set(ylabel="change of the loss (nats)")
     style.legend(figure, axes)
     return figure
 
 
 def by_depth(study: Study, found: Results) -> Figure | None:
-    """Accuracy of every method by depth, of the learning rate that is best on validation images."""
+    """Training loss and accuracies of every method by depth, of the learning rate that is best on validation images."""
     if not found:
         return None
-    figure, axes = style.panels(2, size=WIDE)
-    panels = zip(axes, ("train_accuracy", "test_accuracy"), ("training", "test"), strict=True)
     chosen = best_by_depth(found)
-    methods = list(dict.fromkeys(method for method, _ in chosen))
-    looks = looks_of(methods)
-    depths = sorted({depth for _, depth in chosen})
-    for axis, quantity, what in panels:
-        for method in methods:
-            colour, marker = looks[method]
+    methods, depths = (list(dict.fromkeys(names)) for names in zip(*chosen, strict=True))
+    depths.sort()
+    figure, axes = style.panels(len(AT_THE_END))
+    for axis, (label, value) in zip(axes, AT_THE_END.items(), strict=True):
+        for method, (colour, marker) in looks_of(methods).items():
             runs = {depth: chosen[method, depth][1] for depth in depths if (method, depth) in chosen}
-            points = [100 * mean([run[quantity] for run in runs[depth]]) for depth in runs]
+            points = [mean(list(map(value, of_depth))) for of_depth in runs.values()]
             axis.plot([depths.index(depth) for depth in runs], points, color=colour, marker=marker, label=method)
         axis.set_xticks(range(len(depths)), depths)
-        axis.set(xlabel="depth, convolutions", ylabel=f"{what} accuracy (%)")
-        axis.set_ylim(0, 1.05 * axis.dataLim.y1)
+        axis.set(xlabel="depth, convolutions", ylabel=label, ylim=(0, 1.05 * axis.dataLim.y1))
     style.legend(figure, axes)
     return figure
 
@@ -108,7 +112,14 @@ def _band(axis: Any, runs: Points, name: str, colour: str) -> None:
         for epoch in range(1, 1 + max(map(len, runs)))
         if (values := [run[epoch - 1] for run in runs if epoch <= len(run) and run[epoch - 1] is not None])
     }
-    axis.plot(list(by_epoch), [mean(values) for values in by_epoch.values()], color=colour, label=name, linewidth=1.5)
+    axis.plot(
+        list(by_epoch),
+        [mean(values) for values in by_epoch.values()],
+        color=colour,
+        label=name,
+        linewidth=1.5,
+        marker="o" if len(by_epoch) == 1 else "",
+    )
     low, high = ([limit(values) for values in by_epoch.values()] for limit in (min, max))
     axis.fill_between(list(by_epoch), low, high, color=colour, alpha=0.2, linewidth=0)
     axis.set_xlabel("epoch")

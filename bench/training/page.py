@@ -44,13 +44,14 @@ DRAWN = {
         figures.input_change,
         "Change of the loss of a module, with its weights before the step, as its input comes from the modules before "
         "it after their step, and no longer before it: four steps of every epoch, on the same 256 training images; "
-        "mean over the seeds, in a band from the lowest to the highest (Figure 3). Below 0 the step of the modules "
-        "before has helped.",
+        "mean over the seeds, in a band from the lowest to the highest (Figure 3). The scale is logarithmic but for "
+        "small changes; below 0 the step of the modules before has helped.",
         tables.input_changes,
     ),
     "depth": Picture(
         figures.by_depth,
-        "Accuracy by depth, each with the learning rate that is best on the validation images (Table 7).",
+        "Loss of the last head and accuracy after the last epoch, by depth; each with the learning rate that is best on "
+        "the validation images (Table 7).",
         tables.best_of_depths,
     ),
 }

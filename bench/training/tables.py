@@ -158,10 +158,11 @@ def below(study: Study, found: Results) -> str:
         }
         what = f"The SGR loss of {row.name} was below that of {row.against}"
         where = [f"seed {seed} in {ranges(epochs)}" for seed, epochs in exceptions.items() if epochs]
+        seeds = f"(seeds {' '.join(map(str, pairs))})"
         if where:
-            said.append(f"* {what}, but for {'; '.join(where)} (of {len(pairs)} seeds).")
+            said.append(f"* {what} in every epoch but for {'; '.join(where)} {seeds}.")
         elif pairs:
-            said.append(f"* {what} in every epoch of all {len(pairs)} seeds.")
+            said.append(f"* {what} in every epoch {seeds}.")
     return "\n".join(said)
 
 

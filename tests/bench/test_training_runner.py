@@ -159,6 +159,7 @@ def test_what_is_finished_is_read(tmp_path, run, call, program):
     first = [row["change"][0] for row in changes if row["epoch"] == 1]
     assert result["history"]["input_change"][0][0] == pytest.approx(sum(first) / len(first), rel=1e-5)
     assert str(tmp_path) not in json.dumps(result)
+    assert "test" not in "".join(store.result(run, "val_accuracy"))  # a search does not look at it
     assert f"tiny sgr, twice seed 0: test accuracy {summary['test_accuracy']:.2%}" in output
     assert f"{100 * summary['test_accuracy']:.2f}" in output.splitlines()[-1]  # of the table
 
