@@ -50,8 +50,8 @@ DRAWN = {
     ),
     "depth": Picture(
         figures.by_depth,
-        "Loss of the last head and accuracy after the last epoch, by depth; each with the learning rate that is best on "
-        "the validation images (Table 7).",
+        "Loss of the last head and accuracy after the last epoch, by depth; each with the learning rate that is best "
+        "on the validation images (Table 7).",
         tables.best_of_depths,
     ),
 }

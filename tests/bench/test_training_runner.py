@@ -219,8 +219,11 @@ def test_a_process_that_does_not_end_is_killed(tmp_path, call, program, monkeypa
 
 
 def test_no_process_is_left_behind_where_a_result_cannot_be_kept(tmp_path, run, program):
-    """Two runs: the first ends at once, and while its result is told the other one goes on."""
-    program(f'case "$*" in *layerwise*) exit 3 ;; esac; trap "touch {tmp_path}/ended; exit" TERM; sleep 20 & wait')
+    """Two runs: the first ends as soon as the other one has begun, which goes on while the result is told."""
+    begun, ended = tmp_path / "begun", tmp_path / "ended"
+    first = f'until [ -e "{begun}" ]; do sleep 0.02; done; exit 3'
+    second = f'trap "touch {ended}; exit" TERM; touch "{begun}"; sleep 20 & wait'
+    program(f'case "$*" in *layerwise*) {first} ;; esac; {second}')
 
     def told(each: runs.Run, result: dict) -> None:
         raise OSError("no space left")
@@ -229,7 +232,7 @@ def test_no_process_is_left_behind_where_a_result_cannot_be_kept(tmp_path, run, 
     with pytest.raises(OSError, match="no space"):
         runner.run_all(pair, jobs=2, seconds=None, quantity="test_accuracy", told=told)
     end = time.monotonic() + 10
-    while not (tmp_path / "ended").exists():
+    while not ended.exists():
         assert time.monotonic() < end
         time.sleep(0.02)
 
