@@ -7,6 +7,7 @@ from itertools import product
 from . import Row, Study, register
 
 DEPTHS = {4: 12, 16: 17, 48: 47}  # and that of the VGG of Table 7 which is nearest
+RHO = {"weight": None, "rho": 0.1}
 METHODS, RATES = ("bp", "layerwise", "sgr"), (0.1, 0.03, 0.01)
 
 
@@ -14,7 +15,7 @@ def _row(depth: int, method: str, rate: float) -> Row:
     return Row(
         name=f"{method}-{depth}-lr{rate:g}",
         recipe=f"table7-vgg{DEPTHS[depth]}-{'bp' if method == 'bp' else 'sgr'}",
-        changes={"depth": depth, "method": method, "lr": rate},
+        changes={"depth": depth, "method": method, "lr": rate, **(RHO if method == "sgr" else {})},
     )
 
 

@@ -35,9 +35,17 @@ def study() -> Study:
             Row(name="layerwise", recipe="table4-plainnet-layerwise"),
             Row(name="layerwise, batches of 64", recipe="table4-plainnet-layerwise", changes={"batch_size": 64}),
             Row(name="layerwise, flattened", recipe="table4-plainnet-layerwise", changes={"flatten": True}),
+            Row(name="reforward", recipe="table4-plainnet-reforward", against="layerwise"),
             *(
                 Row(name=name, recipe="table4-plainnet-sgr", changes=changes, against=_plain(name))
                 for name, changes in CANDIDATES.items()
+            ),
+            Row(
+                name="rho 0.1, delta_pre of after the update",
+                recipe="table4-plainnet-sgr",
+                changes={**RHO, "method": "sgr_after"},
+                against="reforward",
+                plugin="variants.py",
             ),
         ),
         seeds=(100, 101),
