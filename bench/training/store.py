@@ -128,6 +128,8 @@ def result(run: Run, quantity: str) -> dict[str, Any]:
             "val_accuracy": [row["val_accuracy"] and row["val_accuracy"][-1] for row in history],
         },
     }
+    if "lambda" in history[-1]:
+        found["lambda"] = history[-1]["lambda"]  # of modules 2 to K, at the end
     if (run.folder / FILE).exists():
         found["history"]["input_change"] = _by_epoch(run.folder / FILE, summary["epochs"])
     return _rounded(found)

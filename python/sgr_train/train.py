@@ -102,6 +102,7 @@ def train_epochs(config: RunConfig, told: hooks.Hooks) -> tuple[Training, Data]:
             losses = train_epoch(run, config, data, told)
             seconds = run.epoch.seconds
             row = {
+                **methods.observe(run.method, run.network),
                 "epoch": epoch,
                 "lr": float(run.optimizers[0].param_groups[0]["lr"]),
                 "loss": losses,  # nats, one a module, mean over the epoch

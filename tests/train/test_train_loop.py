@@ -162,6 +162,16 @@ def test_rows_of_the_history(tiny):
     assert run.history[1]["loss"][-1] < run.history[0]["loss"][-1]
 
 
+def test_rows_have_the_lambda_of_every_module(tiny):
+    run, _ = train.train(tiny(method="sgr", epochs=2))
+    assert run.history[1]["lambda"] == [float(module.aux.value) for module in list(run.network)[1:]]
+    assert run.history[0]["lambda"] != run.history[1]["lambda"] and all(run.history[0]["lambda"])
+    given, _ = train.train(tiny("given", method="sgr", weight=0.2, epochs=1))
+    assert given.history[0]["lambda"] == [0.2, 0.2]
+    without, _ = train.train(tiny("without", method="layerwise", epochs=1))
+    assert "lambda" not in without.history[0]
+
+
 class Untouchable:
     def __getattr__(self, name):
         raise AssertionError("the test images were touched")

@@ -19,6 +19,7 @@ It may have more:
         fp16`` is for methods with this attribute.
     why_not_compiled(network): why ``--compile`` is nothing for it, if so: a text, or None.
     why_not_captured(): why its steps are not the same for ``--cuda-graph``, and what to change, if so; or None.
+    observe(network): numbers, or lists of them, by name, that it has found in an epoch, for its row in metrics.jsonl.
     whole: True for a class that trains the network end to end, on the loss of the last head alone.
     facts: :class:`~sgr_train.methods.facts.Facts` of a class, for the table of ``sgr-train methods``.
 """
@@ -26,7 +27,7 @@ It may have more:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -62,6 +63,12 @@ def begin_epoch(method: Method, epoch: int, epochs: int) -> None:
     hook = getattr(method, "begin_epoch", None)
     if hook is not None:
         hook(epoch, epochs)
+
+
+def observe(method: Method, network: Network) -> dict[str, Any]:
+    """What the hook of this name gives, if the method has it."""
+    hook = getattr(method, "observe", None)
+    return {} if hook is None else hook(network)
 
 
 def phases(method: Method, network: Network) -> int:

@@ -175,6 +175,11 @@ class SGR(Layerwise):
             for module in list(network)[1:]:
                 module.aux = sk.RelativeWeight(self.rho).to(sample.device)
 
+    def observe(self, network: Network) -> dict[str, list[float]]:
+        """lambda of the modules after the first, as it stands."""
+        weights = (self._weight_of(module, network.mean) for module in list(network)[1:])
+        return {"lambda": [float(getattr(weight, "value", weight)) for weight in weights]}
+
     def _weight_of(self, module: LocalModule, x: Tensor) -> float | sk.RelativeWeight:
         if self.weight is not None:
             return self.weight
@@ -186,7 +191,8 @@ class SGR(Layerwise):
         self, module: LocalModule, x: Tensor, y: Tensor, delta_pre: Tensor | None, last: bool
     ) -> sk.LocalStep:
         need_delta_out = self.reconcile and not last
-        weight = 0.0 if delta_pre is None else self._weight_of(module, x)
+        alone = delta_pre is None and self.weight is None
+        weight = 0.0 if alone else self._weight_of(module, x)
         options = {**self.options, "weight": weight, "grad_scale": self.grad_scale}
         return local_step(module, x, y, delta_pre, need_delta_out=need_delta_out, **options)
 
