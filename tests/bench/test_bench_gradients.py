@@ -55,8 +55,8 @@ def test_precisions_end_with_their_context():
 def test_a_wrong_engine_shows(images, tmp_path, monkeypatch):
     right = sgr_kernels.engines.directional.reconciled
 
-    def wrong(passes, first, points, factor):
-        return right(passes, first, points, -factor)
+    def wrong(passes, first, points, weight, inverse):
+        return right(passes, first, points, -weight, inverse)
 
     monkeypatch.setattr(sgr_kernels.engines.directional, "reconciled", wrong)
     assert measured(images, tmp_path, "float32")["at init", "float32", "directional", 1]["cosine"] < -0.99

@@ -109,7 +109,7 @@ def test_wrong_engine_gives_no_number(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(
         sgr_kernels.engines.directional,
         "reconciled",
-        lambda passes, first, points, factor: right(passes, first, points, -factor),
+        lambda passes, first, points, weight, inverse: right(passes, first, points, -weight, inverse),
     )
     arguments = ["--networks", "plainnet4", "--modules", "2", "--methods", "directional", "--out", str(tmp_path)]
     assert cli.main(["memory", *arguments]) == 1
