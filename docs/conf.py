@@ -21,7 +21,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"torch\..*"),  # documented elsewhere: a build needs no network
     ("py:.*", r"sgr_train\.(state|loader|networks\.export)\b.*"),  # of the driver alone
-    ("py:(class|exc)", r"\w+"),  # a docstring calls by its short name what is imported from another file
+    ("py:(class|exc|meth|attr)", r"\w+"),  # short names, of what a docstring stands beside
 ]
 
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist"]
@@ -54,7 +54,7 @@ html_copy_source = html_show_sourcelink = False
 
 
 def as_restructured_text(app, what, name, obj, options, lines: list[str]) -> None:
-    """|x| is a norm and K. at the beginning of a text a number, not a substitution and a list; ``|x|`` stays as it is."""
+    """In a docstring |x| is a norm and no substitution, and K. a number and no list; ``|x|`` stays as it is."""
     for index, line in enumerate(lines):
         line = re.sub(r"(``.*?``)|\|", lambda found: found[1] or r"\|", line)
         lines[index] = re.sub(r": ([A-Z])\. ", r": \1\. ", line)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 
+import torch
 from docutils import nodes
 from sgr_bench import results, tables
 from sgr_train import methods, networks, recipes, reductions, report
@@ -28,7 +29,7 @@ BENCHMARKS = {
     "compiled": tables.compiled,
     "blocks": tables.blocks,
 }
-RESNETS = (("resnet32", 2), ("resnet32", 3), ("resnet32", 16), ("resnet50", 3), ("vit_s_16", 3))
+NETWORKS = (("resnet32", 2), ("resnet32", 3), ("resnet32", 16), ("resnet50", 3), ("vit_s_16", 3))
 
 
 def table_of_methods() -> str:
@@ -71,12 +72,16 @@ def flags(command: str) -> str:
 
 def elements() -> str:
     """n of networks of the paper, and what lambda 1 under "mean" is under "batchmean"."""
-    rows = []
-    for name, count in RESNETS:
-        network = networks.create(name, num_classes=10, modules=count, head="tokens" if "vit" in name else "linear")
+    rows = [["network", "n of the modules that reconcile", "lambda 1 of `mean` in `batchmean`"]]
+    for name, count in NETWORKS:
+        with torch.device("meta"):  # sizes alone
+            network = networks.create(name, num_classes=10, modules=count, head="linear")
         sizes = dict.fromkeys(reductions.elements(network))
-        rows.append([f"{name}, K = {count}", ", ".join(f"{n:,}" for n in sizes), ", ".join(f"{1 / n:.2g}" for n in sizes)])
-    return tables.markdown([["network", "n of the modules that reconcile", "lambda 1 of `mean` in `batchmean`"], *rows])
+        weights = (reductions.convert(1.0, "mean", "batchmean", elements=n) for n in sizes)
+        rows.append(
+            [f"{name}, K = {count}", ", ".join(f"{n:,}" for n in sizes), ", ".join(f"{w:.2g}" for w in weights)]
+        )
+    return tables.markdown(rows)
 
 
 def benchmark(part: str, device: str = "cpu") -> str:

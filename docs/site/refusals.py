@@ -12,18 +12,21 @@ shows the whole message and, below it, what to do. The words must be those of ex
 from __future__ import annotations
 
 import ast
+import functools
 import pathlib
 from collections.abc import Iterator
 
-import sgr_kernels
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
+
+import sgr_kernels
 
 PACKAGE = pathlib.Path(sgr_kernels.__file__).parent
 FOLDERS = ("engines", "gates")
 
 
+@functools.cache
 def messages() -> list[str]:
     """Of all errors that engines and gates make by themselves, each once, with ... for what is filled in."""
     trees = [ast.parse(path.read_text()) for folder in FOLDERS for path in sorted((PACKAGE / folder).glob("*.py"))]
@@ -36,9 +39,9 @@ def messages() -> list[str]:
 def _constants(tree: ast.Module) -> Iterator[tuple[str, str]]:
     """Names of a file that stand for a text."""
     for statement in tree.body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
-            if isinstance(statement.value.value, str):
-                yield from ((target.id, statement.value.value) for target in statement.targets)
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))):
+                yield name, text
 
 
 def _text(node: ast.expr, constants: dict[str, str]) -> str:

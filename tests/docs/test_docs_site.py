@@ -1,0 +1,157 @@
+"""The site builds without a warning, its notebook runs, and what it shows is complete: links, captions, names, facts."""
+
+from __future__ import annotations
+
+import html.parser
+import importlib
+import pathlib
+import re
+import shutil
+import sys
+import urllib.parse
+
+import pages
+import pytest
+from conftest import Site, build
+from sgr_train import methods
+
+import sgr_kernels as sk
+
+DOCS = pages.ROOT / "docs"
+OUTSIDE = ("http://", "https://", "mailto:")
+
+
+class Page(html.parser.HTMLParser):
+    """What a page links to, the places that can be linked to, and its pictures without a caption."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.ids: set[str] = set()
+        self.pictures = self.figures = self.captions = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        named = dict(attributes)
+        self.ids |= {named[key] for key in ("id", "name") if named.get(key)}
+        self.links += [named[key] for key in ("href", "src") if named.get(key)]
+        self.pictures += tag == "img"
+        self.figures += tag == "figure"
+        self.captions += tag == "figcaption"
+
+
+@pytest.fixture(scope="session")
+def shown(site: Site) -> dict[pathlib.Path, Page]:
+    return {path: Page(path.read_text()) for path in site.folder.rglob("*.html")}
+
+
+def test_it_builds_without_a_warning(site):
+    assert site.status == 0, site.said
+
+
+def test_every_page_is_there(site):
+    expected = {path.relative_to(DOCS).with_suffix(".html") for path in DOCS.rglob("*.md")}
+    assert expected <= {path.relative_to(site.folder) for path in site.folder.rglob("*.html")}
+
+
+def test_every_link_leads_somewhere(site, shown):
+    dead = []
+    for path, page in shown.items():
+        for link in page.links:
+            if link.startswith(OUTSIDE) or link.startswith("data:"):
+                continue
+            file, _, place = urllib.parse.unquote(link).partition("#")
+            target = (path.parent / file.partition("?")[0]).resolve() if file else path
+            found = target.exists() and (not place or target not in shown or place in shown[target].ids)
+            dead += [] if found else [f"{path.relative_to(site.folder)}: {link}"]
+    assert dead == []
+
+
+def test_every_picture_has_a_caption(site, shown):
+    found = {str(path.relative_to(site.folder)): (p.pictures, p.figures, p.captions) for path, p in shown.items()}
+    assert {name: counts for name, counts in found.items() if len(set(counts)) > 1} == {}
+    assert sum(pictures for pictures, *_ in found.values()) > 10
+
+
+def test_the_tutorial_was_executed(site):
+    text = (site.folder / "tutorial.html").read_text()
+    assert (site.folder / "_downloads").exists() and list((site.folder / "_downloads").rglob("tutorial.ipynb"))
+    assert re.search(r"layerwise.*?\d\d\.\d%", text, re.DOTALL) and text.count("<img") == 1
+
+
+# --- facts that the code knows ----------------------------------------------------------------------------------------
+
+
+def test_every_public_name_is_in_the_reference(shown, site):
+    named = {f"sgr_kernels.{name}" for name in sk.__all__ if not name.startswith("_")}
+    assert named - shown[site.folder / "api.html"].ids == set()
+
+
+def test_every_method_has_a_page():
+    assert {path.stem for path in (DOCS / "methods").glob("*.md")} == {*methods.names(), "index"}
+
+
+@pytest.fixture
+def refusals(monkeypatch):
+    monkeypatch.syspath_prepend(str(DOCS / "site"))
+    yield importlib.import_module("refusals")
+    del sys.modules["refusals"]
+
+
+def quoted() -> list[str]:
+    return re.findall(r"^```\{refusal\} (.*)$", (DOCS / "refusals.md").read_text(), re.MULTILINE)
+
+
+def test_every_message_has_a_cure(refusals):
+    cured = [refusals.message_with(words) for words in quoted()]
+    assert len(cured) == len(set(cured)) > 40
+    assert [message for message in refusals.messages() if message not in cured] == []
+
+
+def test_messages_are_read_from_the_code(refusals):
+    message = refusals.message_with("must not write in place into its input")
+    assert message.endswith("for example nn.ReLU(inplace=False)")
+    for words in "no such words", "two passes":
+        with pytest.raises(LookupError, match=f"messages of engines, gates have the words: {words}"):
+            refusals.message_with(words)
+
+
+READ = re.compile(r"""(?:environ(?:\.get\(|\[)|ENV\{|switch\()["']?([A-Z_]+)""")
+
+
+def test_every_variable_of_the_environment_is_explained():
+    folders = ("sgr_kernels", "cmake")
+    sources = [pages.ROOT / "setup.py", *(path for folder in folders for path in (pages.ROOT / folder).rglob("*.*"))]
+    read = {name for path in sources if path.suffix in (".py", ".cmake") for name in READ.findall(path.read_text())}
+    page = (DOCS / "backends.md").read_text()
+    explained = set(re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE))
+    assert read - {"CUDACXX"} == explained
+
+
+# --- what is wrong is noticed -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[link](nowhere.md)", "nowhere.md"),
+        ("[link](#nowhere)", "nowhere"),
+        ("```{generated} nothing\n```", "generated must be one of"),
+        ("```{refusal} no such words\n```", "0 messages"),
+        ("$$ \\nocommand $$", "a formula cannot be drawn"),
+        ("{py:func}`sgr_kernels.no_function`", "no_function"),
+    ],
+)
+def test_a_mistake_is_an_error(tmp_path, text, said):
+    source = tmp_path / "docs"
+    shutil.copytree(DOCS / "site", source / "site")
+    shutil.copy(DOCS / "conf.py", source)
+    (source / "index.md").write_text(f"# Title\n\nText.\n\n{text}\n")
+    site = build(source, tmp_path)
+    assert site.status == 1 and said in site.said
+
+
+def test_a_dead_link_and_a_picture_without_a_caption_are_noticed():
+    page = Page('<a href="x.html#y">x</a><figure><img src="z.png"></figure><h1 id="top">t</h1>')
+    assert page.links == ["x.html#y", "z.png"] and page.ids == {"top"}
+    assert (page.pictures, page.figures, page.captions) == (1, 1, 0)
