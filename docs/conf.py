@@ -50,6 +50,7 @@ html_title = f"sgr-kernels {version}"
 html_static_path = ["site/static"]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
+html_domain_indices = False  # the reference has one page
 html_copy_source = html_show_sourcelink = False
 
 
