@@ -10,6 +10,7 @@ calls ``flags("run")`` of this file, which gives Markdown.
 
 from __future__ import annotations
 
+import inspect
 import json
 
 import torch
@@ -17,6 +18,7 @@ from docutils import nodes
 from sgr_bench import results, tables
 from sgr_train import methods, networks, recipes, reductions, report
 from sgr_train.config import COMMANDS, REGISTRIES, fields_of
+from sgr_train.flags import OTHERS
 from sgr_train.methods.facts import COLUMNS
 from sgr_train.options import Option, shape_of, switch
 from sphinx.application import Sphinx
@@ -42,6 +44,14 @@ def facts(method: str) -> str:
     """Those of one method, a line each."""
     [row] = [row for row in methods.table() if row[0] == method]
     return tables.markdown([["", method], *zip(COLUMNS[1:], row[1:], strict=True)])
+
+
+def commands() -> str:
+    """Of sgr-train, as its help has them."""
+    known = {name: inspect.getdoc(kind).splitlines()[0] for name, kind in COMMANDS.items()} | OTHERS
+    return tables.markdown(
+        [["command", "what it does"], *(_in_cells([f"`{name}`", text]) for name, text in known.items())]
+    )
 
 
 def table_of_recipes(table: str) -> str:
@@ -115,7 +125,7 @@ def _in_cells(row: list[str]) -> list[str]:
     return [cell.replace("|", "\\|").replace("\n", " ") for cell in row]
 
 
-TEXTS = (table_of_methods, facts, table_of_recipes, entries, flags, elements, benchmark, accuracies)
+TEXTS = (table_of_methods, facts, commands, table_of_recipes, entries, flags, elements, benchmark, accuracies)
 
 
 class Generated(SphinxDirective):

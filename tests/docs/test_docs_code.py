@@ -6,6 +6,7 @@ import pathlib
 import shlex
 import socket
 import subprocess
+import warnings
 from collections.abc import Iterator
 
 import pages
@@ -49,6 +50,7 @@ def surroundings(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.mark.parametrize("page", HERE)
 def test_code_runs_and_prints_what_the_page_says(page, surroundings):
+    warnings.simplefilter("error", UserWarning)  # a page shows no code that is warned of
     names, printed = {"__name__": "page"}, ""
     for block in blocks_of(page):
         where = f"{page}, line {block.line}"
@@ -78,7 +80,7 @@ def require_syntax(block: Block, where: str) -> None:
 
 def test_pages_that_are_followed_elsewhere_are():
     for page, test in ELSEWHERE.items():
-        assert pathlib.Path(page).name in (pages.ROOT / "tests" / test).read_text(), page
+        assert pathlib.Path(page).stem in (pages.ROOT / "tests" / test).read_text(), page
 
 
 def test_a_block_that_needs_something_is_not_run_and_its_syntax_is_checked():

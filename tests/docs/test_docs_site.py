@@ -12,10 +12,11 @@ import urllib.parse
 
 import pages
 import pytest
-from conftest import Site, build
 from sgr_train import methods
+from site_build import Site, build
 
 import sgr_kernels as sk
+from sgr_kernels.engines import ENGINES
 
 DOCS = pages.ROOT / "docs"
 OUTSIDE = ("http://", "https://", "mailto:")
@@ -43,6 +44,13 @@ class Page(html.parser.HTMLParser):
 @pytest.fixture(scope="session")
 def shown(site: Site) -> dict[pathlib.Path, Page]:
     return {path: Page(path.read_text()) for path in site.folder.rglob("*.html")}
+
+
+def test_whoever_develops_can_build_it():
+    extras = dict(re.findall(r"^(\w+) = \[(.*)\]$", (pages.ROOT / "pyproject.toml").read_text(), re.MULTILINE))
+    pinned = {line.partition("==")[0].lower() for line in (pages.ROOT / "constraints.txt").read_text().splitlines()}
+    assert "docs" in re.search(r"sgr-kernels\[(.*?)\]", extras["dev"])[1].split(",")
+    assert set(re.findall(r'"([\w-]+)"', extras["docs"])) == {"sphinx", "furo", "myst-nb"} <= pinned
 
 
 def test_it_builds_without_a_warning(site):
@@ -89,6 +97,11 @@ def test_every_public_name_is_in_the_reference(shown, site):
 
 def test_every_method_has_a_page():
     assert {path.stem for path in (DOCS / "methods").glob("*.md")} == {*methods.names(), "index"}
+
+
+def test_every_engine_is_explained():
+    rows = re.findall(r'^\| `"(\w+)"`', (DOCS / "engines.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(["auto", *ENGINES])
 
 
 @pytest.fixture
