@@ -99,6 +99,14 @@ def test_every_method_has_a_page():
     assert {path.stem for path in (DOCS / "methods").glob("*.md")} == {*methods.names(), "index"}
 
 
+def test_what_the_layout_names_exists():
+    paths = re.findall(r"`([\w./]+)`", (DOCS / "layout.md").read_text())
+    of_operators = {
+        path.name for folder in ("sgr_kernels/operators", "csrc") for path in pages.ROOT.glob(f"{folder}/*/*")
+    }
+    assert [path for path in paths if not (pages.ROOT / path).exists() and path not in of_operators] == []
+
+
 def test_every_engine_is_explained():
     rows = re.findall(r'^\| `"(\w+)"`', (DOCS / "engines.md").read_text(), re.MULTILINE)
     assert sorted(rows) == sorted(["auto", *ENGINES])
