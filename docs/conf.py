@@ -34,6 +34,7 @@ nb_execution_mode = "force"
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
+nb_merge_streams = True
 
 autodoc_typehints = "none"  # signatures of pages stay readable; docstrings say what is taken
 autodoc_member_order = "bysource"
