@@ -22,6 +22,7 @@ from sgr_train import cli as train
 
 ROOT = pathlib.Path(__file__).parent.parent
 PROGRAMS = {"sgr-train": train.main, "sgr-bench": bench.main}
+MADE_FROM_RESULTS = {"benchmarks/report.md", "results.md"}  # in docs: tests compare them with what makes them
 NEEDS = re.compile(r"# needs a (GPU|network)\b")
 # Appended to the command that begins so, the longest that fits: it ends soon, or only says what it would do.
 BRIEF = "--epochs 1 --train-subset 64"

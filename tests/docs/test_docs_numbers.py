@@ -15,9 +15,9 @@ from sgr_bench.gradients import KNOWN
 
 UNITS = r"ms|us|s|MiB|GiB|MB|GB|TB/s|MB/s|TFLOP/s|points?|x"
 MEASURED = re.compile(rf"(?<![\w.-])\d[\d,.]*(?:\s?(?:{UNITS})(?!\w)|\s?%)")
-MADE_FROM_RESULTS = {"docs/benchmarks/report.md", "docs/results.md"}
-PROSE = sorted(str(path.relative_to(pages.ROOT)) for path in (pages.ROOT / "docs").rglob("*.md"))
-PROSE = ["README.md", *(page for page in PROSE if page not in MADE_FROM_RESULTS)]
+DOCS = pages.ROOT / "docs"
+PAGES = sorted({str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md")} - pages.MADE_FROM_RESULTS)
+PROSE = ["README.md", *(f"docs/{page}" for page in PAGES)]
 
 
 def milliseconds(network: str, modules: int, method: str) -> str:
