@@ -12,7 +12,7 @@ import urllib.parse
 
 import pages
 import pytest
-from sgr_train import methods
+from sgr_train import methods, recipes
 from site_build import Site, build
 
 import sgr_kernels as sk
@@ -105,6 +105,12 @@ def test_what_the_layout_names_exists():
         path.name for folder in ("sgr_kernels/operators", "csrc") for path in pages.ROOT.glob(f"{folder}/*/*")
     }
     assert [path for path in paths if not (pages.ROOT / path).exists() and path not in of_operators] == []
+
+
+def test_recipes_read_lambda_as_the_page_says():
+    settings = recipes.find("table6-resnet32-k2-sgr").settings
+    assert (settings["weight"], settings["reduction"]) == (1.0, "batchmean")
+    assert 'take lambda 1 with `"batchmean"`' in (DOCS / "lambda.md").read_text()
 
 
 def test_every_engine_is_explained():
