@@ -30,8 +30,8 @@ SHORT = {
     "make": "-n",
     "pip install": "--dry-run --no-deps --no-build-isolation",
     "sgr-train run": BRIEF,
-    "sgr-train compare": BRIEF,
-    "sgr-train choose": BRIEF,
+    "sgr-train compare": f"{BRIEF} --seeds 0 1",
+    "sgr-train choose": f"{BRIEF} --seeds 100",
     "sgr-train recipe digits": "--set epochs=1 train_subset=128",
     "sgr-bench": "--help",
     "bash bench/gpu.sh": "--help",
@@ -88,7 +88,7 @@ def shortened(command: str) -> str:
         return command
     program = re.sub(r"^(\w+=\S+ )+", "", command)
     extra = SHORT.get(max((start for start in SHORT if program.startswith(start)), key=len, default=""), "")
-    return f"{command} {extra}{' --depth 3' if extra == BRIEF and '--model' not in command else ''}"
+    return f"{command} {extra}{' --depth 3' if extra.startswith(BRIEF) and '--model' not in command else ''}"
 
 
 def in_shell(command: str, folder: pathlib.Path) -> str:
