@@ -6,6 +6,8 @@ import pathlib
 import re
 import sys
 
+from jupyter_client import KernelManager
+
 import sgr_kernels
 
 HERE = pathlib.Path(__file__).parent
@@ -31,6 +33,7 @@ myst_links_external_new_tab = False
 smartquotes = False  # "--flag" is two hyphens
 
 nb_execution_mode = "force"
+KernelManager.transport_encryption.default_value = "auto"  # otherwise the kernel warns that others can listen
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
