@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
+import re
 import shlex
 import socket
 import subprocess
@@ -14,7 +16,9 @@ import pytest
 import torch
 from pages import Block
 from sgr_train import flags
+from sgr_train.config import COMMANDS, REGISTRIES, fields_of
 from sgr_train.errors import UsageError
+from sgr_train.options import switch
 
 DOCS = pages.ROOT / "docs"
 PAGES = [str(path.relative_to(DOCS)) for path in sorted(DOCS.rglob("*.md"))]
@@ -64,6 +68,38 @@ def test_code_runs_and_prints_what_the_page_says(page, surroundings):
         else:
             for command in block.lines():
                 printed = pages.in_process(command, surroundings)
+
+
+# --- code within a sentence -------------------------------------------------------------------------------------------
+
+
+def inline(page: str) -> list[str]:
+    """What stands between backticks, outside of blocks."""
+    text = re.sub(r"^(`{3,}).*?^\1$", "", (DOCS / page).read_text(), flags=re.DOTALL | re.MULTILINE)
+    return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", text)]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in pages.MADE_FROM_RESULTS])
+def test_commands_and_flags_within_sentences_exist(page):
+    for code in inline(page):
+        if code.startswith("sgr-train "):
+            flags.parse(shlex.split(code)[1:])
+    used = {word for code in inline(page) for word in re.findall(r"(?<!\S)--[a-z][\w-]*", code)}
+    assert used - known_flags() == set()
+
+
+@functools.cache
+def known_flags() -> set[str]:
+    """Of sgr-train with all its entries, and of sgr-bench."""
+    options = [option for kind in COMMANDS.values() for option in fields_of(kind)]
+    for registry in REGISTRIES.values():
+        options += [option for name in registry.names() for option in registry.options(name)]
+    parsers = [pages.ROOT / "python" / "sgr_train" / "flags.py", *(pages.ROOT / "bench").glob("*.py")]
+    written = {flag for file in parsers for flag in re.findall(r'"(--[\w-]+)"', file.read_text())}
+    return written | {name for option in options for name in (option.flag, switch(option))}
+
+
+# --- blocks -----------------------------------------------------------------------------------------------------------
 
 
 def require_syntax(block: Block, where: str) -> None:
