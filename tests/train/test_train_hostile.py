@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from sgr_train import checkpoint, environment, train
+from sgr_train import checkpoint, environment, networks, train
 from sgr_train.files import read_json
 from train_helpers import TINY_FLAGS, files
 
@@ -181,8 +181,10 @@ def network(image_shape, *, width: int = 8):
 @pytest.fixture
 def of_a_plugin(sgr_train, tmp_path, monkeypatch):
     """The folder of a run of one epoch with a plug-in, that was not tested; and the plug-in's file."""
+    entries = {name: networks.REGISTRY.find(name) for name in networks.names()}
+    monkeypatch.setattr(networks.REGISTRY, "_entries", entries)  # other tests go through all that are there
     file, out = tmp_path / "plug.py", tmp_path / "run"
-    file.write_text(PLUGIN.replace("NAME", f"net_{tmp_path.name}"))  # tests share the names there are
+    file.write_text(PLUGIN.replace("NAME", f"net_{tmp_path.name}"))
     flags = ("--plugin", file, "--model", f"net_{tmp_path.name}", "--head", "linear", "--epochs", 1)
     assert sgr_train("run", "--train-subset", 128, *flags, "--out", out)[0] == 0
     (out / "summary.json").unlink()
