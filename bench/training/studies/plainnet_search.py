@@ -29,7 +29,8 @@ def _plain(name: str) -> str:
 def study() -> Study:
     return Study(
         title="BP-free training: the search",
-        text="Every candidate on 5,000 training images; accuracies are of the 5,000 validation images.",
+        text="Every candidate on 5,000 training images; accuracies are of the 5,000 validation images. Where the "
+        "reduction is mean, the SGR loss is in it too: n times as small, for n elements of a sample.",
         changes={"width": 32, "train_subset": 5_000, "epochs": 10, "channels_last": True},
         rows=(
             Row(name="layerwise", recipe="table4-plainnet-layerwise"),
