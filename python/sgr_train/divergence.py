@@ -26,7 +26,7 @@ def advice(config: RunConfig, when: str) -> Iterator[None]:
         too_large = {
             "lr": True,
             "weight": own.get("weight") is not None,
-            "rho": own.get("weight", 0.0) is None,
+            "rho": "rho" in own and own.get("weight") is None,
             "momentum": own.get("momentum", 0) >= 1,
             "weight_decay": config.lr * config.weight_decay >= 1,
             "clip_grad_norm": config.clip_grad_norm is not None,

@@ -152,10 +152,10 @@ def _captured(
 
 
 def _check_weight(weight: float | Tensor | RelativeWeight, x: Tensor) -> None:
-    if not isinstance(weight, RelativeWeight):
-        check_number_or_tensor("weight", weight)
-    else:
+    if isinstance(weight, RelativeWeight):
         check_device("weight.norms", weight.norms, "x", x)
+    else:
+        check_number_or_tensor("weight", weight)
 
 
 def _check_tensors(x: Tensor, delta_pre: Tensor | None) -> None:

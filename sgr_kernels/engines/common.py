@@ -159,10 +159,10 @@ def leaves_of(loss: Tensor, *constants: Tensor) -> list[Tensor]:
     return [leaf for leaf in leaves if leaf is not None and not any(leaf is constant for constant in constants)]
 
 
-def indices_behind(output: Tensor, parameters: list[Tensor]) -> list[int]:
+def indices_behind(output: Tensor, parameters: list[Tensor]) -> set[int]:
     """Which of the parameters ``output`` was computed from."""
     behind = {id(getattr(node, "variable", None)) for node in nodes_behind([output])}
-    return [index for index, parameter in enumerate(parameters) if id(parameter) in behind]
+    return {index for index, parameter in enumerate(parameters) if id(parameter) in behind}
 
 
 def require_graph(loss: Tensor) -> None:

@@ -74,8 +74,7 @@ def reconciled(
     foreach_sub_(change, [behind[i] for i in used])
     inverse = inverse if order == 1 else inverse / order
     if isinstance(weight, RelativeWeight):
-        body = set(passes.body)
-        of_body = [(at_x[i], each) for i, each in zip(used, change, strict=True) if i in body]
+        of_body = [(at_x[i], each) for i, each in zip(used, change, strict=True) if i in passes.body]
         weight = weight.update([local for local, _ in of_body], [each for _, each in of_body], inverse)
     factor = weight * inverse
     # A number of their own dtype multiplies many tensors in one kernel, or on a CPU three times as fast.

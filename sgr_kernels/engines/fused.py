@@ -93,11 +93,19 @@ def _reconcile(
         chain.add_gradients(hvp)
     if not relative:
         return sgr, of_head
-    of_sgr = chain.take_gradients() + of_head
-    body = {parameter for parameter, _ in of_loss}  # which the head may share
-    of_body = ([g for p, g in _sums(each).items() if p in body] for each in (of_loss + head_gradients, of_sgr))
+    body = {parameter for parameter, _ in of_loss}
+    return sgr, of_loss + _weighted(weight, body, of_loss + head_gradients, chain.take_gradients() + of_head)
+
+
+def _weighted(weight: RelativeWeight, body: set[Tensor], of_loss: Gradients, of_sgr: Gradients) -> Gradients:
+    """``of_sgr`` times the weight that these gradients of the whole module give.
+
+    Args:
+        body: the parameters that count; the head may share some.
+    """
+    of_body = ([g for p, g in _sums(each).items() if p in body] for each in (of_loss, of_sgr))
     factor = weight.update(*of_body)
-    return sgr, of_loss + [(parameter, factor * gradient) for parameter, gradient in of_sgr]
+    return [(parameter, factor * gradient) for parameter, gradient in of_sgr]
 
 
 def _hvp_in_float16(local: LocalLoss, tangent: Tensor) -> tuple[Tensor, Gradients]:

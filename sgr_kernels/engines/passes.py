@@ -67,7 +67,7 @@ class Passes:
         self.stretches = [Stretch(device) for device in devices]
         self.tape: list = []
         self.parameters: list[Tensor] = []
-        self.body: list[int] = []
+        self.body: set[int] = set()
         self.spacing = Spacing(0.0, 0.0)
 
     def record(self, find_body: bool = False) -> _Recorded:
@@ -83,7 +83,7 @@ class Passes:
             nodes = set() if self.verified else set(nodes_behind([loss]))
             require_graph(loss)
             self.tape, self.parameters = gates.tape, [leaf for leaf in gates.calls.leaves if leaf is not x]
-            self.body = indices_behind(output, self.parameters) if find_body else []
+            self.body = indices_behind(output, self.parameters) if find_body else set()
             dtypes = {parameter.dtype for parameter in self.parameters}
             _check_precision(dtypes)
             refuse_gradient_hooks(self.parameters, "directional")
