@@ -1,7 +1,8 @@
 """python -m sgr_bench.training: the paper's results as far as they were trained here.
 
-run STUDY [ROW ...] trains what a study is made of, each run a process of sgr-train, and writes STUDY.json; what was
-begun goes on, and what is finished is read. page DIR makes the page and its pictures from such files.
+run STUDY [ROW ...] trains what a study is made of, each run a process of sgr-train, and writes STUDY.json. What that
+file holds is not run again, what was begun goes on, and what is finished is read. page DIR makes the page and its
+pictures from such files.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def _run(args: argparse.Namespace, argv: list[str]) -> int:
     runs = runs_of(args.study, study, args.rows, args.seeds or study.seeds, around)
     for run in runs:
         run.config()  # raises before anything is trained
-    store.load(store.path_of(args.out, args.study))  # so does this
+    stored = store.load(store.path_of(args.out, args.study))  # so does this
+    runs = [run for run in runs if not store.holds(stored, run)]
     failed = []
 
     def told(run: Run, result: dict[str, Any]) -> None:
@@ -61,8 +63,8 @@ def _run(args: argparse.Namespace, argv: list[str]) -> int:
 
     seconds = None if args.minutes is None else 60 * args.minutes
     left = runner.run_all(runs, jobs=args.jobs, seconds=seconds, quantity=study.quantity, told=told)
-    stored = store.load(store.path_of(args.out, args.study))["runs"]
-    print("\n" + table(tables.results(study, tables.by_row(study, stored))), flush=True)
+    stored = store.load(store.path_of(args.out, args.study))
+    print("\n" + table(tables.results(study, tables.by_row(study, stored["runs"]))), flush=True)
     if left:
         again = shlex.join(["python", "-m", "sgr_bench.training", *argv])
         print(f"left, and kept: {'; '.join(run.name for run in left)}; go on with: {again}", flush=True)
@@ -90,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("study", metavar="STUDY", help=f"one of {', '.join(studies.names())}")
     run.add_argument("rows", metavar="ROW", nargs="*", help="those of the study; left out: all")
     run.add_argument("--work", type=Path, required=True, metavar="DIR", help="for the folders of the runs")
-    run.add_argument("--out", type=Path, required=True, metavar="DIR", help="for STUDY.json")
+    run.add_argument("--out", type=Path, required=True, metavar="DIR", help="for STUDY.json; what it holds is done")
     run.add_argument("--data", metavar="NAME", help="as of sgr-train run; left out: what the recipe has")
     run.add_argument("--data-dir", type=Path, metavar="DIR", help="where cifar10 is; left out: in data")
     run.add_argument("--seeds", type=int, nargs="+", metavar="N", help="in the place of those of the study")

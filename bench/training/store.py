@@ -80,6 +80,11 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def holds(stored: dict[str, Any], run: Run) -> bool:
+    """Whether the result of this very run is there, as of another machine, whose folders of runs are not here."""
+    return any(identity(run).items() <= result.items() and "failure" not in result for result in stored["runs"])
+
+
 def is_finished(run: Run) -> bool:
     return (run.folder / checkpoint.SUMMARY).exists()
 

@@ -164,6 +164,18 @@ def test_what_is_finished_is_read(tmp_path, run, call, program):
     assert f"{100 * summary['test_accuracy']:.2f}" in output.splitlines()[-1]  # of the table
 
 
+def test_what_is_stored_is_not_run_again(tmp_path, run, call, program):
+    """On another machine, say: there are no folders of runs. What failed, or was another run, is."""
+    program("exit 9")
+    stored = {**store.identity(run), "method": "sgr", "sgr": 1.0, "train_accuracy": 0.75, "seconds": 1.0}
+    store.put(tmp_path / "out", "tiny", {**stored, "test_accuracy": 0.5})
+    before = kept(tmp_path)
+    assert call("sgr, twice", "--seeds", "0")[0] == 0 and kept(tmp_path) == before
+    assert call("sgr, twice", "--seeds", "0", "--set", "epochs=3")[0] == 1  # replaced by a failure, and so
+    assert call("sgr, twice", "--seeds", "0", "--set", "epochs=3")[0] == 1  # run again
+    assert call("sgr, twice", "--seeds", "1")[0] == 1
+
+
 def test_a_folder_of_other_settings_is_left_alone(run, call, program):
     finish(run)
     program("exit 9")
