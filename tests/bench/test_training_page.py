@@ -85,7 +85,10 @@ def test_pairs_are_of_the_same_seed(plainnet):
 
 def test_what_is_smaller_than_in_the_paper_stands_in_the_row(plainnet):
     shown = line(plainnet.study, plainnet.found, "sgr-eq35")[tables.OTHERWISE]
-    assert shown == "training images 10,000 (all), epochs 30 (200), curvature none (exact), width 32 (128)"
+    assert shown == (
+        "training images 10,000 (all), epochs 30 (200), amp bf16 (none), weight 0.1 (1.0), curvature none (exact), "
+        "width 32 (128)"
+    )
     full = {
         "recipe": "table6-resnet32-k3-sgr",
         "plugin": None,
