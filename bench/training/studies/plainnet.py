@@ -20,8 +20,8 @@ def study() -> Study:
     return Study(
         title="BP-free training (Table 4, Figures 2 and 3)",
         text="PlainNet of four convolutions with ReLU, each a module with a fixed ETF classifier. Steps are in "
-        "bfloat16 autocast, accuracies and SGR losses are measured in float32. sgr has the lambda that the search found "
-        "with other seeds, sgr-rho the relative weight that is the default everywhere.",
+        "bfloat16 autocast; accuracies and SGR losses are measured in float32. sgr has the lambda that the search "
+        "found with other seeds, sgr-rho the relative weight that is the default everywhere.",
         changes={**NETWORK, "train_subset": 10_000, "epochs": 30, "log": ("input_change",)},
         rows=(
             Row(name="layerwise", recipe="table4-plainnet-layerwise"),
