@@ -45,11 +45,15 @@ def surroundings() -> dict:
 
 
 @pytest.mark.parametrize("until", range(1, len(BLOCKS) + 1))
-def test_snippets_run(until):
+def test_snippets_run(until, alone, tmp_path):
+    alone(run_snippets, until, folder=tmp_path)
+
+
+def run_snippets(until):
     names = surroundings()
     before = names["bodies"][0][0].weight.clone()
     for block in BLOCKS[:until]:
-        pages.run_python(block, "README.md", names)
+        pages.run_python(block, str(ROOT / "README.md"), names)
     weight = names["bodies"][0][0].weight
     assert weight.grad.isfinite().all()
     assert weight.grad.any()

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
 import re
 import shlex
-import socket
-import subprocess
-import warnings
-from collections.abc import Iterator
 
 import pages
 import pytest
 import torch
 from pages import Block
-from sgr_train import flags
+from sgr_train import flags, methods
 from sgr_train.config import COMMANDS, REGISTRIES, fields_of
 from sgr_train.errors import UsageError
 from sgr_train.options import switch
@@ -28,46 +25,69 @@ ELSEWHERE = {  # pages whose code is followed by tests of their own
     "tutorial.md": "docs/test_docs_site.py",
 }
 HERE = [page for page in PAGES if page not in ELSEWHERE and pages.blocks((DOCS / page).read_text())]
-LANGUAGES = {"python", "sh", "text"}
-
-
-def blocks_of(page: str) -> list[Block]:
-    """Those of code and of what it prints."""
-    return [block for block in pages.blocks((DOCS / page).read_text()) if not block.language.startswith("{")]
-
-
-@pytest.fixture
-def surroundings(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pathlib.Path]:
-    """An empty folder, and the variables that torchrun sets; threads and process groups are left as they were."""
-    monkeypatch.chdir(tmp_path)
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    for name, value in {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
-        monkeypatch.setenv(name, str(value))
-    deterministic = torch.backends.cudnn.deterministic
-    yield tmp_path
-    torch.backends.cudnn.deterministic = deterministic
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("page", HERE)
-def test_code_runs_and_prints_what_the_page_says(page, surroundings):
-    warnings.simplefilter("error", UserWarning)  # a page shows no code that is warned of
-    names, printed = {"__name__": "page"}, ""
-    for block in blocks_of(page):
-        where = f"{page}, line {block.line}"
-        assert block.language in LANGUAGES, f"{where}: nobody knows how to run {block.language!r}"
-        if block.language == "text":
-            assert block.text.strip() == printed.strip() != "", where
-        elif block.needs or page in pages.MADE_FROM_RESULTS:  # commands of hours
-            require_syntax(block, where)
-        elif block.language == "python":
-            printed = pages.run_python(block, str(DOCS / page), names)
-        else:
-            for command in block.lines():
-                printed = pages.in_process(command, surroundings)
+def test_code_runs_and_prints_what_the_page_says(page, alone, tmp_path):
+    only_syntax = page in pages.MADE_FROM_RESULTS  # commands of hours
+    alone(pages.follow, DOCS / page, only_syntax, folder=tmp_path)
+
+
+POLLUTING = """
+```python
+import os
+import pathlib
+
+import torch
+from sgr_train import methods
+
+assert "polluting" not in methods.names() and torch.get_default_dtype() == torch.float32
+torch.backends.cudnn.conv.fp32_precision = "ieee"
+torch.set_default_dtype(torch.float64)
+os.environ["POLLUTED"] = "1"
+methods.register("polluting")(methods.BP)
+pathlib.Path("folder").mkdir()
+os.chdir("folder")
+```
+"""
+
+
+def state() -> list:
+    """What the page above changes, where it is executed."""
+    precision = torch.backends.cudnn.conv.fp32_precision
+    return [precision, torch.get_default_dtype(), "POLLUTED" in os.environ, methods.names(), pathlib.Path.cwd()]
+
+
+def test_what_a_page_does_ends_with_it(alone, tmp_path):
+    page, before = tmp_path / "page.md", state()
+    page.write_text(POLLUTING)
+    for name in "first", "second":
+        (tmp_path / name).mkdir()
+        alone(pages.follow, page, folder=tmp_path / name)
+        assert state() == before
+        assert (tmp_path / name / "folder").exists()
+
+
+@pytest.mark.parametrize(
+    ("blocks", "said"),
+    [
+        ("```python\nx = 1\n```\n\n```python\nx / 0\n```\n", ["line 6, in <module>", "ZeroDivisionError"]),
+        ("```python\nprint(1)\n```\n\n```text\n2\n```\n", ["the page says\n2\nand its code prints\n1"]),
+        ("\n\n\n\n```python\nraise SystemExit(0)\n```\n", ["SystemExit: 0"]),
+        ("\n\n\n\n```sh\nsgr-bench micro --nonsense\n```\n", ["--nonsense of sgr-bench micro"]),
+        ("\n\n\n\n```sh\nsgr-train run --nonsense\n```\n", ["status 2 of sgr-train run --nonsense"]),
+        ("\n\n\n\n```sh\nfalse\n```\n", ["AssertionError"]),
+        ("\n\n\n\n```rust\nfn\n```\n", ["nobody knows how to run 'rust'"]),
+        ("\n\n\n\n```python\nimport warnings\nwarnings.warn('old')\n```\n", ["UserWarning: old"]),
+    ],
+)
+def test_a_wrong_block_is_named(blocks, said, alone, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(blocks)
+    with pytest.raises(AssertionError) as error:
+        alone(pages.follow, page, folder=tmp_path)
+    assert [words for words in said if words not in str(error.value)] == [], error.value
+    assert str(error.value).endswith(f"{page}, the block of line 5")
 
 
 # --- code within a sentence -------------------------------------------------------------------------------------------
@@ -102,18 +122,6 @@ def known_flags() -> set[str]:
 # --- blocks -----------------------------------------------------------------------------------------------------------
 
 
-def require_syntax(block: Block, where: str) -> None:
-    """Of a block that cannot be run here, or not in a moment; flags of sgr-train are looked up."""
-    if block.language == "python":
-        compile("\n" * block.line + block.text, where, "exec")
-        return
-    assert subprocess.run(["bash", "-n"], input=block.text, text=True).returncode == 0, where
-    for command in block.lines():
-        program, *words = shlex.split(command)
-        if program == "sgr-train":
-            flags.parse(words)
-
-
 def test_pages_that_are_followed_elsewhere_are():
     for page, test in ELSEWHERE.items():
         assert pathlib.Path(page).stem in (pages.ROOT / "tests" / test).read_text(), page
@@ -122,7 +130,7 @@ def test_pages_that_are_followed_elsewhere_are():
 def test_a_block_that_needs_something_is_not_run_and_its_syntax_is_checked():
     [block] = pages.of("```python\n# needs a GPU\nx = torch.zeros(1, device='cuda')\n```\n", "python")
     assert block.needs == "GPU"
-    require_syntax(block, "here")
+    pages.require_syntax(block)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +143,7 @@ def test_a_block_that_needs_something_is_not_run_and_its_syntax_is_checked():
 )
 def test_a_wrong_block_is_noticed_though_it_is_not_run(language, text, error):
     with pytest.raises(error):
-        require_syntax(Block(language, f"# needs a network\n{text}\n", 1), "here")
+        pages.require_syntax(Block(language, f"# needs a network\n{text}\n", 1))
 
 
 def test_blocks_are_found_with_their_lines_and_directives_are_none_of_code():
