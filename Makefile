@@ -1,5 +1,6 @@
 # make train   sets up .venv and trains on real digits: BP, layer-wise and SGR side by side
 # make test    sets up .venv, builds everything and runs every check
+# make docs    builds the documentation in build/docs/html; a warning is an error
 # make results-quick  a small version of the first table of docs/results.md, in about ten minutes on two cores, with
 #              CIFAR-10 downloaded into the folder data, or DATA=npz:FILE in its place
 PYTHON ?= python3
@@ -7,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUILD_TOOLS := setuptools wheel cmake ninja pybind11 torch
 
-.PHONY: install train test results-quick lint clean
+.PHONY: install train test docs results-quick lint clean
 
 install: $(VENV)/installed
 
@@ -30,6 +31,9 @@ results-quick: install
 # One thread for each of the two workers: together they would take each other's core, and wait for it.
 test: install lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+docs: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -q -b html -d build/docs/doctrees docs build/docs/html
 
 lint: install
 	$(BIN)/ruff check .

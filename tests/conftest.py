@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
+from alone import Server
 
 import sgr_kernels as sk
 
@@ -11,6 +14,14 @@ import sgr_kernels as sk
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def alone() -> Iterator[Callable[..., None]]:
+    """Calls a function in a process of its own."""
+    server = Server()
+    yield server.call
+    server.close()
 
 
 def available_backends() -> list[str]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import re
 import shlex
 import subprocess
 import sys
 
+import pages
 import pytest
 import torch
 from sgr_bench import cli, results, tables
@@ -18,20 +18,9 @@ from torch import nn
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-SHELL = "".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
-COMMANDS = [line.partition("#")[0].strip() for line in SHELL.splitlines()]
+BLOCKS = pages.of(README, "python")
+COMMANDS = [command for block in pages.of(README, "sh") for command in block.lines()]
 INLINE = re.findall(r"`((?:python -m|sgr-train|sgr-bench) [^`]*)`", README)
-# Appended so that a command that would work for long ends soon, or so that it only says what it would do.
-SHORT = {
-    "make": "-n",
-    "pip install": "--dry-run --no-deps --no-build-isolation",
-    "sgr-train methods": "",
-    "sgr-train recipe": "",
-    "sgr-train": "--epochs 1 --train-subset 64 --depth 3",
-    "sgr-bench": "--help",
-    "bash bench/gpu.sh": "--help",
-}
 
 
 def surroundings() -> dict:
@@ -56,11 +45,15 @@ def surroundings() -> dict:
 
 
 @pytest.mark.parametrize("until", range(1, len(BLOCKS) + 1))
-def test_snippets_run(until):
+def test_snippets_run(until, alone, tmp_path):
+    alone(run_snippets, until, folder=tmp_path)
+
+
+def run_snippets(until):
     names = surroundings()
     before = names["bodies"][0][0].weight.clone()
     for block in BLOCKS[:until]:
-        exec(compile(block, "README.md", "exec"), names)
+        pages.run_python(block, str(ROOT / "README.md"), names)
     weight = names["bodies"][0][0].weight
     assert weight.grad.isfinite().all()
     assert weight.grad.any()
@@ -74,19 +67,11 @@ def test_there_are_snippets_and_commands():
 
 @pytest.mark.parametrize("command", [*COMMANDS, *INLINE])
 def test_commands_run(command, tmp_path):
-    words = command
-    if "--help" not in command:
-        words += " " + next((extra for start, extra in SHORT.items() if start in command), "")
-    of_checkout = "pip install" in command or command.startswith(("make", "bash bench/"))
-    environment = {**os.environ, "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
-    process = subprocess.run(
-        words, shell=True, cwd=ROOT if of_checkout else tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert process.returncode == 0, process.stdout + process.stderr
+    said = pages.in_shell(command, tmp_path)
     if command == "make train":
-        assert "sgr-train compare" in process.stdout
+        assert "sgr-train compare" in said
     if command == "make test":
-        assert "-m pytest" in process.stdout
+        assert "-m pytest" in said
 
 
 def test_flags_of_the_long_run_exist(tmp_path):
