@@ -124,7 +124,7 @@ def test_unknown_and_missing_backends_are_errors():
     ("options", "message"),
     [
         ({"engine": "magic"}, "engine must be one of auto, autograd"),
-        ({"curvature": "none"}, "always includes the curvature"),
+        ({"curvature": "none", "engine": "autograd"}, "curvature must be 'exact' but for engine='fused', got 'none'"),
         ({"order": 2}, "radius and order belong to engine='directional'"),
         ({"radius": 0.1}, "radius and order belong to engine='directional'"),
         ({"reduction": "none"}, "reduction must be one of"),

@@ -57,12 +57,12 @@ def test_equals_algorithm_1(reconcile):
 def test_gradients_add_up_and_scale():
     body, head, x, y, delta_pre = module()
     body.eval()  # the same statistics in both calls
-    sk.local_step(body, head, x, y, delta_pre, weight=2.0)
+    sk.local_step(body, head, x, y, delta_pre, weight=2.0, engine="autograd")
     once = [g.clone() for g in gradients(body, head)]
-    step = sk.local_step(body, head, x, y, delta_pre, weight=2.0, grad_scale=8.0)
+    step = sk.local_step(body, head, x, y, delta_pre, weight=2.0, grad_scale=8.0, engine="autograd")
     for first, total in zip(once, gradients(body, head), strict=True):
         torch.testing.assert_close(total, 9 * first)
-    plain = sk.local_step(body, head, x, y, delta_pre, weight=2.0)
+    plain = sk.local_step(body, head, x, y, delta_pre, weight=2.0, engine="autograd")
     for scaled, unscaled in zip(step, plain, strict=True):
         torch.testing.assert_close(scaled, unscaled)
 
@@ -74,7 +74,7 @@ def test_relative_floor_is_a_fraction_of_the_rms_norm():
         leaf = x.clone().requires_grad_()
         delta_now = torch.autograd.grad(head(body(leaf), y), leaf)[0]
     floor = 1.5 * delta_now.flatten(1).norm(dim=1).square().mean().sqrt()
-    step = sk.local_step(body, head, x, y, delta_pre, weight=1.0, relative_floor=1.5)
+    step = sk.local_step(body, head, x, y, delta_pre, weight=1.0, relative_floor=1.5, engine="autograd")
     torch.testing.assert_close(step.sgr, sk.sgr_loss(delta_now, delta_pre, floor=floor))
     assert step.sgr < sk.sgr_loss(delta_now, delta_pre)
 
@@ -83,7 +83,7 @@ def test_frozen_and_unused_parameters_are_left_alone():
     body, head, x, y, delta_pre = module()
     body[0].weight.requires_grad_(False)
     head.unused = nn.Linear(2, 2).double()
-    sk.local_step(body, head, x, y, delta_pre, weight=1.0)
+    sk.local_step(body, head, x, y, delta_pre, weight=1.0, engine="autograd")
     assert body[0].weight.grad is None
     assert head.unused.weight.grad is None
     assert body[0].bias.grad is not None
@@ -92,8 +92,8 @@ def test_frozen_and_unused_parameters_are_left_alone():
 def test_head_may_be_any_callable():
     body, head, x, y, delta_pre = module()
     twin_body, twin_head = copy.deepcopy(body), copy.deepcopy(head)
-    sk.local_step(body, lambda f, target: head(f, target), x, y, delta_pre, weight=1.0)
-    sk.local_step(twin_body, twin_head, x, y, delta_pre, weight=1.0)
+    sk.local_step(body, lambda f, target: head(f, target), x, y, delta_pre, weight=1.0, engine="autograd")
+    sk.local_step(twin_body, twin_head, x, y, delta_pre, weight=1.0, engine="autograd")
     for mine, theirs in zip(gradients(body, head), gradients(twin_body, twin_head), strict=True):
         torch.testing.assert_close(mine, theirs)
 
@@ -101,7 +101,7 @@ def test_head_may_be_any_callable():
 def test_body_without_parameters_in_the_first_module():
     _, head, _, y, _ = module()
     x = torch.randn(5, 4, 6, 6, dtype=torch.float64)
-    step = sk.local_step(nn.AvgPool2d(2), head, x, y, None, weight=1.0)
+    step = sk.local_step(nn.AvgPool2d(2), head, x, y, None, weight=1.0, engine="autograd")
     assert step.delta_out.shape == step.output.shape == (5, 4, 3, 3)
     assert head.linear.weight.grad.any()
 
@@ -111,8 +111,8 @@ def test_need_delta_out_false_changes_only_delta_out():
         body, head, x, y, delta_pre = module()
         twin_body, twin_head = copy.deepcopy(body), copy.deepcopy(head)
         delta_pre = delta_pre if reconcile else None
-        step = sk.local_step(body, head, x, y, delta_pre, weight=1.0, need_delta_out=False)
-        sk.local_step(twin_body, twin_head, x, y, delta_pre, weight=1.0)
+        step = sk.local_step(body, head, x, y, delta_pre, weight=1.0, need_delta_out=False, engine="autograd")
+        sk.local_step(twin_body, twin_head, x, y, delta_pre, weight=1.0, engine="autograd")
         assert step.delta_out is None
         for mine, theirs in zip(gradients(body, head), gradients(twin_body, twin_head), strict=True):
             torch.testing.assert_close(mine, theirs)
@@ -121,10 +121,54 @@ def test_need_delta_out_false_changes_only_delta_out():
 def test_works_under_no_grad_and_autocast():
     body, head, x, y, delta_pre = module(torch.float32)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        step = sk.local_step(body, head, x, y, delta_pre, weight=1.0)
+        step = sk.local_step(body, head, x, y, delta_pre, weight=1.0, engine="autograd")
     assert step.sgr.isfinite()
     assert body[0].weight.grad.dtype == torch.float32
     assert body[0].weight.grad.any()
+
+
+# --- which engine runs ------------------------------------------------------------------------------------------------
+
+BODIES = {
+    "fused": lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU()),
+    "directional": lambda: nn.Sequential(nn.Linear(6, 8), nn.Tanh()),
+}
+
+
+@pytest.mark.parametrize("reconcile", [False, True])
+@pytest.mark.parametrize("chosen", BODIES)
+def test_the_default_is_the_engine_that_automatic_names(chosen, reconcile):
+    """Gradients are bit by bit those of that engine."""
+    torch.manual_seed(0)
+    body, head = BODIES[chosen](), sk.CrossEntropyHead(nn.Linear(8, 3))
+    assert sk.engines.automatic(body) == chosen
+    x, y, delta_pre = torch.randn(5, 6), torch.randint(3, (5,)), torch.randn(5, 6) if reconcile else None
+    found = {}
+    for options in ({}, {"engine": chosen}, {"engine": "autograd"}):
+        parts = copy.deepcopy((body, head))
+        sk.local_step(*parts, x, y, delta_pre, weight=1.0, **options)
+        found[options.get("engine", "default")] = gradients(*parts)
+    assert all(map(torch.equal, found["default"], found[chosen]))
+    if reconcile:  # else the ordinary gradient
+        assert not all(map(torch.equal, found["default"], found["autograd"]))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "options", "message"),
+    [
+        ("fused", {"order": 2}, r"radius=None and order=2 with engine='fused', which engine='auto' is for this body"),
+        ("fused", {"radius": 0.1}, r"radius=0.1 and order=1 with engine='fused', which engine='auto' is for this body"),
+        (
+            "directional",
+            {"curvature": "none"},
+            "got 'none' with engine='directional', which engine='auto' is for this body",
+        ),
+    ],
+)
+def test_options_of_another_engine_than_auto_stands_for(chosen, options, message):
+    x, head = torch.randn(5, 6), lambda f, y: f.square().mean()
+    with pytest.raises(ValueError, match=message):
+        sk.local_step(BODIES[chosen](), head, x, None, torch.randn(5, 6), weight=1.0, **options)
 
 
 # --- what is trained --------------------------------------------------------------------------------------------------
@@ -244,9 +288,9 @@ def test_an_expanded_gradient_is_replaced():
     body, classifier, x, y, _ = small()
     twin = copy.deepcopy(body)
     loss = lambda f, y: nn.functional.cross_entropy(classifier(f), y)  # noqa: E731
-    sk.local_step(twin, loss, x, y, None, weight=1.0)
+    sk.local_step(twin, loss, x, y, None, weight=1.0, engine="autograd")
     body[0].weight.grad = torch.ones(1, 1, dtype=torch.float64).expand(8, 6)
-    sk.local_step(body, loss, x, y, None, weight=1.0)
+    sk.local_step(body, loss, x, y, None, weight=1.0, engine="autograd")
     torch.testing.assert_close(body[0].weight.grad, twin[0].weight.grad + 1)
 
 
@@ -256,7 +300,7 @@ def test_parameters_that_share_a_gradient(monkeypatch):
     a, b = (nn.Parameter(torch.ones(4)) for _ in range(2))
     a.grad = b.grad = torch.zeros(4)
     x = torch.randn(3, 4)
-    sk.local_step(lambda x: x * a * b, lambda f, _: f.sum(), x, None, None, weight=1.0)
+    sk.local_step(lambda x: x * a * b, lambda f, _: f.sum(), x, None, None, weight=1.0, engine="autograd")
     torch.testing.assert_close(a.grad, 2 * x.sum(0))
     assert a.grad is b.grad and lists == [1, 1]  # twice in one multi-tensor addition on a GPU, one would be lost
 
@@ -265,7 +309,7 @@ def test_parameters_that_share_memory():
     a = nn.Parameter(torch.ones(4))
     b = nn.Parameter(a.detach())
     x = torch.randn(3, 4)
-    sk.local_step(lambda x: x * (a + b), lambda f, _: f.sum(), x, None, None, weight=1.0)
+    sk.local_step(lambda x: x * (a + b), lambda f, _: f.sum(), x, None, None, weight=1.0, engine="autograd")
     a.grad += 1
     torch.testing.assert_close(b.grad, x.sum(0))
 
@@ -286,7 +330,7 @@ def test_a_step_that_fails_writes_no_gradient(monkeypatch):
 
     monkeypatch.setattr(common, "memory_of_its_own", failing)
     with pytest.raises(MemoryError):
-        sk.local_step(body, loss, x, y, delta_pre, weight=1.0)
+        sk.local_step(body, loss, x, y, delta_pre, weight=1.0, engine="autograd")
     assert parameters[0].grad.eq(1).all() and all(p.grad is None for p in parameters[1:])
 
 

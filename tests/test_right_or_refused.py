@@ -181,22 +181,25 @@ def test_directional_engine_on_one_part(name):
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_directional_engine_on_random_bodies(seed):
+def test_the_default_on_random_bodies(seed):
     draw = random.Random(seed)
     torch.manual_seed(seed)
     body = nn.Sequential(*(PARTS[name]() for name in draw.sample(list(PARTS), draw.randint(2, 4)))).double()
-    is_right_or_refused("directional", body, Head(draw.choice(HEADS)).double(), order=2, radius=1e-3)
+    assert sk.engines.automatic(body) == "directional"
+    is_right_or_refused("auto", body, Head(draw.choice(HEADS)).double(), order=2, radius=1e-3)
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_fused_engine_on_random_chains_and_heads(seed):
+def test_the_default_on_random_chains_and_heads(seed):
     draw = random.Random(seed)
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
     for _ in range(draw.randint(1, 3)):
         layers.append(draw.choice([nn.Linear(WIDTH, WIDTH), SHARED, sk.LinearReLU(WIDTH, WIDTH)]))
         layers += draw.choice([[nn.ReLU()], [nn.ReLU(inplace=True)], []]) if type(layers[-1]) is nn.Linear else []
-    is_right_or_refused("fused", nn.Sequential(*layers).double(), Head(draw.choice(HEADS)).double())
+    body = nn.Sequential(*layers).double()
+    assert sk.engines.automatic(body) == "fused"
+    is_right_or_refused("auto", body, Head(draw.choice(HEADS)).double())
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -31,7 +31,7 @@ def local_step(
     delta_pre: Tensor | None,
     *,
     weight: float | Tensor | RelativeWeight,
-    engine: str = "autograd",
+    engine: str = "auto",
     normalize: bool = True,
     reduction: str = "mean",
     relative_floor: float = 0.0,
@@ -74,10 +74,12 @@ def local_step(
         weight: the paper's lambda, a number >= 0 or a 0-d tensor; see :class:`sgr_kernels.SGRLoss` for its scale. Or a
             :class:`sgr_kernels.RelativeWeight` of this module, which finds lambda by itself; it costs the autograd
             engine one backward pass more, and the fused one a product of weights more.
-        engine: "autograd" (Algorithm 1, any twice differentiable module), "fused" (closed form: chains of linear
-            layers, convolutions and ReLU, any head; no graph of the body is built), "directional" (one more ordinary
-            pass in place of the double backward, for float32 and float64 parameters: any module whose kinks are known,
-            see :func:`sgr_kernels.smooth`) or "auto" (fused where it applies, else directional).
+        engine: "fused" (closed form: chains of linear layers, convolutions and ReLU, any head; no graph of the body is
+            built), "directional" (one more ordinary pass in place of the double backward, for float32 and float64
+            parameters: any module whose kinks are known, see :func:`sgr_kernels.smooth`), "autograd" (Algorithm 1, any
+            twice differentiable module) or "auto" (fused where it applies, else directional:
+            ``sgr_kernels.engines.automatic(body)`` is its name, and "fused" in its place says which layer is in the
+            way).
         normalize, reduction: as in :func:`sgr_kernels.sgr_loss`.
         relative_floor: fades out samples whose |delta_b| is below this fraction of the batch's rms; 0 is the paper.
         grad_scale: factor on the gradients written (and inside the backward pass): the loss scale of mixed precision,
@@ -123,18 +125,14 @@ def local_step(
     refuse_wrapped(body, head)
     if steps := overlap.current(x.device):
         steps.begin(Reach(body, head, weight))
-    if engine == "auto":
-        engine = automatic(body)
-    if engine != "directional" and (radius is not None or order != 1):
-        raise ValueError(f"radius and order belong to engine='directional', got engine={engine!r}")
-    if engine != "fused" and curvature != "exact":
-        raise ValueError(f"engine={engine!r} always includes the curvature, got curvature={curvature!r}")
     weight = weight.detach() if isinstance(weight, Tensor) else weight
-    inputs = StepInputs(body, head, x, as_constant(y), target=delta_pre)
+    chosen = automatic(body) if engine == "auto" else engine
     options = StepOptions(
         weight, normalize, reduction, relative_floor, grad_scale, radius, order, curvature, need_delta_out
     )
-    run = ENGINES[engine].run
+    _check_options_of(chosen, options, asked_for=engine)
+    inputs = StepInputs(body, head, x, as_constant(y), target=delta_pre)
+    run = ENGINES[chosen].run
     return _captured(run, inputs, options) if is_capturing(x.device) else run(inputs, options)
 
 
@@ -149,6 +147,18 @@ def _captured(
         return run(inputs, options)
     finally:
         torch.clear_autocast_cache()
+
+
+def _check_options_of(engine: str, options: StepOptions, asked_for: str) -> None:
+    """Raises ValueError where an option belongs to another engine than this one, which is to run."""
+    named = f"engine={engine!r}" + (", which engine='auto' is for this body" if asked_for == "auto" else "")
+    if engine != "directional" and (options.radius is not None or options.order != 1):
+        given = f"radius={options.radius} and order={options.order}"
+        raise ValueError(f"radius and order belong to engine='directional', got {given} with {named}: leave them out")
+    if engine != "fused" and options.curvature != "exact":
+        raise ValueError(
+            f"curvature must be 'exact' but for engine='fused', got {options.curvature!r} with {named}: leave it out"
+        )
 
 
 def _check_weight(weight: float | Tensor | RelativeWeight, x: Tensor) -> None:
@@ -171,7 +181,7 @@ def _check_tensors(x: Tensor, delta_pre: Tensor | None) -> None:
 
 
 def automatic(body: nn.Module | Callable) -> str:
-    """The name of the engine that "auto" stands for."""
+    """The name of the engine that "auto" stands for: "fused" or "directional"."""
     try:
         fused.chain_of(body)
     except ValueError:

@@ -61,7 +61,8 @@ def linear_relu_sgr(
         target: shape of ``x``, the gradient the previous module had for its output.
         output: y, if it is known; None: it is computed.
         curvature: "none": the upstream gradient is treated as constant (Eq. 35); "exact": what Algorithm 1 computes.
-            In a training step, with the forward pass, 6 and 10 B m n FLOPs.
+            In a training step, with the forward pass, 6 and 10 B m n FLOPs. "none" is the default, other than in
+            :func:`sgr_kernels.local_step`: a block does not know the loss, so "exact" cannot do without ``hvp``.
         hvp: U -> C, the Hessian of L with respect to y applied to U, both of the shape of y; needed by "exact". Called
             without gradients enabled.
         normalize, reduction, floor, eps: as in :func:`sgr_kernels.sgr_loss`.

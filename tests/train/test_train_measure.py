@@ -35,7 +35,8 @@ def test_measured_is_what_local_step_trains(modules, batches, reduction):
     for x, y in batches:
         delta = None
         for k, module in enumerate(modules):
-            step = sk.local_step(module.body, module.head, x, y, delta, weight=1.0, reduction=reduction)
+            options = {"weight": 1.0, "reduction": reduction, "engine": "autograd"}
+            step = sk.local_step(module.body, module.head, x, y, delta, **options)
             trained[k - 1] += step.sgr / len(batches) if k else 0
             x, delta = step.output, step.delta_out
     measured = measure_sgr(modules, batches, make(RunConfig, reduction=reduction))

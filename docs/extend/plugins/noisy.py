@@ -24,7 +24,7 @@ class Noisy:
         y = torch.where(replaced, torch.randint_like(y, network.num_classes), y)
         losses = []
         for k, module in enumerate(network):
-            step = sk.local_step(module.body, module.head, x, y, None, weight=0.0, engine="auto")
+            step = sk.local_step(module.body, module.head, x, y, None, weight=0.0)
             update(k)
             x = step.output
             losses.append(step.loss)
