@@ -449,7 +449,7 @@ WRAPPERS = {
 
 @pytest.mark.parametrize("engine", ["autograd", "fused", "directional"])
 def test_grad_scaler_skips_what_overflows_and_then_trains(engine):
-    """The loop of the README in float16, with a scale that is too large at first, and gradients that are clipped."""
+    """A loop in float16, with a scale that is too large at first, and gradients that are clipped."""
     body, head = nn.Sequential(sk.LinearReLU(6, 16), nn.Linear(16, 8)), sk.CrossEntropyHead(nn.Linear(8, 3))
     parameters = [*body.parameters(), *head.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=0.1)
