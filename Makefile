@@ -12,7 +12,10 @@ BUILD_TOOLS := setuptools wheel cmake ninja pybind11 torch
 
 install: $(VENV)/installed
 
-$(VENV)/installed: pyproject.toml constraints.txt setup.py CMakeLists.txt $(wildcard cmake/* csrc/* csrc/*/*)
+# The version is compiled in: a library that was built for another one is not used.
+BUILT_FROM := sgr_kernels/_version.py setup.py CMakeLists.txt $(wildcard cmake/* csrc/* csrc/*/*)
+
+$(VENV)/installed: pyproject.toml constraints.txt $(BUILT_FROM)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt $(BUILD_TOOLS)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pip install --quiet -c constraints.txt --no-build-isolation -e ".[dev]"

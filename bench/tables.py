@@ -1,4 +1,4 @@
-"""Markdown tables of stored results, as the report and the README show them. Ratios are of medians."""
+"""Markdown tables of stored results, as the report and the documentation show them. Ratios are of medians."""
 
 from __future__ import annotations
 

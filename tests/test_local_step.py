@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -371,6 +372,33 @@ def test_what_is_no_output_and_no_loss(name, engine, reconcile):
     assert body[0].weight.grad is None and classifier.weight.grad is None
 
 
+NO_HEADS = {
+    "Sequential": (nn.Sequential(nn.Linear(4, 3)), r"a Sequential that takes \(input.*\): where it gives logits"),
+    "function": (lambda f: f.mean(), r"got a function that takes \(f\): "),
+    "partial": (functools.partial(lambda f, weight: f @ weight, weight=1), r"a partial that takes \(f, \*, weight=1\)"),
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", NO_HEADS)
+def test_a_head_that_takes_no_labels_is_named(name, engine):
+    """Python's own message counts ``self``, and says nothing of what a head is."""
+    head, message = NO_HEADS[name]
+    body, _, x, y, delta_pre = small()
+    with pytest.raises(TypeError, match=message):
+        sk.local_step(body, head, x, y, delta_pre, weight=1.0, engine=engine)
+    assert body[0].weight.grad is None
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_error_inside_of_a_head_is_left_as_it_is(engine):
+    body, classifier, x, y, delta_pre = small()
+    for head in lambda f, y: classifier(f, y), torch._C._nn.gelu:
+        with pytest.raises(TypeError) as raised:
+            sk.local_step(body, head, x, y, delta_pre, weight=1.0, engine=engine)
+        assert "head must take two arguments" not in str(raised.value)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_loss_with_one_element(engine):
     body, classifier, x, y, delta_pre = small()
@@ -465,7 +493,7 @@ WRAPPERS = {
 
 @pytest.mark.parametrize("engine", ["autograd", "fused", "directional"])
 def test_grad_scaler_skips_what_overflows_and_then_trains(engine):
-    """The loop of the README in float16, with a scale that is too large at first, and gradients that are clipped."""
+    """A loop in float16, with a scale that is too large at first, and gradients that are clipped."""
     body, head = nn.Sequential(sk.LinearReLU(6, 16), nn.Linear(16, 8)), sk.CrossEntropyHead(nn.Linear(8, 3))
     parameters = [*body.parameters(), *head.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=0.1)

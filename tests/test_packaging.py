@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import runpy
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import zipfile
 
 import pytest
@@ -45,41 +48,93 @@ def sdist(tmp_path_factory) -> pathlib.Path:
     return next(out.glob("*.tar.gz"))
 
 
+@pytest.fixture(scope="module")
+def wheel(sdist, tmp_path_factory) -> pathlib.Path:
+    """Built from the sdist, as pip does it; without CUDA, which takes minutes."""
+    out, build = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("build")
+    command = ["-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(out), str(sdist)]
+    python(*command, cwd=out, SGR_BUILD_CPP="1", SGR_BUILD_CUDA="0", TMPDIR=str(build))
+    return next(out.glob("*.whl"))
+
+
 def install(package: pathlib.Path, target: pathlib.Path, **environment) -> None:
     command = ["-m", "pip", "install", "--no-deps", "--no-build-isolation", "--target", str(target), str(package)]
     python(*command, cwd=target, **environment)
 
 
-@pytest.mark.parametrize(("build", "status"), [("0", "missing: sgr_kernels was installed without"), ("1", "ok")])
-def test_sdist_builds_and_reports_what_it_has(sdist, tmp_path, build, status):
-    install(sdist, tmp_path, SGR_BUILD_CPP=build, SGR_BUILD_CUDA="0")
-    assert python("-c", REPORT, cwd=tmp_path).startswith(status)
+def test_sdist_without_a_build_reports_that(sdist, tmp_path):
+    install(sdist, tmp_path, SGR_BUILD_CPP="0")
+    assert python("-c", REPORT, cwd=tmp_path).startswith("missing: sgr_kernels was installed without")
 
 
-def test_source_tree_that_shadows_a_build_says_so(sdist, tmp_path):
+def test_wheel_has_kernels_that_run(wheel, tmp_path):
+    install(wheel, tmp_path)
+    assert python("-c", REPORT, cwd=tmp_path) == "ok"
+
+
+def test_source_tree_that_shadows_a_build_says_so(sdist, wheel, tmp_path):
     installed, source = tmp_path / "installed", tmp_path / "source"
     installed.mkdir()
-    install(sdist, installed, SGR_BUILD_CPP="1", SGR_BUILD_CUDA="0")
+    install(wheel, installed)
     source.mkdir()
     subprocess.run(["tar", "xzf", str(sdist), "--strip-components=1", "-C", str(source)], check=True)
     report = python("-c", REPORT, cwd=source, PYTHONPATH=str(installed))
     assert report.startswith("missing: ") and "shadows the built package in" in report
 
 
+# --- what the packages hold, and nothing else -------------------------------------------------------------------------
+
 FOLDERS = {"sgr_kernels": "sgr_kernels", "sgr_train": "python/sgr_train", "sgr_bench": "bench"}
+OF_THE_BUILD = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt"}
+NOT_IN_AN_SDIST = {".ci/run", ".gitignore"}
 
 
-def test_wheel_holds_the_libraries_and_every_module(sdist, tmp_path):
-    command = ["-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path), str(sdist)]
-    python(*command, cwd=tmp_path, SGR_BUILD_CUDA="0")
-    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    modules = {
-        f"{package}/{file.relative_to(ROOT / folder)}"
-        for package, folder in FOLDERS.items()
-        for file in (ROOT / folder).rglob("*.py")
+def promised() -> set[str]:
+    """Of a wheel, but for what the build adds: every module, the mark of types, the kernels, the stored results."""
+    patterns = {"*.py": FOLDERS, "results/**/*.json": ["sgr_bench"]}
+    files = {
+        f"{package}/{file.relative_to(ROOT / FOLDERS[package])}"
+        for pattern, packages in patterns.items()
+        for package in packages
+        for file in (ROOT / FOLDERS[package]).rglob(pattern)
     }
-    assert {"sgr_kernels/libsgr_cpu.so", "sgr_kernels/py.typed", *modules} <= set(names)
-    assert any(name.startswith("sgr_kernels/_C.") for name in names)
+    extension = f"sgr_kernels/_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+    return files | {"sgr_kernels/py.typed", "sgr_kernels/libsgr_cpu.so", extension}
+
+
+def test_wheel_holds_what_is_promised(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert names == promised() | {f"sgr_kernels-{sk.__version__}.dist-info/{name}" for name in OF_THE_BUILD}
+
+
+def test_sdist_holds_the_sources(sdist):
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("no git here to ask what the sources are")
+    ask = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    sources = {name for name in listed if (ROOT / name).exists()} - NOT_IN_AN_SDIST
+    with tarfile.open(sdist) as archive:
+        names = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    made = {name for name in names if name in ("PKG-INFO", "setup.cfg") or name.startswith("sgr_kernels.egg-info/")}
+    assert names - made == sources
+
+
+def test_wheel_names_no_folder_of_the_machine(wheel):
+    """Neither that of the sources, of the build, of Python nor of torch: in messages, line tables or search paths."""
+    folders = {ROOT, wheel.parent.parent, sys.prefix, pathlib.Path(torch.__file__).parent, pathlib.Path.home()}
+    forbidden = [f"{folder}/".encode() for folder in folders if len(pathlib.Path(folder).parts) > 1]
+    archive = zipfile.ZipFile(wheel)
+    found = [(name, path) for name in archive.namelist() for path in forbidden if path in archive.read(name)]
+    assert found == []
+
+
+def test_version_and_date_are_the_same_everywhere(wheel):
+    citation = (ROOT / "CITATION.cff").read_text()
+    [version] = re.findall(r"^version: (\S+)$", citation, re.MULTILINE)
+    [date] = re.findall(r"^date-released: (\S+)$", citation, re.MULTILINE)
+    newest = re.search(r"^## \[(\d\S*)\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest.groups() == (version, date)
+    assert {version, wheel.name.split("-")[1]} == {sk.__version__}
 
 
 def test_misspelt_switches_are_errors(tmp_path):

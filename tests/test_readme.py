@@ -5,64 +5,105 @@ from __future__ import annotations
 import json
 import pathlib
 import re
-import shlex
 import subprocess
 import sys
 
 import pages
 import pytest
 import torch
-from sgr_bench import cli, results, tables
+import torchvision  # noqa: F401  of the table of what only this can do
+from sgr_bench import cli, results, summary
 from sgr_train import report
 from torch import nn
 
+import sgr_kernels as sk
+
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-BLOCKS = pages.of(README, "python")
+LONGEST = 150  # lines: what is longer has a page in docs
+[DIFF] = re.findall(r"```diff\n(.*?)```", README, re.DOTALL)
+[LOOP] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 COMMANDS = [command for block in pages.of(README, "sh") for command in block.lines()]
-INLINE = re.findall(r"`((?:python -m|sgr-train|sgr-bench) [^`]*)`", README)
+INLINE = [" ".join(found.split()) for found in re.findall(r"`((?:python -m|sgr-train|sgr-bench)\s[^`]*)`", README)]
 
 
-def surroundings() -> dict:
-    """What a training loop has at hand where the README's snippets start."""
-    torch.manual_seed(0)
-    bodies = [nn.Sequential(nn.Linear(6, 6), nn.Tanh()) for _ in range(2)]
-    linears = [nn.Linear(6, 3) for _ in bodies]
-    heads = [lambda f, y, linear=linear: nn.functional.cross_entropy(linear(f), y) for linear in linears]
-    pairs = [nn.ModuleList(pair) for pair in zip(bodies, linears, strict=True)]
-    x, y = torch.randn(4, 6, requires_grad=True), torch.randint(3, (4,))
-    return {
-        "torch": torch,
-        "bodies": bodies,
-        "heads": heads,
-        "optimizers": [torch.optim.SGD(pair.parameters(), lr=0.1) for pair in pairs],
-        "x": x,
-        "y": y,
-        "batches": [(x, y), (x, y)],
-        "loss": heads[0](bodies[0](x), y),
-        "delta_pre": torch.randn(4, 6),
-    }
+def run(code: str, folder: pathlib.Path) -> str:
+    """What a script prints, in a process of its own; a warning ends it."""
+    command = [sys.executable, "-W", "error::UserWarning", "-c", code]
+    process = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
-@pytest.mark.parametrize("until", range(1, len(BLOCKS) + 1))
-def test_snippets_run(until, alone, tmp_path):
-    alone(run_snippets, until, folder=tmp_path)
+def test_it_is_short():
+    assert len(README.splitlines()) <= LONGEST
 
 
-def run_snippets(until):
-    names = surroundings()
-    before = names["bodies"][0][0].weight.clone()
-    for block in BLOCKS[:until]:
-        pages.run_python(block, str(ROOT / "README.md"), names)
-    weight = names["bodies"][0][0].weight
-    assert weight.grad.isfinite().all()
-    assert weight.grad.any()
-    assert (until == 1) == torch.equal(weight, before)  # the loops of the others step their optimizers
+# --- the two doors ----------------------------------------------------------------------------------------------------
 
 
-def test_there_are_snippets_and_commands():
-    assert len(BLOCKS) == 3
-    assert len(COMMANDS) == 22
+def side(sign: str) -> str:
+    """The script before ("-") or after ("+") the change."""
+    lines = DIFF.splitlines()
+    assert {line[:1] for line in lines} <= {" ", "+", "-", ""}
+    return "\n".join(line[1:] for line in lines if line[:1] in (" ", sign, ""))
+
+
+def test_the_library_in_the_place_of_algorithm_1_gives_the_same_weights(tmp_path):
+    """What is left is small beside what the SGR loss changes, which a script without it shows."""
+    codes = {"before": side("-"), "after": side("+"), "without": side("+").replace("weight=100", "weight=0")}
+    assert "sgr_kernels" not in codes["before"] and codes["without"] != codes["after"]
+    weights = {}
+    for name, code in codes.items():
+        run(f"{code}\ntorch.save([p for part in bodies + heads for p in part.parameters()], '{name}.pt')", tmp_path)
+        saved = torch.load(tmp_path / f"{name}.pt", weights_only=True)
+        weights[name] = torch.cat([parameter.detach().flatten() for parameter in saved])
+    effect = (weights["before"] - weights["without"]).norm()
+    assert (weights["after"] - weights["before"]).norm() < 0.005 * effect
+    assert effect > 1e-3 * weights["before"].norm()
+
+
+def test_the_loss_alone_is_that_of_algorithm_1(tmp_path):
+    [ours] = re.findall(r"`(sk\.SGRLoss\(.*?\)\(.*?\))`", README)
+    theirs = re.search(r"100 \* mse_loss\(.*\)", DIFF)[0]
+    code = (
+        side("-")
+        .replace(theirs, f"(difference := [{ours}, {theirs}])[0]")
+        .replace("import torch\n", "import torch\nimport sgr_kernels as sk\n", 1)
+    )
+    ours, theirs = map(float, run(f"{code}\nprint(*(each.item() for each in difference))", tmp_path).split())
+    assert ours == pytest.approx(theirs, rel=1e-4) and theirs > 0
+
+
+def test_the_loop_learns_and_what_it_saves_needs_no_package(tmp_path):
+    accuracy = float(re.fullmatch(r"tensor\((.*)\)\n", run(LOOP, tmp_path))[1])
+    assert accuracy > 0.9
+    names = {"nn": nn}
+    exec(re.search(r"^network = nn\.Sequential\(.*?^                .*?$", LOOP, re.DOTALL | re.MULTILINE)[0], names)
+    network = names["network"]
+    before = network[0].weight.clone()
+    network.load_state_dict(torch.load(tmp_path / "network.pt", weights_only=True))
+    assert not torch.equal(network[0].weight, before)
+
+
+# --- what only this can do --------------------------------------------------------------------------------------------
+
+ONLY_HERE = re.findall(r"^\| `(.*?)`.*? \| `(.*?)` \| `(.*?)` \| takes it \|$", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("body", "x", "refusal"), ONLY_HERE)
+def test_what_only_this_can_do(body, x, refusal):
+    body, x = eval(body), eval(x)
+    step = [body, lambda output, y: output.square().mean(), x, None, torch.randn_like(x)]
+    with pytest.raises(RuntimeError, match=re.escape(refusal)):
+        sk.local_step(*step, weight=0.1, engine="autograd")
+    assert sk.local_step(*step, weight=0.1, engine="directional").sgr > 0
+    assert all(parameter.grad.isfinite().all() for parameter in body.parameters())
+
+
+def test_there_are_examples_and_commands():
+    assert len(ONLY_HERE) == 3
+    assert (len(COMMANDS), len(INLINE)) == (5, 3)
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *INLINE])
@@ -74,36 +115,18 @@ def test_commands_run(command, tmp_path):
         assert "-m pytest" in said
 
 
-def test_flags_of_the_long_run_exist(tmp_path):
-    """The recipe that is too long to run here fails on nothing but the missing data."""
-    flags = re.search(r"in 16 modules: `(.*?)`", README, re.DOTALL)[1].replace("--download", "")
-    command = [sys.executable, "-m", "sgr_train", "run", "--data-dir", str(tmp_path), *shlex.split(flags)]
-    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert process.returncode == 2 and "cifar10 is not in --data-dir" in process.stderr
+# --- numbers ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["train", "digits", "engines"])
-def test_accuracies_are_those_of_the_results(name):
-    result = json.loads((results.STORED / f"{name}.json").read_text())
+def test_accuracies_are_those_of_the_results():
+    result = json.loads((results.STORED / "train.json").read_text())
     assert report.comparison_table(result["runs"]) in README
-    if "sgr_minus_layerwise" in result:
-        assert report.paired_text(result["sgr_minus_layerwise"]) in README
+    assert report.paired_text(result["sgr_minus_layerwise"]) in README
 
 
-@pytest.mark.parametrize(
-    ("part", "table"),
-    [
-        ("step", tables.whole_steps),
-        ("memory", tables.memory),
-        ("gradients", tables.gradients),
-        ("compiled", tables.compiled),
-        ("micro", tables.blocks),
-    ],
-)
-def test_benchmark_tables_are_those_of_the_results(part, table):
-    result = results.load(results.STORED / f"{part}-cpu.json")
-    assert table(result) in README
-    assert result["machine"]["name"] in README and result["date"] in README and result["command"] in README
+def test_tables_and_the_sentence_are_those_of_the_results():
+    assert summary.costs() in README and summary.findings() in README
+    assert summary.against_algorithm_1() in " ".join(README.split())
 
 
 def test_page_of_benchmarks_is_that_of_the_results(tmp_path):

@@ -13,7 +13,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0, 2 for bad input, 130 or 143 when interrupted, 141 when the output cannot be written any more."""
     _open_closed_outputs()
     with handler(_leave):  # an exception would not do: what is being imported may catch it, and fail in another way
-        from . import commands
+        try:
+            from . import commands
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.startswith("sgr_"):
+                raise
+            print(f"sgr-train: needs the package {error.name}: pip install 'sgr-kernels[train]'", file=sys.stderr)
+            return 2
     return commands.execute(argv)
 
 

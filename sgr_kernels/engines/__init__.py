@@ -99,7 +99,7 @@ def local_step(
 
     Raises:
         TypeError: x or ``delta_pre`` is no tensor of floating-point numbers (x may be of integers where there is no
-            ``delta_pre``), body or head returns something else than one tensor.
+            ``delta_pre``), body or head returns something else than one tensor, or a head takes no labels.
         ValueError: unknown engine, an option this engine cannot honour or a number out of range, a module it cannot
             take (the message names the layer or the operation), a loss of more than one element or without a gradient,
             a body or head that writes into its input, a wrapper, a hook on a tensor, ``delta_pre`` that does not match

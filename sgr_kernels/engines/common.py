@@ -1,5 +1,6 @@
 """What the engines share: the types of what a step gets and gives, and how gradients reach the parameters."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -90,10 +91,15 @@ def loss_of(head: Callable, output: Tensor, y: Any) -> Tensor:
     """``head(output, y)``, 0-d.
 
     Raises:
-        TypeError: it is no tensor.
+        TypeError: it is no tensor, or ``head`` does not take two arguments.
         ValueError: it has more than one element, or ``head`` writes into ``output``.
     """
-    loss = _without_writing("head", head, output, y)
+    try:
+        loss = _without_writing("head", head, output, y)
+    except TypeError as error:
+        if _takes_two_arguments(head):
+            raise
+        raise TypeError(_NO_LOSS.format(type(head).__name__, _signature_of(head))) from error
     if not isinstance(loss, Tensor):
         raise TypeError(f"head must return a scalar loss, a tensor with one element, got {_described(loss)}")
     with outside_of_all_modes():
@@ -101,6 +107,26 @@ def loss_of(head: Callable, output: Tensor, y: Any) -> Tensor:
             raise ValueError(f"head must return a scalar loss, got shape {tuple(loss.shape)}")
         is_scalar = loss.dim() == 0
     return loss if is_scalar else loss.reshape(())
+
+
+_NO_LOSS = (
+    "head must take two arguments, as head(output, y), and return the loss; got a {} that takes {}: where it gives "
+    "logits, pass lambda output, y: torch.nn.functional.cross_entropy(head(output), y)"
+)
+
+
+def _takes_two_arguments(function: Callable) -> bool:
+    try:
+        _signature_of(function).bind(None, None)
+    except TypeError:
+        return False
+    except ValueError:  # built in, without a signature
+        return True
+    return True
+
+
+def _signature_of(function: Callable) -> inspect.Signature:
+    return inspect.signature(function.forward if isinstance(function, nn.Module) else function)
 
 
 def _without_writing(name: str, function: Callable, argument: Tensor, *others: Any) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,20 @@ def test_version(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["--version"])
     assert caught.value.code == 0 and torch.__version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [("tqdm", "sgr-train: needs the package tqdm: pip install 'sgr-kernels[train]'\n"), ("sgr_train.paths", None)],
+)
+def test_a_package_of_the_extra_that_is_missing_is_named(missing, said):
+    """As after an installation of the library alone. What is missing of our own is no matter of an extra."""
+    code = f"import sys; sys.modules['{missing}'] = None; from sgr_train.cli import main; sys.exit(main(['--version']))"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if said is None:
+        assert process.stderr.splitlines()[-1].startswith("ModuleNotFoundError")
+    else:
+        assert (process.returncode, process.stderr) == (2, said)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
