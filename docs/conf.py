@@ -17,7 +17,8 @@ project = "sgr-kernels"
 author = "the authors of sgr-kernels"
 version = release = sgr_kernels.__version__
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "captions", "generated", "mathml", "refusals"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions += ["captions", "cells", "generated", "mathml", "refusals"]  # in site
 exclude_patterns = ["extend", "site"]
 nitpicky = True
 nitpick_ignore_regex = [
@@ -55,7 +56,7 @@ html_static_path = ["site/static"]
 html_css_files = ["site.css"]
 html_math_renderer = "mathml"
 html_domain_indices = False  # the reference has one page
-html_copy_source = html_show_sourcelink = False
+html_copy_source = html_show_sourcelink = html_show_copyright = False
 
 
 def as_restructured_text(app, what, name, obj, options, lines: list[str]) -> None:

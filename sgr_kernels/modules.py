@@ -109,7 +109,7 @@ class CrossEntropyHead(nn.Module):
 
     Shape:
         x: (B, d), (B, d, H, W) or any number of positions; labels: (B,) int64, or class probabilities (B, K) as mixup
-        gives them; result: 0-d loss in nats.
+            gives them; result: 0-d loss in nats.
     """
 
     __prepare_scriptable__ = refuse_scripting

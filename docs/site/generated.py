@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 
 import torch
 from docutils import nodes
@@ -46,6 +47,18 @@ def facts(method: str) -> str:
     return tables.markdown([["", method], *zip(COLUMNS[1:], row[1:], strict=True)])
 
 
+def measured(*words: str) -> str:
+    """Whole steps on a CPU: the rows with these labels, which semicolons part, where they were measured."""
+    header, _, *rows = (line[2:-2].split(" | ") for line in _lines_of_steps())
+    labels = " ".join(words).split("; ")
+    if unknown := [label for label in labels if label not in [row[0] for row in rows]]:
+        raise LookupError(f"no step was measured of: {', '.join(unknown)}")
+    chosen = [row for row in rows if row[0] in labels]
+    columns = [k for k in range(len(header)) if any(row[k].strip() for row in chosen)]
+    table = tables.markdown([[row[k] for k in columns] for row in (header, *chosen)])
+    return f"Measured, whole steps on a CPU ([benchmarks](../benchmarks.md) has all methods):\n\n{table}"
+
+
 def commands() -> str:
     """Of sgr-train, as its help has them."""
     known = {name: inspect.getdoc(kind).splitlines()[0] for name, kind in COMMANDS.items()} | OTHERS
@@ -61,22 +74,22 @@ def table_of_recipes(table: str) -> str:
 
 
 def entries(kind: str) -> str:
-    """The entries of a registry, what they are, and their own flags."""
+    """The entries of a registry, what they are, and below them their own flags."""
     registry = REGISTRIES[kind]
-    rows = [
-        [f"`{name}`", registry.summary(name), ", ".join(map(_flag, registry.options(name)))]
-        for name in registry.names()
-    ]
-    return tables.markdown([[f"`--{kind}`", "what it is", "its flags"], *map(_in_cells, rows)])
+    rows = [[f"`{name}`", registry.summary(name)] for name in registry.names()]
+    own = [[f"`{name}`", *_explained(option)] for name in registry.names() for option in registry.options(name)]
+    text = tables.markdown([[f"`--{kind}`", "what it is"], *map(_in_cells, rows)])
+    return f"{text}\n\n{tables.markdown([['of', *FLAG], *map(_in_cells, own)])}" if own else text
 
 
 def flags(command: str) -> str:
-    """Of a command, under the headings of its help."""
-    texts, groups = [], dict.fromkeys(option.group for option in fields_of(COMMANDS[command]))
-    for group in groups:
-        options = [option for option in fields_of(COMMANDS[command]) if option.group == group]
-        rows = [[_flag(option), _default(option.default), option.help] for option in options]
-        texts.append(f"**{group}**\n\n{tables.markdown([['flag', 'default', 'what it does'], *map(_in_cells, rows)])}")
+    """Of a command, under the headings of its help; those of ``run`` are told with it alone."""
+    known = [] if command == "run" else [option.flag for option in fields_of(COMMANDS["run"])]
+    options = [option for option in fields_of(COMMANDS[command]) if option.flag not in known]
+    texts = []
+    for group in dict.fromkeys(option.group for option in options):
+        rows = [_explained(option) for option in options if option.group == group]
+        texts.append(f"**{group}**\n\n{tables.markdown([FLAG, *map(_in_cells, rows)])}")
     return "\n\n".join(texts)
 
 
@@ -111,8 +124,16 @@ def accuracies(name: str) -> str:
     return "\n".join(["```text", *lines, "```"])
 
 
-def _flag(option: Option) -> str:
-    return f"`{switch(option) if shape_of(option.type).kind is bool else option.flag}`"
+FLAG = ["flag", "default", "what it does"]
+
+
+def _explained(option: Option) -> list[str]:
+    flag = switch(option) if shape_of(option.type).kind is bool else option.flag
+    return [f"`{flag}`", _default(option.default), option.help]
+
+
+def _lines_of_steps() -> list[str]:
+    return tables.whole_steps(results.load(results.STORED / "step-cpu.json")).splitlines()
 
 
 def _default(value: object) -> str:
@@ -122,10 +143,12 @@ def _default(value: object) -> str:
 
 
 def _in_cells(row: list[str]) -> list[str]:
-    return [cell.replace("|", "\\|").replace("\n", " ") for cell in row]
+    """What a row says as it is: outside of code, nothing in it is markup."""
+    literal = (re.sub(r"(`[^`]*`)|([<*_\[])", lambda found: found[1] or f"\\{found[2]}", cell) for cell in row)
+    return [cell.replace("|", "\\|").replace("\n", " ") for cell in literal]
 
 
-TEXTS = (table_of_methods, facts, commands, table_of_recipes, entries, flags, elements, benchmark, accuracies)
+TEXTS = (table_of_methods, facts, measured, commands, table_of_recipes, entries, flags, elements, benchmark, accuracies)
 
 
 class Generated(SphinxDirective):
@@ -137,7 +160,10 @@ class Generated(SphinxDirective):
         texts = {function.__name__: function for function in TEXTS}
         if name not in texts:
             raise self.error(f"generated must be one of {', '.join(texts)}, got {name!r}")
-        return self.parse_text_to_nodes(texts[name](*arguments))
+        try:
+            return self.parse_text_to_nodes(texts[name](*arguments))
+        except LookupError as error:
+            raise self.error(str(error)) from error
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import html.parser
 import importlib
 import pathlib
@@ -13,6 +14,7 @@ import urllib.parse
 import pages
 import pytest
 from sgr_train import methods, recipes
+from sgr_train.config import COMMANDS, REGISTRIES, fields_of
 from site_build import Site, build
 
 import sgr_kernels as sk
@@ -81,6 +83,13 @@ def test_every_picture_has_a_caption(site, shown):
     assert sum(pictures for pictures, *_ in found.values()) > 10
 
 
+def test_cells_are_told_apart_by_what_they_say(site):
+    page = (site.folder / "command-line.html").read_text()
+    [short] = re.findall(r'<td class="([^"]*)">(?:(?!</td>).)*>--epochs<', page)
+    [long] = re.findall(r'<td class="([^"]*)"><p>Images a step\. ', page)
+    assert ("short" in short.split(), "long" in long.split()) == (True, True)
+
+
 def test_the_tutorial_was_executed(site):
     text = (site.folder / "tutorial.html").read_text()
     assert (site.folder / "_downloads").exists() and list((site.folder / "_downloads").rglob("tutorial.ipynb"))
@@ -97,6 +106,30 @@ def test_every_public_name_is_in_the_reference(shown, site):
 
 def test_every_method_has_a_page():
     assert {path.stem for path in (DOCS / "methods").glob("*.md")} == {*methods.names(), "index"}
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_a_page_of_a_method_has_its_equation_its_cost_and_its_commands(name):
+    text = (DOCS / "methods" / f"{name}.md").read_text()
+    parts = (r"^\$\$ ", rf"^```\{{generated\}} facts {name}$", r"^```\{generated\} measured ", f"^sgr-train .*{name}")
+    assert [part for part in parts if not re.search(part, text, re.MULTILINE)] == []
+
+
+def test_every_flag_is_explained_in_full(site):
+    """What the help says stands on the page as it is: nothing of it was taken for markup."""
+    page = (site.folder / "command-line.html").read_text()
+    shown = one_line(html.unescape(re.sub(r"</?[a-z][^>]*>", "", page)))
+    options = [option for kind in COMMANDS.values() for option in fields_of(kind)]
+    options += [
+        option for entries in REGISTRIES.values() for name in entries.names() for option in entries.options(name)
+    ]
+    assert len(options) > 100
+    assert [option.flag for option in options if one_line(option.help) not in shown] == []
+
+
+def one_line(text: str) -> str:
+    """Without the marks of code, which a page does not show."""
+    return " ".join(text.replace("`", "").split())
 
 
 def test_what_the_layout_names_exists():
@@ -162,6 +195,7 @@ MISTAKES = {  # and what is said of them
     "[link](nowhere.md)": "'nowhere.md'",
     "[link](#no-place)": "'no-place'",
     "```{generated} nothing\n```": "generated must be one of",
+    "```{generated} measured nothing; fused\n```": "no step was measured of: nothing",
     "```{refusal} no such words\n```": "0 messages of engines, gates have the words: no such words",
     "$$ \\nocommand $$": "a formula cannot be drawn",
     "{py:func}`sgr_kernels.no_function`": "sgr_kernels.no_function",
