@@ -34,7 +34,8 @@ MORE_TABLES = {"micro": tables.blocks, "memory": tables.memory_of_modules}
 class Picture(NamedTuple):
     title: str
     draw: Callable[[Parts], dict[str, Figure]]
-    caption: str
+    caption: str  # what to see, beneath every one
+    note: str = ""  # once, below all of them
     needs: tuple[str, ...] = ()  # parts beside its own
 
 
@@ -43,8 +44,9 @@ PICTURES: dict[str, list[Picture]] = {
         Picture(
             "Speed-up",
             plots.speed_ups,
-            "Above the dotted line ours is the faster one. Ratios of medians. A star in the table: of the two, one is "
-            "timed as a CUDA graph and the other, which cannot be captured, with the launches of its kernels.",
+            "Above the dotted line ours is the faster one. Ratios of medians.",
+            "A star in the table: of the two, one is timed as a CUDA graph and the other, which cannot be captured, "
+            "with the launches of its kernels.",
         ),
         Picture(
             "Roofline",
@@ -78,7 +80,11 @@ PICTURES: dict[str, list[Picture]] = {
             "Time by the number of modules", plots.scaling_with_modules, "Medians, with the 20th and 80th percentile."
         ),
     ],
-    "memory": [Picture("Memory by the number of modules", plots.memory_by_count, "Stars: Table 5 of the paper.")],
+    "memory": [
+        Picture(
+            "Memory by the number of modules", plots.memory_by_count, "Lower is better. Stars: Table 5 of the paper."
+        )
+    ],
 }
 
 
@@ -144,8 +150,8 @@ def _picture(picture: Picture, device: str, parts: Parts, folder: pathlib.Path) 
     for name, figure in figures.items():
         file = f"{name}-{device}.png"
         style.save(figure, folder / file)
-        page.append(f"![{picture.title}]({file})")
-    return [*page, f"*{picture.title}.* {picture.caption}"]
+        page.append(f"![{picture.title}. {picture.caption}]({file})")
+    return [*page, picture.note] if picture.note else page
 
 
 def _origins(parts: Parts) -> str:

@@ -6,7 +6,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
-SHORT, LONG = 16, 60  # characters
+SHORT, LONG = 20, 60  # characters
 
 
 class Cells(SphinxTransform):

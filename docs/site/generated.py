@@ -137,7 +137,7 @@ def _lines_of_steps() -> list[str]:
 
 
 def _default(value: object) -> str:
-    if value in (None, ()):
+    if value in (None, ()) or isinstance(value, bool):  # a switch does the other thing
         return ""
     return f"`{' '.join(map(str, value))}`" if isinstance(value, tuple) else f"`{value}`"
 

@@ -83,6 +83,12 @@ def test_every_picture_has_a_caption(site, shown):
     assert sum(pictures for pictures, *_ in found.values()) > 10
 
 
+def test_a_caption_says_what_to_see():
+    pages_of_pictures = [path for path in DOCS.rglob("*.md") if path.name != "results.md"]
+    captions = [caption for path in pages_of_pictures for caption in re.findall(r"!\[(.*?)\]\(", path.read_text())]
+    assert len(captions) > 10 and [caption for caption in captions if len(caption.split()) < 6] == []
+
+
 def test_cells_are_told_apart_by_what_they_say(site):
     page = (site.folder / "command-line.html").read_text()
     [short] = re.findall(r'<td class="([^"]*)">(?:(?!</td>).)*>--epochs<', page)
