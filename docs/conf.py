@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
 import re
 import sys
@@ -35,6 +36,7 @@ smartquotes = False  # "--flag" is two hyphens
 
 nb_execution_mode = "force"
 KernelManager.transport_encryption.default_value = "auto"  # otherwise the kernel warns that others can listen
+logging.getLogger("traitlets").setLevel(logging.WARNING)  # otherwise it says which kernel it starts
 nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
