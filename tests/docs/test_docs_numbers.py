@@ -46,7 +46,7 @@ def of_gradients() -> list[str]:
     return [f"more than {KNOWN:.0%} of them are known"]
 
 
-CLAIMS = {"README.md": of_gradients, "docs/benchmarks.md": of_gradients, "docs/cuda-graphs.md": of_cuda_graphs}
+CLAIMS = {"docs/benchmarks.md": of_gradients, "docs/cuda-graphs.md": of_cuda_graphs}
 
 
 def prose(page: str) -> str:
