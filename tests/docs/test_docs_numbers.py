@@ -10,7 +10,7 @@ import re
 
 import pages
 import pytest
-from sgr_bench import results
+from sgr_bench import results, summary
 from sgr_bench.gradients import KNOWN
 
 UNITS = r"ms|us|s|MiB|GiB|MB|GB|TB/s|MB/s|TFLOP/s|points?|x"
@@ -46,7 +46,11 @@ def of_gradients() -> list[str]:
     return [f"more than {KNOWN:.0%} of them are known"]
 
 
-CLAIMS = {"docs/benchmarks.md": of_gradients, "docs/cuda-graphs.md": of_cuda_graphs}
+def of_the_diff() -> list[str]:
+    return [prose(summary.against_algorithm_1())]
+
+
+CLAIMS = {"README.md": of_the_diff, "docs/benchmarks.md": of_gradients, "docs/cuda-graphs.md": of_cuda_graphs}
 
 
 def prose(page: str) -> str:
