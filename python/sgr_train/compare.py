@@ -12,10 +12,13 @@ from .build import make_method, own_options
 from .config import ChooseConfig, CompareConfig, RunConfig, Settings, run_of
 from .errors import NoOutput, NotWritten, UsageError, one_line, say
 from .files import write_json
+from .findings import findings, next_steps
 from .folder import locked, make_folder
 from .hooks import make_loggers
+from .loader import Facts
 from .measure import reduction_of
 from .progress import heading
+from .step_costs import with_step_costs
 from .train import setup, train, train_and_test
 
 Runs = dict[str, RunConfig]  # by what they are called
@@ -26,31 +29,33 @@ Row = dict[str, Any]
 def compare(config: CompareConfig) -> None:
     """Run every method with every seed, those that are finished already excepted; print and write the result.
 
+    The result is a table, a picture, and in words what was seen and what to try next.
+
     Raises:
         UsageError: runs failed; the result is that of the others.
     """
     runs = {
-        f"{method} seed {seed}": run_of(config, config.out / f"{method}-seed{seed}", method, seed)
+        f"{method} seed {seed}": run_of(config, _folder(config, method, seed), method, seed)
         for seed in config.seeds
         for method in config.methods
     }
-    run_id = _begin(config, runs)
+    run_id, facts = _begin(config, runs)
     results, failed = _each(runs, _test)
-    summaries = {}
+    summaries: report.Summaries = {}
     for method in config.methods:
-        finished = [result for name, result in results.items() if runs[name].method == method]
+        finished = {name: result for name, result in results.items() if runs[name].method == method}
         if finished:
-            summaries[method] = finished
+            summaries[method] = with_step_costs(runs[next(iter(finished))], list(finished.values()), facts)
     if summaries:
-        result = report.paired(summaries)
         say("\n" + report.comparison_table(summaries))
         if failed:
             say(f"without {', '.join(failed)}, which failed")
-        if result is not None:
-            say(report.paired_text(result))
-        summary = {"runs": summaries, "sgr_minus_layerwise": result, "failed": list(failed)}
+        for text in findings(summaries), next_steps(summaries, config.data):
+            if text:
+                say(text)
+        summary = {"runs": summaries, "sgr_minus_layerwise": report.paired(summaries), "failed": list(failed)}
         write_json(config.out / checkpoint.SUMMARY, summary, run_id)
-        derived.draw(config.out / "comparison.png", run_id, lambda: _plot(config, runs, results))
+        derived.draw(config.out / "comparison.png", run_id, lambda: _plot(config, summaries))
     _refuse(failed, runs)
 
 
@@ -66,7 +71,7 @@ def choose(config: ChooseConfig) -> None:
         for seed in config.seeds:
             out = config.out / f"{candidate.flag}{candidate.value:g}-seed{seed}"
             runs[f"{candidate} seed {seed}"] = run_of(config, out, method, seed, **own)
-    run_id = _begin(config, runs)
+    run_id, _ = _begin(config, runs)
     results, failed = _each(runs, _validate)
     last: dict[Candidate, list[Row]] = {candidate_of(run): [] for run in runs.values()}
     for name, run in runs.items():
@@ -119,10 +124,10 @@ def candidate_of(run: RunConfig) -> Candidate:
     return Candidate("rho", options["rho"]) if "rho" in options else LAYERWISE
 
 
-def _begin(config: Settings, runs: Runs) -> str:
+def _begin(config: Settings, runs: Runs) -> tuple[str, Facts]:
     """Find out about bad input before anything is written, then begin the runs, or see that those begun are these.
 
-    Returns the id of the command's own folder.
+    Returns the id of the command's own folder, and what is known of the data.
     """
     first = next(iter(runs.values()))
     _, data = setup(first, checkpoint.found_cuts(first))
@@ -134,7 +139,7 @@ def _begin(config: Settings, runs: Runs) -> str:
         make_folder(run.out)
         checkpoint.enter(run, data.fingerprint, data.mean.device)
     say(heading(config, data))
-    return run_id
+    return run_id, Facts(len(data.train), data.num_classes, data.image_shape)
 
 
 def _each(runs: Runs, action: Callable[[RunConfig, str], tuple[Row, str]]) -> tuple[dict[str, Row], Failed]:
@@ -176,11 +181,14 @@ def _refuse(failed: Failed, runs: Runs) -> None:
         raise (NotWritten if not_written else UsageError)(f"{others} ({name}: {first})")
 
 
-def _plot(config: CompareConfig, runs: Runs, results: dict[str, Row]) -> bytes:
-    histories: dict[str, list[list[Row]]] = {}
-    for name, summary in results.items():
-        rows = derived.read_metrics(runs[name].out, summary["epochs"])
-        histories.setdefault(summary["method"], []).append(rows)
+def _plot(config: CompareConfig, summaries: report.Summaries) -> bytes:
+    histories = {
+        method: [derived.read_metrics(_folder(config, method, run["seed"]), run["epochs"]) for run in finished]
+        for method, finished in summaries.items()
+    }
     title = f"{Path(config.data).name}, {config.model}, {config.head} heads"
-    in_order = {method: histories[method] for method in config.methods if method in histories}
-    return plots.of_comparison(in_order, reduction_of(config), title)
+    return plots.of_comparison(summaries, histories, reduction_of(config), title)
+
+
+def _folder(config: CompareConfig, method: str, seed: int) -> Path:
+    return config.out / f"{method}-seed{seed}"

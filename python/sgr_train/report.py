@@ -4,9 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 MIB = 2**20
+BASELINE = "bp"  # what the costs of a step are shown over
+
+Summary = dict[str, Any]  # of a run
+Summaries = dict[str, list[Summary]]  # of the runs of every method, by seed
+
+
+class Cost(NamedTuple):
+    """Of a step: an entry of summaries, ``scale`` times which is in the ``unit``."""
+
+    what: str
+    entry: str
+    unit: str
+    scale: float
+
+
+COSTS = (
+    Cost("time", "seconds_per_step", "ms", 1e3),
+    Cost("memory", "step_memory_bytes", "MiB", 1 / MIB),
+)
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -46,10 +65,10 @@ def skipped(summary: dict[str, Any]) -> str:
     return f", {count} step{'s' * (count > 1)} of modules skipped" if count else ""
 
 
-def comparison_table(summaries: dict[str, list[dict[str, Any]]]) -> str:
+def comparison_table(summaries: Summaries) -> str:
     """One row a method; mean +- standard deviation over seeds."""
-    kind = next(iter(summaries.values()))[0]["peak_memory_kind"]
-    rows = [["method", "test acc. %", "val acc. %", "SGR loss", "s/epoch", f"{kind}, MiB"]]
+    costs = [values_of(summaries, cost) for cost in COSTS]
+    rows = [["method", "test acc. %", "val acc. %", "SGR loss", *(title for title, _ in costs)]]
     for method, runs in summaries.items():
         column = {name: [run[name] for run in runs if run[name] is not None] for name in runs[0]}
         rows.append(
@@ -58,11 +77,40 @@ def comparison_table(summaries: dict[str, list[dict[str, Any]]]) -> str:
                 spread(column["test_accuracy"], 100),
                 spread(column["val_accuracy"], 100),
                 spread(column["sgr"], digits=4),
-                spread(column["seconds_per_epoch"], digits=3),
-                mebibytes(max(column["peak_memory_bytes"], default=None)),
+                *(_varied(values[method]) for _, values in costs),
             ]
         )
     return table(rows)
+
+
+def values_of(summaries: Summaries, cost: Cost) -> tuple[str, dict[str, list[float]]]:
+    """The title of a column, and its values by method: over those of BP, or where it has none, in the unit."""
+    ratios = relative(summaries, cost.entry)
+    if ratios:
+        return f"{cost.what} a step / {BASELINE}", ratios
+    found = {
+        name: [cost.scale * run[cost.entry] for run in runs if run[cost.entry]] for name, runs in summaries.items()
+    }
+    return f"{cost.what} a step, {cost.unit}", found
+
+
+def relative(summaries: Summaries, entry: str) -> dict[str, list[float]]:
+    """An entry of every run over that of the run of BP with the same seed, by method; {} if BP has none.
+
+    Runs of which one of the two lacks it are left out.
+    """
+    of_baseline = {run["seed"]: run[entry] for run in summaries.get(BASELINE, ()) if run[entry]}
+    if not of_baseline:
+        return {}
+    return {
+        method: [run[entry] / of_baseline[run["seed"]] for run in runs if run["seed"] in of_baseline and run[entry]]
+        for method, runs in summaries.items()
+    }
+
+
+def _varied(values: Sequence[float]) -> str:
+    """As :func:`spread`, without the deviation of what is the same for all seeds."""
+    return spread(values[:1] if len(set(values)) == 1 else values)
 
 
 def choice_table(accuracies: dict[Any, list[float]], losses: dict[Any, list[float]]) -> str:
@@ -72,29 +120,25 @@ def choice_table(accuracies: dict[Any, list[float]], losses: dict[Any, list[floa
     return table(rows)
 
 
-def paired(summaries: dict[str, list[dict[str, Any]]]) -> dict[str, Any] | None:
-    """SGR against layerwise, seed by seed: accuracy difference, its standard error, and seeds with a lower SGR loss.
+def paired(summaries: Summaries, one: str = "sgr", other: str = "layerwise") -> dict[str, Any] | None:
+    """A method against another, seed by seed: accuracy difference, its standard error, and seeds with a lower SGR loss.
 
-    Seeds of which one of the two has no run are left out. A network of one module has no SGR loss.
+    Seeds of which one of the two has no run are left out. A network of one module, as of BP, has no SGR loss.
     """
-    with_sgr, without = ({run["seed"]: run for run in summaries.get(name, [])} for name in ("sgr", "layerwise"))
-    pairs = [(run, without[seed]) for seed, run in with_sgr.items() if seed in without]
+    pairs = pairs_of(summaries, one, other)
     if not pairs:
         return None
-    differences = [one["test_accuracy"] - other["test_accuracy"] for one, other in pairs]
+    differences = [first["test_accuracy"] - second["test_accuracy"] for first, second in pairs]
     deviation = std(differences)
     return {
         "seeds": len(pairs),
         "accuracy_difference": mean(differences),
         "standard_error": None if deviation is None else deviation / math.sqrt(len(pairs)),
-        "sgr_lower_on": sum(one["sgr"] is not None and one["sgr"] < other["sgr"] for one, other in pairs),
+        "sgr_lower_on": sum(a["sgr"] < b["sgr"] for a, b in pairs if None not in (a["sgr"], b["sgr"])),
     }
 
 
-def paired_text(result: dict[str, Any]) -> str:
-    error = result["standard_error"]
-    error_text = "one seed, no standard error" if error is None else f"paired standard error {100 * error:.2f}"
-    return (
-        f"SGR - layerwise, test accuracy: {100 * result['accuracy_difference']:+.2f} points ({error_text})\n"
-        f"SGR loss lower with SGR on {result['sgr_lower_on']} of {result['seeds']} seeds"
-    )
+def pairs_of(summaries: Summaries, one: str, other: str) -> list[tuple[Summary, Summary]]:
+    """Runs of two methods with the same seed, in the order of the first."""
+    theirs = {run["seed"]: run for run in summaries.get(other, ())}
+    return [(run, theirs[run["seed"]]) for run in summaries.get(one, ()) if run["seed"] in theirs]

@@ -243,7 +243,9 @@ def test_compare(sgr_train, tmp_path, monkeypatch):
     for method in ("bp", "layerwise", "sgr"):
         assert [run["seed"] for run in summary["runs"][method]] == [0, 1]
         assert any(line.startswith(method) and "+-" in line for line in text.splitlines())
-    assert "SGR - layerwise, test accuracy" in text and "of 2 seeds" in text
+        assert all(run["seconds_per_step"] > 0 < run["step_memory_bytes"] for run in summary["runs"][method])
+    for said in ("time a step / bp", "memory a step / bp", "accurate than layerwise on 2 seeds", "next: "):
+        assert said in text
     # resumed: what is finished is not trained again, and the table is the same
     monkeypatch.setattr(train, "train_epoch", None)
     status, again, _ = sgr_train("compare", "--resume", out)
@@ -330,18 +332,36 @@ def test_paired_difference():
     assert result["accuracy_difference"] == pytest.approx(0.02)
     assert result["standard_error"] == pytest.approx(0.01 / 3**0.5)
     assert (result["sgr_lower_on"], result["seeds"]) == (2, 3)
-    text = report.paired_text(result)
-    assert "+2.00 points" in text and "0.58" in text and "2 of 3" in text
     assert report.paired({"bp": []}) is None
     without_one = {"layerwise": summaries["layerwise"][1:], "sgr": summaries["sgr"]}  # seed 0 has one run only
     assert report.paired(without_one)["accuracy_difference"] == pytest.approx(0.015)
-    assert "no standard error" in report.paired_text(report.paired({name: r[:1] for name, r in summaries.items()}))
+    assert report.paired({name: rows[:1] for name, rows in summaries.items()})["standard_error"] is None
     of_one_module = {name: [{**run, "sgr": None} for run in runs] for name, runs in summaries.items()}
     assert report.paired(of_one_module) == {**result, "sgr_lower_on": 0}
 
 
 def test_table_of_one_seed_has_no_deviation():
-    row = {"test_accuracy": 0.9, "val_accuracy": 0.8, "sgr": None, "seconds_per_epoch": 1.5,
-           "peak_memory_bytes": 2**21, "peak_memory_kind": "peak resident set"}  # fmt: skip
-    header, _, line = report.comparison_table({"bp": [row]}).splitlines()
-    assert line.split() == ["bp", "90.00", "80.00", "-", "1.500", "2"] and "peak resident set, MiB" in header
+    row = {"seed": 3, "test_accuracy": 0.9, "val_accuracy": 0.8, "sgr": None, "seconds_per_step": 0.0015,
+           "step_memory_bytes": 2**21}  # fmt: skip
+    header, _, line = report.comparison_table({"sgr": [row]}).splitlines()
+    assert line.split() == ["sgr", "90.00", "80.00", "-", "1.50", "2.00"]
+    assert header.endswith("time a step, ms  memory a step, MiB")
+
+
+def test_costs_in_a_table_are_over_those_of_bp_with_the_same_seed():
+    def runs(seconds, memory):
+        return [
+            {"seed": seed, "test_accuracy": 0.9, "val_accuracy": 0.8, "sgr": None, "seconds_per_step": each,
+             "step_memory_bytes": memory} for seed, each in seconds.items()
+        ]  # fmt: skip
+
+    summaries = {
+        "bp": runs({0: 1.0, 1: 2.0}, 400),
+        "sgr": runs({1: 6.0, 0: 4.0, 2: 9.0}, 300),
+        "dni": runs({2: 1.0}, None),
+    }
+    header, _, *lines = report.comparison_table(summaries).splitlines()
+    assert header.endswith("time a step / bp  memory a step / bp")
+    assert [line.split()[-4:] for line in lines] == [
+        ["0.00", "-", "1.00", "1.00"], ["3.50", "+-", "0.71", "0.75"], ["80.00", "-", "-", "-"]
+    ]  # fmt: skip

@@ -160,6 +160,39 @@ def figures(monkeypatch):
     return drawn
 
 
+COMPARED = {"bp": (0.1, 2**20), "sgr": (0.3, 2**19), "dni": (0.2, None)}  # seconds and bytes of a step
+
+
+def compared(**histories) -> None:
+    """A picture of runs with seeds 0, 1 ..., of which each is a hundredth more accurate than the one before."""
+    summaries = {
+        method: [
+            {"seed": seed, "test_accuracy": 0.9 + seed / 100, "sgr": None if method == "bp" else 1.5,
+             "seconds_per_step": COMPARED[method][0], "step_memory_bytes": COMPARED[method][1]}
+            for seed in range(len(runs))
+        ] for method, runs in histories.items()
+    }  # fmt: skip
+    plots.of_comparison(summaries, histories, "batchmean", "title")
+
+
+def test_methods_stand_side_by_side(figures):
+    compared(bp=[history(2, 1)] * 2, sgr=[history(2, 3)] * 2, dni=[history(2, 3)] * 2)
+    accuracy, sgr, time, memory = figures[0].axes[:4]
+    for axis, label, means, bars in (
+        (accuracy, "test accuracy (%)", ["90.50"] * 3, []),
+        (sgr, "SGR loss (batchmean)", ["-", "1.50", "1.50"], [1.5, 1.5]),
+        (time, "time a step / bp", ["1.00", "3.00", "2.00"], [1.0, 3.0, 2.0]),
+        (memory, "memory a step / bp", ["1.00", "0.50", "-"], [1.0, 0.5]),
+    ):
+        assert axis.get_ylabel() == label and [text.get_text() for text in axis.texts] == means
+        assert [bar.get_height() for bar in axis.patches] == pytest.approx(bars)
+        assert [tick.get_text() for tick in axis.get_xticklabels()] == ["bp", "sgr", "dni"]
+        assert axis.get_ylim()[1] > max([*bars, *(line.get_ydata().max() for line in axis.lines)])
+    compared(sgr=[history(2, 3)])  # without bp
+    assert [axis.get_ylabel() for axis in figures[1].axes[2:4]] == ["time a step, ms", "memory a step, MiB"]
+    assert [axis.patches[0].get_height() for axis in figures[1].axes[2:4]] == pytest.approx([300.0, 0.5])
+
+
 def test_curves_of_one_epoch_are_seen(figures):
     plots.of_run(history(1, 3), make(RunConfig), "batchmean")
     for axis in figures[0].axes:
@@ -194,10 +227,11 @@ def test_what_was_not_validated_is_left_out(figures):
 
 
 def test_values_from_zero_have_room_above_them(figures):
-    plots.of_comparison({"bp": [history(2, 1)]}, "batchmean", "nothing to reconcile")
-    assert figures[0].axes[1].get_ylim() == (0, 1) and not figures[0].axes[1].lines
-    plots.of_comparison({"sgr": [history(2, 3)]}, "batchmean", "title")
-    low, high = figures[1].axes[1].get_ylim()
+    compared(bp=[history(2, 1)])  # nothing to reconcile
+    [_, sgr, *_, by_epoch] = figures[0].axes
+    assert sgr.get_ylim() == by_epoch.get_ylim() == (0, 1) and not by_epoch.lines and not sgr.patches
+    compared(sgr=[history(2, 3)])
+    low, high = figures[1].axes[-1].get_ylim()
     assert low == 0 and high > 1.5 > 0.9 * high
 
 
@@ -205,6 +239,6 @@ def test_a_comparison_of_runs_of_different_lengths(figures):
     """In epoch 2 both runs are there, in epoch 3 the longer one."""
     runs = [history(2, 2), history(3, 2, lambda epoch: epoch > 1)]
     runs[1][1]["val_accuracy"] = [0.0, 0.04]
-    plots.of_comparison({"sgr": runs}, "batchmean", "title")
-    [line] = figures[0].axes[0].lines
+    compared(sgr=runs)
+    [line] = figures[0].axes[-2].lines
     assert list(line.get_xdata()) == [1, 2, 3] and list(line.get_ydata()) == pytest.approx([1.0, 3.0, 3.0])

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import flop_registry
 from .. import methods
 from ..build import build, empty_batch, make_optimizers, sizes_of
 from ..config import RunConfig
+from ..networks.cuts import Cuts
 from ..networks.network import Network
 from .step import Sizes, step_peak_bytes, steps
 
@@ -25,23 +26,27 @@ class Cost(NamedTuple):
         network: without numbers.
         flops: of its products (matrices, convolutions), at most over the phases of the method.
         kept_bytes: see :func:`kept_bytes`.
-        peak_bytes: of all that lives at once, ``kept_bytes`` included; scratch memory of operators is not.
+        step_bytes: the peak of what the step makes beside these, see :func:`sgr_train.memory.step.step_peak_bytes`.
     """
 
     network: Network
     flops: int
     kept_bytes: int
-    peak_bytes: int
+    step_bytes: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """Of all that lives at once; scratch memory of operators is not among it."""
+        return self.kept_bytes + self.step_bytes
 
 
-def step_cost(config: RunConfig, num_classes: int, image_shape: tuple[int, int, int]) -> Cost:
-    """For images (C, H, W)."""
+def step_cost(config: RunConfig, num_classes: int, image_shape: tuple[int, int, int], found: Cuts = ()) -> Cost:
+    """For images (C, H, W); ``found`` as of :func:`sgr_train.build.build`."""
     with torch.device("meta"):
-        network, method = build(config, num_classes, image_shape)
+        network, method = build(config, num_classes, image_shape, found)
         x, y = empty_batch(config, image_shape)
-    kept = kept_bytes(config, network)
-    peak = step_peak_bytes(network, method, x, y, sizes_of(config), config.accumulate)
-    return Cost(network, _flops(network, method, x, y), kept, kept + peak)
+    step = step_peak_bytes(network, method, x, y, sizes_of(config), config.accumulate)
+    return Cost(network, _flops(network, method, x, y), kept_bytes(config, network), step)
 
 
 def kept_bytes(config: RunConfig, network: Network) -> int:
