@@ -183,6 +183,30 @@ def test_norms_of_half_precision_gradients_are_not(engine, dtype):
         assert weights[dtype].norms[0] / 0.1 > torch.finfo(dtype).max
 
 
+class WithEmbedding(nn.Module):
+    """One row of a table counts twice, which is two entries of a sparse gradient."""
+
+    def __init__(self, sparse: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.table = nn.Linear(8, 8), nn.Embedding(4, 8, sparse=sparse)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.linear(x) * self.table(torch.tensor([1, 2, 1])).sum(0))
+
+
+@pytest.mark.parametrize("engine", ["autograd", "directional"])
+def test_sparse_gradients_count_as_dense_ones(engine):
+    x, y, delta_pre = torch.randn(6, 8), torch.randint(8, (6,)), torch.randn(6, 8)
+    norms = []
+    for sparse in (False, True):
+        body, weight = WithEmbedding(sparse), sk.RelativeWeight(0.1)
+        sk.local_step(body, nn.functional.cross_entropy, x, y, delta_pre, weight=weight, engine=engine)
+        assert body.table.weight.grad.is_sparse == sparse
+        norms.append(weight.norms)
+    torch.testing.assert_close(*norms)
+
+
 def test_averages_are_state():
     (first, second), parts = batches(count=2), layers()
     weight = sk.RelativeWeight(0.2)
