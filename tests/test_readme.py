@@ -14,6 +14,7 @@ import pytest
 import torch
 from sgr_bench import cli, results, tables
 from sgr_train import report
+from sgr_train.findings import findings, next_steps
 from torch import nn
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -100,9 +101,10 @@ def test_flags_of_the_long_run_exist(tmp_path):
 @pytest.mark.parametrize("name", ["train", "digits", "engines"])
 def test_accuracies_are_those_of_the_results(name):
     result = json.loads((results.STORED / f"{name}.json").read_text())
-    assert report.comparison_table(result["runs"]) in README
-    if "sgr_minus_layerwise" in result:
-        assert report.paired_text(result["sgr_minus_layerwise"]) in README
+    table = report.comparison_table(result["runs"])
+    words = findings(result["runs"]) if "sgr_minus_layerwise" in result else ""
+    steps = next_steps(result["runs"], "digits") if name == "train" else ""
+    assert "\n".join(text for text in (table, words, steps) if text) + "\n```" in README
 
 
 @pytest.mark.parametrize(
