@@ -184,13 +184,14 @@ def _check_request(name: str, source: str) -> None:
     if name not in NAMES:
         raise ValueError(f"{source}: unknown backend {name!r}; choose one of {', '.join(NAMES)}")
     if status(name) != "ok":
-        raise RuntimeError(f"{source}: backend {name!r} cannot run here ({status(name)})")
+        raise RuntimeError(f"{source}: backend {name!r} cannot run here ({status(name)}); choose another one")
 
 
 def _check_device(name: str, device: str) -> None:
     runs_on = device_of(name) or device
     if device not in (runs_on, "meta"):  # tensors without numbers have shapes on every backend
-        raise RuntimeError(f"backend {name!r} works on {runs_on} tensors here, got a {device} tensor")
+        given = f"got a {device} tensor: move it, or choose another backend"
+        raise RuntimeError(f"backend {name!r} works on {runs_on} tensors here, {given}")
 
 
 _requested = os.environ.get("SGR_BACKEND") or None

@@ -651,7 +651,7 @@ def test_declared_autograd_functions_pass():
     [
         ({"engine": "directional", "order": 3}, "order must be 1 or 2"),
         ({"engine": "directional", "radius": 0.0}, "radius must be > 0"),
-        ({"engine": "directional", "curvature": "none"}, "curvature must be 'exact' but for engine='fused'"),
+        ({"engine": "directional", "curvature": "none"}, "always includes the curvature"),
         ({"engine": "autograd", "radius": 0.1}, "radius and order belong to engine='directional'"),
         ({"engine": "fused", "order": 2}, "radius and order belong to engine='directional'"),
     ],

@@ -124,7 +124,10 @@ def test_unknown_and_missing_backends_are_errors():
     ("options", "message"),
     [
         ({"engine": "magic"}, "engine must be one of auto, autograd"),
-        ({"curvature": "none", "engine": "autograd"}, "curvature must be 'exact' but for engine='fused', got 'none'"),
+        (
+            {"curvature": "none", "engine": "autograd"},
+            "'autograd' always includes the curvature, got curvature='none'",
+        ),
         ({"order": 2}, "radius and order belong to engine='directional'"),
         ({"radius": 0.1}, "radius and order belong to engine='directional'"),
         ({"reduction": "none"}, "reduction must be one of"),

@@ -157,12 +157,16 @@ def test_the_default_is_the_engine_that_automatic_names(chosen, reconcile):
 @pytest.mark.parametrize(
     ("chosen", "options", "message"),
     [
-        ("fused", {"order": 2}, r"radius=None and order=2 with engine='fused', which engine='auto' is for this body"),
-        ("fused", {"radius": 0.1}, r"radius=0.1 and order=1 with engine='fused', which engine='auto' is for this body"),
+        ("fused", {"order": 2}, r"radius=None and order=2 with engine='fused' \(what 'auto' is for this body\): leave"),
+        (
+            "fused",
+            {"radius": 0.1},
+            r"radius=0.1 and order=1 with engine='fused' \(what 'auto' is for this body\): leave",
+        ),
         (
             "directional",
             {"curvature": "none"},
-            "got 'none' with engine='directional', which engine='auto' is for this body",
+            r"^engine='directional' \(what 'auto' is for this body\) always includes the curvature, got c",
         ),
     ],
 )

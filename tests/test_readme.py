@@ -14,6 +14,7 @@ import torch
 import torchvision  # noqa: F401  of the table of what only this can do
 from sgr_bench import cli, results, summary
 from sgr_train import report
+from sgr_train.findings import findings
 from torch import nn
 
 import sgr_kernels as sk
@@ -119,9 +120,8 @@ def test_commands_run(command, tmp_path):
 
 
 def test_accuracies_are_those_of_the_results():
-    result = json.loads((results.STORED / "train.json").read_text())
-    assert report.comparison_table(result["runs"]) in README
-    assert report.paired_text(result["sgr_minus_layerwise"]) in README
+    runs = json.loads((results.STORED / "train.json").read_text())["runs"]
+    assert f"{report.comparison_table(runs)}\n{findings(runs)}\n```" in README
 
 
 def test_tables_and_the_sentence_are_those_of_the_results():

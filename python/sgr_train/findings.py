@@ -100,7 +100,7 @@ def _for_certainty(result: Paired | None) -> str:
         if seeds > MOST_SEEDS:
             return "seeds will not tell sgr from layerwise soon: try another --rho, which sgr-train choose finds"
         numbers = " ".join(map(str, range(seeds)))
-        return f"{seeds} seeds would tell the difference from chance, if it stays this large: try --seeds {numbers}"
+        return f"{seeds} seeds would tell this from chance: try --seeds {numbers}"
     if result["accuracy_difference"] < 0:
         return "sgr did harm: try a smaller weight, which sgr-train choose --rhos 0.01 0.03 finds"
     return "sgr was of use: sgr-train choose finds the --rho that serves it best"

@@ -54,12 +54,13 @@ def load(folder: Path, which: str = "last") -> Trained:
         note(str(error))
     state = STATES[which](folder, checkpoint.id_of(config))
     if state is None:
-        raise UsageError(f"{folder} has no checkpoint any more: there is no network to load")
+        raise UsageError(f"{folder} has no checkpoint any more: there is no network to load; train it again")
     network, _ = build(config, len(state["classes"]), tuple(state["image_shape"]), tuple(state["cuts"]))
     try:
         network.load_state_dict(weights_of_result(state))
     except RuntimeError as error:
-        raise UsageError(f"the network of {folder} is another one than it was ({one_line(error)})") from error
+        reason = f"{one_line(error)}); use the version of sgr-train that trained it"
+        raise UsageError(f"the network of {folder} is another one than it was ({reason}") from error
     return Trained(config=config, network=network.eval(), classes=tuple(state["classes"]))
 
 
@@ -109,5 +110,5 @@ def export(folder: Path, which: str, out: Path) -> None:
     try:
         torch.export.save(program, expand(out))
     except (OSError, RuntimeError) as error:
-        raise UsageError(f"--out {out} cannot be written: {one_line(error)}") from error
+        raise UsageError(f"--out {out} cannot be written: {one_line(error)}; choose another --out") from error
     say(f"{out}: pixels from 0 to 1, {tuple(sample.shape[1:])} an image -> logits of {', '.join(trained.classes)}")

@@ -135,11 +135,14 @@ def _splits(config: Settings) -> tuple[Split, Split, Split, tuple[str, ...]]:
         val, order = train.subset(order[:held_out]), order[held_out:]
     if config.train_subset is not None:
         if config.train_subset > len(order):
-            raise UsageError(f"--train-subset must be at most {len(order)}, the training images there are")
+            given = f"the training images there are, got {config.train_subset}"
+            raise UsageError(f"--train-subset must be at most {len(order)}, {given}")
         order = order[: config.train_subset]
     train = train.subset(order)
     if len(train) < 2 or len(val) == 0 or len(test) == 0:
-        raise UsageError(f"--data {config.data} has too few images: {len(train)} / {len(val)} / {len(test)}")
+        given = f"{len(train)} / {len(val)} / {len(test)}"
+        needed = "to train / validate / test, of which 2 / 1 / 1 are needed"
+        raise UsageError(f"--data {config.data} has too few images: {given} {needed}")
     return train, val, test, classes
 
 

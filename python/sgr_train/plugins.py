@@ -60,4 +60,5 @@ def load_installed() -> None:
         try:
             point.load()
         except Exception as error:
-            raise UsageError(f"plug-in {point.name} ({point.value}) fails: {one_line(error)}") from error
+            reason = f"{one_line(error)}; mend or uninstall it"
+            raise UsageError(f"plug-in {point.name} ({point.value}) fails: {reason}") from error

@@ -151,14 +151,13 @@ def _captured(
 
 def _check_options_of(engine: str, options: StepOptions, asked_for: str) -> None:
     """Raises ValueError where an option belongs to another engine than this one, which is to run."""
-    named = f"engine={engine!r}" + (", which engine='auto' is for this body" if asked_for == "auto" else "")
+    named = f"engine={engine!r}" + (" (what 'auto' is for this body)" if asked_for == "auto" else "")
     if engine != "directional" and (options.radius is not None or options.order != 1):
         given = f"radius={options.radius} and order={options.order}"
         raise ValueError(f"radius and order belong to engine='directional', got {given} with {named}: leave them out")
     if engine != "fused" and options.curvature != "exact":
-        raise ValueError(
-            f"curvature must be 'exact' but for engine='fused', got {options.curvature!r} with {named}: leave it out"
-        )
+        given = f"curvature={options.curvature!r}"
+        raise ValueError(f"{named} always includes the curvature, got {given}: leave it out, or take engine='fused'")
 
 
 def _check_weight(weight: float | Tensor | RelativeWeight, x: Tensor) -> None:
@@ -177,7 +176,9 @@ def _check_tensors(x: Tensor, delta_pre: Tensor | None) -> None:
     if delta_pre.shape != x.shape:
         raise ValueError(f"delta_pre must have the shape of x {tuple(x.shape)}, got {tuple(delta_pre.shape)}")
     if not x.is_floating_point():
-        raise TypeError(f"x must be a floating-point tensor where there is a delta_pre, got {x.dtype}")
+        raise TypeError(
+            f"x must be a floating-point tensor where there is a delta_pre, got {x.dtype}; give delta_pre=None"
+        )
 
 
 def automatic(body: nn.Module | Callable) -> str:

@@ -104,7 +104,7 @@ def loss_of(head: Callable, output: Tensor, y: Any) -> Tensor:
         raise TypeError(f"head must return a scalar loss, a tensor with one element, got {_described(loss)}")
     with outside_of_all_modes():
         if loss.numel() != 1:
-            raise ValueError(f"head must return a scalar loss, got shape {tuple(loss.shape)}")
+            raise ValueError(f"head must return a scalar loss, got shape {tuple(loss.shape)}: take its mean")
         is_scalar = loss.dim() == 0
     return loss if is_scalar else loss.reshape(())
 
@@ -193,7 +193,10 @@ def indices_behind(output: Tensor, parameters: list[Tensor]) -> set[int]:
 
 def require_graph(loss: Tensor) -> None:
     if not loss.requires_grad:
-        raise ValueError("head must return a loss with a gradient: this one depends on no parameter and not on output")
+        raise ValueError(
+            "head must return a loss with a gradient: this one depends on no parameter and not on output; compute it "
+            "from these, without detach() and item()"
+        )
 
 
 def add_gradients(parameters: list[Tensor], gradients: Iterable[Tensor | None]) -> None:

@@ -133,7 +133,10 @@ class AutogradLoss:
             )
         self.loss = loss.detach()
         if self.grad is None:
-            raise ValueError("the head's loss does not depend on the output of the body")
+            raise ValueError(
+                "the head's loss does not depend on the output of the body, a tensor of shape "
+                f"{tuple(features.shape)}: compute it from the first argument of the head, without detach()"
+            )
         self.loss_at = lambda features: loss_of(head, features, labels)
         self.scale = scale
 

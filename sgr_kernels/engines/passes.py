@@ -93,7 +93,10 @@ class Passes:
         delta_out = gradients.pop() if output.requires_grad else None
         delta = gradients.pop()
         if delta is None:
-            raise ValueError("the local loss does not depend on x: there is no gradient to reconcile")
+            raise ValueError(
+                f"the local loss does not depend on x, a tensor of shape {tuple(x.shape)}: there is no gradient to "
+                "reconcile; compute the output from x without detach(), or give delta_pre=None"
+            )
         self.end = Snapshot.of(Reach(self.inputs.body, self.inputs.head), self.start)
         self.streams.end_first_pass()
         if self.capturing:
@@ -167,12 +170,18 @@ class Passes:
 
     def _check_graph(self, nodes: set, loss: Tensor, x: Tensor) -> None:
         """Check that the graph of another pass has the leaves of the first one, and nothing else of its ``nodes``."""
-        if loss.requires_grad and {*leaves_of(loss, x)} != {*self.parameters}:
-            raise RuntimeError("two passes do not use the same parameters: make them before the first step")
-        if not all(_is_of_a_leaf(node) for node in nodes.intersection(nodes_behind([loss]))):
+        leaves = {*leaves_of(loss, x)} if loss.requires_grad else {*self.parameters}
+        if other := leaves.symmetric_difference(self.parameters):
+            shapes = ", ".join(str(tuple(leaf.shape)) for leaf in other)
             raise RuntimeError(
-                "body or head uses a tensor that was computed before the step and has a graph: compute it in every "
-                "pass, detach it, or use engine='autograd'"
+                "two passes do not use the same parameters: make them before the first step, and use them in every "
+                f"pass; only one pass uses those of shape {shapes}"
+            )
+        shared = nodes.intersection(nodes_behind([loss]))
+        if names := sorted(node.name() for node in shared if not _is_of_a_leaf(node)):
+            raise RuntimeError(
+                "body or head uses a tensor that was computed before the step and has a graph "
+                f"({names[0]}): compute it in every pass, detach it, or use engine='autograd'"
             )
 
 

@@ -65,7 +65,10 @@ def _mask(gates: Gates, shape: torch.Size, choose: Callable[[], Tensor]) -> _Mas
     recorded = None if gates.recording else gates.recall()
     if recorded is not None and not gates.rewound:
         if recorded.shape != shape:
-            raise RuntimeError("the network is not the same in two passes: a dropout gets a tensor of another shape")
+            raise RuntimeError(
+                "the network is not the same in two passes: a dropout gets a tensor of another shape, "
+                f"{tuple(shape)} after {tuple(recorded.shape)}; keep it, or use engine='autograd'"
+            )
         return recorded
     with torch.no_grad():
         kept = choose()

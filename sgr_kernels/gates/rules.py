@@ -38,7 +38,11 @@ def leaky_relu(gates: Gates, input: Tensor, negative_slope: float = 0.01, inplac
     return _put(input, torch.where(gates.decide(torch.le, input, 0), below, input), inplace)
 
 
-_OTHER_SHAPE = "the network is not the same in two passes: a ReLU gets a tensor of another shape than before"
+def _other_shape(x: Tensor) -> RuntimeError:
+    return RuntimeError(
+        "the network is not the same in two passes: a ReLU gets a tensor of another shape than before, now "
+        f"{tuple(x.shape)}; keep it, or use engine='autograd'"
+    )
 
 
 class _Small(NamedTuple):
@@ -55,7 +59,7 @@ def _small_relu(gates: Gates, x: Tensor, inplace: bool) -> Tensor:
     else:
         recorded = gates.recall()
         if not isinstance(recorded, _Small) or recorded.result.shape != x.shape:
-            raise RuntimeError(_OTHER_SHAPE)
+            raise _other_shape(x)
     # As a function of x, the derivative of ReLU keeps its gates and no result: a network may write into that.
     return x.masked_fill_(recorded.result <= 0, 0.0) if inplace else _through_gates(x, recorded.result, 0)
 
@@ -78,7 +82,7 @@ class _LeakyReLU(torch.autograd.Function):
     def forward(ctx, x, gates, slope, inplace, found=None):
         recorded = None if gates.recording else gates.recall()
         if not (gates.recording or (isinstance(recorded, _ReluBits) and recorded.shape == x.shape)):
-            raise RuntimeError(_OTHER_SHAPE)
+            raise _other_shape(x)
         layout = (memory_format(x) or torch.contiguous_format) if recorded is None else recorded.format
         dense = x.contiguous(memory_format=layout)
         y, bits = _leaky_relu(dense, None if recorded is None else recorded.bits, slope, inplace and dense is x)

@@ -91,7 +91,7 @@ class Gates(TorchFunctionMode):
         if func is Tensor.register_hook:
             raise ValueError(
                 "Tensor.register_hook may change a gradient, and engine='directional' needs that of the loss: remove "
-                "the hook, or use engine='autograd'"
+                f"the hook on a tensor of shape {tuple(args[0].shape)}, or use engine='autograd'"
             )
         if func in CONSTANT or func in SOURCES or not torch.is_grad_enabled():
             return self.constant(func, args, kwargs)
@@ -125,7 +125,10 @@ class Gates(TorchFunctionMode):
         if not self.recording:
             decision = self.recall()
             if not isinstance(decision, Tensor):
-                raise RuntimeError("the network is not the same in two passes: a rule makes more decisions than before")
+                raise RuntimeError(
+                    "the network is not the same in two passes: a rule makes more decisions than before, where "
+                    f"{name_of(decision)} was recorded; make the same ones, or use engine='autograd'"
+                )
             return decision
         with torch.no_grad():
             decision = choose(*args)
@@ -250,7 +253,8 @@ class Replay(Gates):
         self.position += 1
         if expected is not func:
             raise RuntimeError(
-                f"the network is not the same in two passes: {name_of(func)} where {name_of(expected)} was recorded"
+                f"the network is not the same in two passes: {name_of(func)} where {name_of(expected)} was recorded; "
+                "take the same way in both, or use engine='autograd'"
             )
 
     def recall(self) -> Any:
@@ -282,7 +286,10 @@ class Replay(Gates):
 
     def check_finished(self) -> None:
         if self.position < len(self.tape):
-            raise RuntimeError("the network is not the same in two passes: the second one makes fewer decisions")
+            raise RuntimeError(
+                f"the network is not the same in two passes: the second one makes fewer decisions, {self.position} of "
+                f"{len(self.tape)} entries; make the same ones, or use engine='autograd'"
+            )
 
 
 def _is_smooth(func: Callable) -> bool:

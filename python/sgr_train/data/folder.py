@@ -46,7 +46,10 @@ def folder(
         except OSError as error:
             raise UsageError(f"--data folder:{root} needs {name}/CLASS/IMAGE files ({one_line(error)})") from error
         if part.classes != (classes or part.classes):
-            raise UsageError(f"--data folder:{root}: {name}/ must have the class folders of train/")
+            other = ", ".join(sorted({*part.classes}.symmetric_difference(classes)))
+            raise UsageError(
+                f"--data folder:{root}: {name}/ must have the class folders of train/; one of both has {other}"
+            )
         classes = part.classes
         paths = [path for path, _ in part.samples]
         splits.append(Files(root, paths, torch.tensor(part.targets), image_size, loading=loading))

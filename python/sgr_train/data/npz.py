@@ -28,7 +28,8 @@ def npz(argument: str) -> Splits:
     splits = [name.partition("_")[0] for name in arrays if name.endswith("_images")]
     pixels = {split: _pixels(path, split, arrays[f"{split}_images"]) for split in splits}
     if len({images.shape[1:] for images in pixels.values()}) > 1:
-        raise UsageError(f"--data npz:{path}: all images must have one size and number of channels")
+        shapes = ", ".join(f"{split}_images {tuple(images.shape)}" for split, images in pixels.items())
+        raise UsageError(f"--data npz:{path}: all images must have one size and number of channels, got {shapes}")
     total = sum(map(len, pixels.values()))
     images = {
         split: Images(pixels[split], _labels(path, split, arrays[f"{split}_labels"], len(pixels[split]), total))
@@ -47,7 +48,7 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
             members = {name.removesuffix(".npy"): name for name in archive.zip.namelist()}
             return {name: _array(archive.zip, name, members[name]) for name in _required(path, list(members))}
     except FileNotFoundError as error:
-        raise UsageError(f"--data npz:{path}: there is no such file") from error
+        raise UsageError(f"--data npz:{path}: there is no such file; correct the path") from error
     except UsageError:
         raise
     except Exception as error:  # zipfile, zlib and NumPy have one for every damage

@@ -17,7 +17,8 @@ def features_of(module: LocalModule, method: str, *kinds: str) -> Features:
     """
     features = module.features
     if features is None:
-        raise UsageError(f"--method {method} needs LocalModule(body, head, features), with the Features of its output")
+        needed = "LocalModule(body, head, features), with the Features of its output"
+        raise UsageError(f"--method {method} needs {needed}, got features=None")
     if features.kind not in kinds:
         raise UsageError(
             f"--method {method} needs modules that give {' or '.join(kinds)}, and one gives {features.kind} of shape "

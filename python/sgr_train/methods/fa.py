@@ -81,7 +81,8 @@ def check(network: Network, sample: Tensor) -> None:
         if layer not in used:
             raise UsageError(f"--method fa needs every {kind.__name__} to be called, not its weight; take --model vgg")
         if kind is not nn.Linear and (layer.padding_mode != "zeros" or isinstance(layer.padding, str)):
-            raise UsageError(f"--method fa needs {kind.__name__} with zeros as padding, and their number")
+            given = f"padding={layer.padding!r} and padding_mode={layer.padding_mode!r}"
+            raise UsageError(f"--method fa needs {kind.__name__} with a number of zeros as padding, got {given}")
 
 
 @contextlib.contextmanager

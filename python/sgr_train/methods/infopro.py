@@ -95,7 +95,8 @@ def contrastive(embedding: Tensor, y: Tensor) -> Tensor:
     Of every sample the mean of -log softmax, over all other samples, of those with its label; 0 if there is none.
     """
     if y.dim() != 1:
-        raise UsageError("--local-loss contrastive needs one label an image; take cross_entropy, or do not mix images")
+        needed = f"one label an image, got shape {tuple(y.shape)}"
+        raise UsageError(f"--local-loss contrastive needs {needed}; take cross_entropy, or do not mix images")
     unit = F.normalize(embedding, dim=1)
     itself = torch.eye(len(y), dtype=torch.bool, device=y.device)
     log_share = (unit @ unit.T / TEMPERATURE).masked_fill(itself, -torch.inf).log_softmax(1)

@@ -142,7 +142,7 @@ class SGR(Layerwise):
         overlap: bool = False,
     ) -> None:
         if curvature == "none" and engine != "fused":
-            raise UsageError("--curvature must be exact without --engine fused, got 'none'")
+            raise UsageError(f"--curvature must be exact without --engine fused, got 'none' with --engine {engine}")
         if weight is not None and rho != RHO:
             raise UsageError(f"--weight and --rho exclude each other, got {weight} and {rho}: drop one")
         flag, size = ("rho", rho) if weight is None else ("weight", weight)

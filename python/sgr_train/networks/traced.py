@@ -53,7 +53,8 @@ def blocks_of(name: str, image_shape: tuple[int, int, int]) -> TracedBlocks:
     try:
         graph = _Tracer().trace(model)
     except Exception as error:  # whatever the code of a model raises for a value that is not there yet
-        raise UsageError(f"--model {name} cannot be traced ({type(error).__name__}: {one_line(error)})") from error
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise UsageError(f"--model {name} cannot be traced ({reason}); choose another --model") from error
     empty = copy.deepcopy(fx.GraphModule(model, graph)).to("meta").eval()
     shapes = _shapes(name, empty, image_shape)
     other = _shapes_if_any(name, empty, (image_shape[0], *(2 * side for side in image_shape[1:])))
@@ -137,7 +138,8 @@ def _shapes(name: str, empty: fx.GraphModule, image_shape: tuple[int, int, int])
             Shapes(empty).run(torch.empty(2, *image_shape, device="meta"))
     except Exception as error:
         reason = one_line(error).partition(" While executing")[0]
-        raise UsageError(f"--model {name} does not take images of shape {image_shape}: {reason}") from error
+        refused = f"--model {name} does not take images of shape {image_shape}"
+        raise UsageError(f"{refused}: {reason}; choose another --model, or images of another size") from error
     return shapes
 
 

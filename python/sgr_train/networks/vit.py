@@ -21,7 +21,8 @@ class Patches(nn.Module):
         super().__init__()
         channels, height, _ = image_shape
         if any(side % patch for side in image_shape[1:]):
-            raise UsageError(f"sides of images must be multiples of {patch}, the patch, got {image_shape[1:]}")
+            needed = f"multiples of {patch}, the patch of this --model"
+            raise UsageError(f"sides of images must be {needed}, got {image_shape[1:]}")
         self.proj = nn.Conv2d(channels, width, patch, patch)
         count = (height // patch) * (image_shape[2] // patch)
         self.positions = nn.Parameter(0.02 * torch.randn(count, width))

@@ -120,7 +120,7 @@ class Operator:
 
     def _namespace(self, backend: str) -> str:
         if not self.has(backend):
-            raise NotImplementedError(f"backend {backend!r} does not implement {self.name}")
+            raise NotImplementedError(f"backend {backend!r} does not implement {self.name}; choose another one")
         return "sgr" if self.composed is not None else NAMESPACES[backend]
 
     def _register(self, namespace: str, implementation: Callable | None) -> None:
@@ -172,12 +172,14 @@ class Operator:
         return call
 
     def _refuse(self, ctx: Any, *grads: Any) -> tuple:
-        raise RuntimeError(f"{self.name} has no derivative (of this order)")
+        raise RuntimeError(f"{self.name} has no derivative (of this order); detach its arguments")
 
     def _refuse_to_write(self, overload: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
             if _is_differentiated(args):
-                raise RuntimeError(f"{self.name} has no derivative: it cannot write into what is differentiated")
+                raise RuntimeError(
+                    f"{self.name} has no derivative: it cannot write into what is differentiated; detach that"
+                )
             return computed(overload, args)
 
         return call
