@@ -19,6 +19,7 @@ from docutils import nodes
 from sgr_bench import results, tables
 from sgr_train import methods, networks, recipes, reductions, report
 from sgr_train.config import COMMANDS, REGISTRIES, fields_of
+from sgr_train.findings import findings
 from sgr_train.flags import OTHERS
 from sgr_train.methods.facts import COLUMNS
 from sgr_train.options import Option, shape_of, switch
@@ -119,8 +120,8 @@ def accuracies(name: str) -> str:
     """The table that ``sgr-train compare`` ends with."""
     stored = json.loads((results.STORED / f"{name}.json").read_text())
     lines = [report.comparison_table(stored["runs"])]
-    if "sgr_minus_layerwise" in stored:
-        lines.append(report.paired_text(stored["sgr_minus_layerwise"]))
+    if said := findings(stored["runs"]):
+        lines.append(said)
     return "\n".join(["```text", *lines, "```"])
 
 
