@@ -38,9 +38,10 @@ def messages(folders: Iterable[pathlib.Path] = PACKAGES) -> list[Message]:
         for path in folder.rglob("*.py")
     }
     kinds = _kinds(trees.values())
+    everywhere = dict(each for tree in trees.values() for each in _constants(tree))
     found = []
     for path, tree in trees.items():
-        constants = dict(_constants(tree))
+        constants = {**everywhere, **dict(_constants(tree))}
         raised = {id(node.exc) for node in ast.walk(tree) if isinstance(node, ast.Raise)}
         for node in ast.walk(tree):
             kind = _kind(node.func if isinstance(node, ast.Call) else node if id(node) in raised else None)

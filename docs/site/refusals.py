@@ -11,11 +11,10 @@ shows the whole message and, below it, what to do. The words must be those of ex
 
 from __future__ import annotations
 
-import ast
 import functools
 import pathlib
-from collections.abc import Iterator
 
+import error_messages
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
@@ -29,33 +28,8 @@ FOLDERS = ("engines", "gates")
 @functools.cache
 def messages() -> list[str]:
     """Of all errors that engines and gates make by themselves, each once, with ... for what is filled in."""
-    trees = [ast.parse(path.read_text()) for folder in FOLDERS for path in sorted((PACKAGE / folder).glob("*.py"))]
-    constants = dict(each for tree in trees for each in _constants(tree))
-    calls = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args)
-    errors = (call.args[0] for call in calls if isinstance(call.func, ast.Name) and call.func.id.endswith("Error"))
-    return list(dict.fromkeys(_text(message, constants) for message in errors))
-
-
-def _constants(tree: ast.Module) -> Iterator[tuple[str, str]]:
-    """Names of a file that stand for a text."""
-    for statement in tree.body:
-        match statement:
-            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str(text))):
-                yield name, text
-
-
-def _text(node: ast.expr, constants: dict[str, str]) -> str:
-    """What a string, an f-string, a constant or ``constant.format(...)`` says, as far as that is known."""
-    match node:
-        case ast.Constant(value=str(text)):
-            return text
-        case ast.JoinedStr(values=parts):
-            return "".join(_text(part, constants) for part in parts)
-        case ast.FormattedValue(value=ast.Name(id=name)) | ast.Name(id=name) if name in constants:
-            return constants[name]
-        case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="format")) if name in constants:
-            return constants[name].replace("{}", "...")
-    return "..."
+    of_steps = (each for each in error_messages.messages([PACKAGE]) if each.path.parts[1] in FOLDERS)
+    return list(dict.fromkeys(each.text for each in of_steps if each.text))
 
 
 def message_with(words: str) -> str:
