@@ -95,6 +95,23 @@ def test_a_wrong_product_is_not_timed(dtype, monkeypatch, capsys):
     assert output.out == "" and f"a {dtype} product is wrong" in output.err
 
 
+def test_a_wrong_copy_is_not_timed(monkeypatch, capsys):
+    monkeypatch.setattr(torch.Tensor, "copy_", lambda copy, source: copy.zero_())
+    assert cli.main(["roofline", "--threads", "1", "--quick", "--limits", "copy"]) == 1
+    output = capsys.readouterr()
+    assert output.out == "" and "a copy is wrong" in output.err
+
+
+def test_copies_fit_into_the_memory(monkeypatch):
+    """A virtual machine is told the cache of its host, and has a part of the memory."""
+    assert 2**28 < roofline.memory("cpu") < 2**46
+    monkeypatch.setattr(roofline, "memory", lambda device: 8 * CACHE * roofline.PART)
+    assert roofline.out_of_cache("cpu") == [4 * CACHE, 8 * CACHE]
+    monkeypatch.setattr(roofline, "memory", lambda device: CACHE * roofline.PART)
+    assert roofline.out_of_cache("cpu") == [CACHE, CACHE]
+    assert roofline.limits("cpu", quick=True).copy_bytes_per_second > 0
+
+
 def test_nothing_to_measure_is_an_error(capsys):
     with pytest.raises(SystemExit) as exit:
         cli.main(["roofline", "--sizes", "5"])

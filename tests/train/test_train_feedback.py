@@ -262,8 +262,8 @@ class Bypass(nn.Module):
         (lambda: nn.Sequential(nn.Flatten(), sk.LinearReLU(16, 8)), "knows no LinearReLU; take nn.Linear"),
         (lambda: Behind(16, 8), "knows no Behind"),
         (Bypass, "needs every Linear to be called"),
-        (lambda: nn.Conv2d(1, 2, 3, padding="same"), "needs Conv2d with zeros as padding, and their number"),
-        (lambda: nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"), "needs Conv2d with zeros as padding"),
+        (lambda: nn.Conv2d(1, 2, 3, padding="same"), "with a number of zeros as padding, got padding='same'"),
+        (lambda: nn.Conv2d(1, 2, 3, padding=1, padding_mode="reflect"), "number of zeros as padding, got .*'reflect'"),
         (lambda: nn.ConvTranspose2d(1, 2, 3), "knows no ConvTranspose2d"),
     ],
 )
