@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from alone import Server
+from sgr_train import recipes
+from sgr_train.config import REGISTRIES
 
 import sgr_kernels as sk
 
@@ -14,6 +17,31 @@ import sgr_kernels as sk
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _entries():
+    """Those that plug-ins brought for the tests of a file are gone after it: others go through all that are there."""
+    registries = [*REGISTRIES.values(), recipes.REGISTRY]
+    before, modules = [dict(registry._entries) for registry in registries], {*sys.modules}
+    yield
+    for registry, entries in zip(registries, before, strict=True):
+        registry._entries = entries
+    for name in {*sys.modules} - modules:
+        if name.startswith("sgr_train_plugin_"):  # is executed again where it is asked for
+            del sys.modules[name]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _precision():
+    """What cuDNN may round to is after the tests of a file what it was before: where convolutions and recurrent layers
+    differ, torch.export raises.
+    """
+    kinds = torch.backends.cudnn.conv, torch.backends.cudnn.rnn
+    before = [kind.fp32_precision for kind in kinds]
+    yield
+    for kind, precision in zip(kinds, before, strict=True):
+        kind.fp32_precision = precision
 
 
 @pytest.fixture(scope="session")

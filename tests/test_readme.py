@@ -78,7 +78,7 @@ def test_the_loss_alone_is_that_of_algorithm_1(tmp_path):
 
 def test_the_loop_learns_and_what_it_saves_needs_no_package(tmp_path):
     accuracy = float(re.fullmatch(r"tensor\((.*)\)\n", run(LOOP, tmp_path))[1])
-    assert accuracy > 0.9
+    assert accuracy > 0.8  # 0.1 by chance
     names = {"nn": nn}
     exec(re.search(r"^network = nn\.Sequential\(.*?^                .*?$", LOOP, re.DOTALL | re.MULTILINE)[0], names)
     network = names["network"]
