@@ -62,9 +62,10 @@ def _sgr_loss(summaries: Summaries) -> str:
     pairs = _with_sgr_loss(summaries)
     if not pairs:
         return ""
+    lower = paired(summaries)["sgr_lower_on"]
     with_sgr, without = (mean([run["sgr"] for run in runs]) for runs in zip(*pairs, strict=True))
     return (
-        f"The SGR loss was lower with sgr than with layerwise on {_lower(pairs)} of {len(pairs)} seeds: on average "
+        f"The SGR loss was lower with sgr than with layerwise on {lower} of {len(pairs)} seeds: on average "
         f"{with_sgr:.4g} and {without:.4g}."
     )
 
@@ -72,10 +73,6 @@ def _sgr_loss(summaries: Summaries) -> str:
 def _with_sgr_loss(summaries: Summaries) -> list[tuple[Summary, Summary]]:
     pairs = pairs_of(summaries, "sgr", "layerwise")
     return [pair for pair in pairs if all(run["sgr"] is not None for run in pair)]
-
-
-def _lower(pairs: list[tuple[Summary, Summary]]) -> int:
-    return sum(one["sgr"] < other["sgr"] for one, other in pairs)
 
 
 def _costs(summaries: Summaries) -> str:
@@ -116,7 +113,8 @@ def _seeds_to_tell(result: Paired) -> float:
 
 def _for_agreement(summaries: Summaries) -> str:
     pairs = _with_sgr_loss(summaries)
-    return "the SGR loss did not fall: try a larger --rho" if pairs and 2 * _lower(pairs) <= len(pairs) else ""
+    few = pairs and 2 * paired(summaries)["sgr_lower_on"] <= len(pairs)
+    return "the SGR loss did not fall: try a larger --rho" if few else ""
 
 
 def _for_time(summaries: Summaries) -> str:
