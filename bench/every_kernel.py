@@ -20,6 +20,7 @@ from sgr_kernels.operators import Operator, registered
 from . import cases
 from .cases.case import Compared
 from .checks import WrongResult, relative_error
+from .precisions import products_in
 
 BACKENDS = {"cpu": ("reference", "cpu"), "cuda": ("reference", "cuda", "triton")}
 DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -37,10 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES), metavar="DTYPE")
     parser.add_argument("--sanitized", action="store_true", help=SANITIZED)
     args = parser.parse_args(argv)
-    torch.backends.cudnn.allow_tf32 = False  # float32 is float32, in convolutions too
     problems = []
-    for backend in [args.backend] if args.backend else BACKENDS[args.device]:
-        problems += check(backend, args.device, args.dtypes, sanitized=args.sanitized)
+    with products_in("ieee", args.device):  # float32 is float32, in convolutions on a GPU too
+        for backend in [args.backend] if args.backend else BACKENDS[args.device]:
+            problems += check(backend, args.device, args.dtypes, sanitized=args.sanitized)
     for problem in problems:
         print(problem, file=sys.stderr)
     return 1 if problems else 0

@@ -13,6 +13,13 @@ from torch.utils._pytree import tree_map_only
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 PRECISIONS = ("float32", "TF32", *_AUTOCAST)
 
+# torch has two styles. Setting the newer does not change what the older says, and torch.compile, which asks the older,
+# raises where the two disagree: it is the one to set where there is one.
+_SETTINGS = {
+    "cuda": ((torch.backends.cudnn, torch.backends.cuda.matmul), "allow_tf32"),
+    "cpu": ((torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul), "fp32_precision"),
+}
+
 _aten = torch.ops.aten
 _PRODUCTS = {_aten.convolution, _aten.convolution_backward, _aten.mm, _aten.addmm, _aten.bmm, _aten.baddbmm}
 _DROPPED = 13  # of the 23 bits of the mantissa of float32, TF32 has 10
@@ -33,16 +40,15 @@ def in_precision(precision: str, device: str) -> Iterator[None]:
 @contextlib.contextmanager
 def products_in(rounding: str, device: str) -> Iterator[None]:
     """Permits float32 convolutions and matrix products to round to "tf32", or "ieee", inside."""
-    of_cuda = torch.backends.cudnn.conv, torch.backends.cuda.matmul
-    settings = of_cuda if device == "cuda" else (torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul)
-    before = [setting.fp32_precision for setting in settings]
+    settings, attribute = _SETTINGS.get(device, _SETTINGS["cpu"])
+    before = [getattr(setting, attribute) for setting in settings]
     try:
         for setting in settings:
-            setting.fp32_precision = rounding
+            setattr(setting, attribute, rounding == "tf32" if attribute == "allow_tf32" else rounding)
         yield
     finally:
         for setting, value in zip(settings, before, strict=True):
-            setting.fp32_precision = value
+            setattr(setting, attribute, value)
 
 
 class RoundedProducts(TorchDispatchMode):

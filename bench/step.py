@@ -92,7 +92,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def rows(args: argparse.Namespace) -> Iterator[tuple[str, Row]]:
-    torch.backends.cudnn.allow_tf32 = False  # float32 is float32, in convolutions too
     if args.quick:
         args.budget = min(args.budget, 5.0)
     for case in _cases(args):

@@ -41,6 +41,7 @@ def settings():
         parent.fp32_precision = "none"
     for (device, kind), setting in SETTINGS.items():
         setting.fp32_precision = "tf32" if device == "cuda" and kind != "matmul" else "none"
+    assert torch.backends.cudnn.allow_tf32  # what the older style says is the same
     assert torch.get_float32_matmul_precision() == "highest" and not torch.backends.cuda.matmul.allow_tf32
 
 

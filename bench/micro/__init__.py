@@ -76,7 +76,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def rows(args: argparse.Namespace) -> Iterator[tuple[str, Row]]:
-    torch.backends.cudnn.allow_tf32 = False  # float32 is float32, in convolutions too
     limits = roofline.limits(args.device, args.quick)
     nothing = True
     for name, mode, shape, dtype, build in _cases(args):

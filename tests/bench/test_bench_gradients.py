@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from sgr_bench import cli
-from sgr_bench.precisions import in_precision
+from sgr_bench.precisions import in_precision, products_in
 
 import sgr_kernels.engines.directional
+from sgr_kernels.products import KINDS, rounding_of_products
 
 
 @pytest.fixture
@@ -50,6 +51,17 @@ def test_precisions_end_with_their_context():
     with in_precision("float16", "cpu"):
         assert (a @ b).dtype == torch.float16
     assert torch.equal(a @ b, exact) and torch.backends.mkldnn.matmul.fp32_precision == before
+
+
+@pytest.mark.parametrize("rounding", ["ieee", "tf32"])
+def test_code_can_be_compiled_whatever_products_round_to_on_a_gpu(rounding):
+    """torch.compile asks for settings of the older style, which raise where they contradict those of the newer."""
+    settings = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [setting.allow_tf32 for setting in settings]
+    with products_in(rounding, "cuda"):
+        assert {rounding_of_products("cuda", kind) for kind in KINDS} == {rounding}
+        assert {setting.allow_tf32 for setting in settings} == {rounding == "tf32"}
+    assert [setting.allow_tf32 for setting in settings] == before
 
 
 def test_a_wrong_engine_shows(images, tmp_path, monkeypatch):
