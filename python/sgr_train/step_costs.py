@@ -7,7 +7,7 @@ from typing import Any
 from .config import RunConfig
 from .errors import note, one_line
 from .loader import Facts
-from .memory.estimate import step_cost
+from .memory.estimate import step_bytes
 from .networks.cuts import Cuts
 
 Row = dict[str, Any]
@@ -35,7 +35,7 @@ def with_step_costs(run: RunConfig, summaries: list[Row], facts: Facts) -> list[
 
 def _step_memory(run: RunConfig, facts: Facts, cuts: Cuts) -> int | None:
     try:
-        return step_cost(run, facts.num_classes, facts.image_shape, cuts).step_bytes
+        return step_bytes(run, facts.num_classes, facts.image_shape, cuts)
     except Exception as error:  # of a step that looks at numbers, for instance; it is not worth the result
         note(f"--method {run.method}: the memory of its step could not be measured ({one_line(error)})")
         return None

@@ -42,11 +42,25 @@ class Cost(NamedTuple):
 
 def step_cost(config: RunConfig, num_classes: int, image_shape: tuple[int, int, int], found: Cuts = ()) -> Cost:
     """For images (C, H, W); ``found`` as of :func:`sgr_train.build.build`."""
+    network, method, x, y = _ready(config, num_classes, image_shape, found)
+    flops = _flops(network, method, x, y)
+    return Cost(network, flops, kept_bytes(config, network), _peak_bytes(config, network, method, x, y))
+
+
+def step_bytes(config: RunConfig, num_classes: int, image_shape: tuple[int, int, int], found: Cuts = ()) -> int:
+    """``step_bytes`` of :func:`step_cost` alone."""
+    return _peak_bytes(config, *_ready(config, num_classes, image_shape, found))
+
+
+def _ready(
+    config: RunConfig, num_classes: int, image_shape: tuple[int, int, int], found: Cuts
+) -> tuple[Network, methods.Method, Tensor, Tensor]:
     with torch.device("meta"):
-        network, method = build(config, num_classes, image_shape, found)
-        x, y = empty_batch(config, image_shape)
-    step = step_peak_bytes(network, method, x, y, sizes_of(config), config.accumulate)
-    return Cost(network, _flops(network, method, x, y), kept_bytes(config, network), step)
+        return *build(config, num_classes, image_shape, found), *empty_batch(config, image_shape)
+
+
+def _peak_bytes(config: RunConfig, network: Network, method: methods.Method, x: Tensor, y: Tensor) -> int:
+    return step_peak_bytes(network, method, x, y, sizes_of(config), config.accumulate)
 
 
 def kept_bytes(config: RunConfig, network: Network) -> int:
