@@ -379,6 +379,7 @@ def test_what_is_no_output_and_no_loss(name, engine, reconcile):
 NO_HEADS = {
     "Sequential": (nn.Sequential(nn.Linear(4, 3)), r"a Sequential that takes \(input.*\): where it gives logits"),
     "function": (lambda f: f.mean(), r"got a function that takes \(f\): "),
+    "compiled": (torch.compile(nn.Linear(4, 3), backend="eager"), r"a OptimizedModule that takes \(input.*\)"),
     "partial": (functools.partial(lambda f, weight: f @ weight, weight=1), r"a partial that takes \(f, \*, weight=1\)"),
 }
 

@@ -126,6 +126,7 @@ def _takes_two_arguments(function: Callable) -> bool:
 
 
 def _signature_of(function: Callable) -> inspect.Signature:
+    function = getattr(function, "_orig_mod", function)  # of torch.compile's wrapper of a module, which takes anything
     return inspect.signature(function.forward if isinstance(function, nn.Module) else function)
 
 

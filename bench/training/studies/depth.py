@@ -21,12 +21,13 @@ def _row(depth: int, method: str, rate: float) -> Row:
 
 @register("depth")
 def study() -> Study:
-    network = {"model": "plainnet", "width": 16, "norm": "none", "head": "linear"}
+    network = {"model": "plainnet", "width": 16, "norm": "none", "head": "linear", "channels_last": True}
+    training = {"train_subset": 5_000, "epochs": 4, "batch_size": 64, "val_every": 2}
     return Study(
         title="Depth (Table 7)",
         text="PlainNet without BatchNorm; every convolution is a module but for BP. No learning rate suits all depths "
         "and methods then, so each has the same three to choose from by its validation accuracy; all are in the table.",
-        changes={**network, "train_subset": 5_000, "epochs": 4, "batch_size": 64, "val_every": 2, "channels_last": True},
+        changes={**network, **training},
         rows=tuple(_row(depth, method, rate) for depth, method, rate in product(DEPTHS, METHODS, RATES)),
         seeds=(0,),
         pictures=("depth",),
