@@ -92,6 +92,8 @@ def _section(name: str, study: Study, runs: list[tables.Result], out: Path) -> l
     part.append(markdown(tables.results(study, found)))
     if study.quantity == "val_accuracy":
         part.append(tables.best(study, found))
+    elif words := tables.in_words(study, found):
+        part.append(words)
     for picture in study.pictures:
         part += _picture(f"{name}-{picture}.png", DRAWN[picture], study, found, out)
     return [*part, tables.commands(found), tables.origins(found)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sgr_train import recipes
+from sgr_train import findings, recipes
 from sgr_train.report import mean, paired, spread
 
 from ..tables import markdown
@@ -94,6 +94,16 @@ def paired_of(study: Study, found: Results, row: Row) -> dict[str, Any] | None:
     return paired(same)
 
 
+def in_words(study: Study, found: Results) -> str:
+    """What the rows say about those that they are compared with, where more than one seed does."""
+    said = []
+    for row in study.rows:
+        result = paired_of(study, found, row) if {row.name, row.against} <= found.keys() else None
+        if result is not None and result["seeds"] > 1:
+            said.append(f"* {findings.accuracy(row.name, row.against, result)}")
+    return "\n".join(said)
+
+
 def smaller(run: Result) -> str:
     """Where the settings of a run are others than the paper's."""
     given = {change.partition("=")[0] for change in run["changes"]}
@@ -146,7 +156,7 @@ def below(study: Study, found: Results) -> str:
     """In which epochs and seeds the SGR loss of a row was not below that of the row it is compared with."""
     said = []
     for row in study.rows:
-        if row.name not in study.drawn or row.name not in found or row.against not in found:
+        if not {row.name, row.against} <= found.keys():
             continue
         other = {run["seed"]: run["history"]["sgr"] for run in found[row.against]}
         pairs = {

@@ -22,7 +22,7 @@ def findings(summaries: Summaries) -> str:
     Differences are means over seeds that both methods have.
     """
     against = [("sgr", "layerwise"), *((method, BASELINE) for method in summaries if method != BASELINE)]
-    found = [_accuracy(one, other, paired(summaries, one, other)) for one, other in against]
+    found = [accuracy(one, other, paired(summaries, one, other)) for one, other in against]
     return "\n".join(sentence for sentence in (*found, _sgr_loss(summaries), _costs(summaries)) if sentence)
 
 
@@ -34,7 +34,8 @@ def next_steps(summaries: Summaries, data: str) -> str:
     return "\n".join(f"next: {sentence}" for sentence in found if sentence)
 
 
-def _accuracy(one: str, other: str, result: Paired | None) -> str:
+def accuracy(one: str, other: str, result: Paired | None) -> str:
+    """How much more accurate ``one`` was than ``other``, and whether that may be chance. "" of no pairs."""
     if result is None:
         return ""
     difference, error = 100 * result["accuracy_difference"], result["standard_error"]

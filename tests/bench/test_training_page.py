@@ -83,6 +83,17 @@ def test_pairs_are_of_the_same_seed(plainnet):
     assert line(plainnet.study, plainnet.found, "sgr")["points over"] == "layerwise: +10.00 (s.e. 1.00)"
 
 
+def test_differences_are_put_in_words_where_there_is_more_than_one_seed(plainnet):
+    for seed, accuracy, base in ((0, 0.61, 0.5), (1, 0.63, 0.54), (2, 0.65, 0.52)):
+        plainnet.change("sgr", seed, test_accuracy=accuracy)
+        plainnet.change("layerwise", seed, test_accuracy=base)
+    expected = "* sgr was 11.00 points (standard error 1.15) more accurate than layerwise on 3 seeds."
+    assert expected in tables.in_words(plainnet.study, plainnet.found).splitlines()
+    for seed in (1, 2):
+        plainnet.change("sgr", seed, failure="out of memory")
+    assert "* sgr was" not in tables.in_words(plainnet.study, plainnet.found)
+
+
 def test_what_is_smaller_than_in_the_paper_stands_in_the_row(plainnet):
     shown = line(plainnet.study, plainnet.found, "sgr-eq35")[tables.OTHERWISE]
     assert shown == (
