@@ -135,6 +135,11 @@ def refuse_scripting(*_: Any) -> NoReturn:
     raise NotImplementedError("torch.jit.script cannot compile sgr_kernels; use torch.compile or torch.export")
 
 
+def before_compiling(function: Callable) -> Callable:
+    """What torch.compile was given, of a module that it has wrapped: the wrapper takes any arguments, and hides it."""
+    return getattr(function, "_orig_mod", function)
+
+
 def in_compiled_graph() -> bool:
     """Whether a graph of torch.compile is running; public torch.compiler.is_compiling() is about compiling one.
 

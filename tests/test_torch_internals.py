@@ -83,6 +83,12 @@ def test_code_of_compiled_graphs_is_told_by_its_file():
     assert answers[1:] == [True], "compiled graphs do not run below a file with _aot_autograd in its name any more"
 
 
+def test_what_was_compiled():
+    module = nn.Linear(3, 2)
+    assert torch_internals.before_compiling(torch.compile(module)) is module
+    assert torch_internals.before_compiling(module) is module
+
+
 def test_modes_that_are_active():
     x = torch.ones(3)
     assert not torch_internals.in_function_mode(), "torch sees a function mode where there is none"

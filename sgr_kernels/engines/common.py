@@ -13,6 +13,7 @@ from ..operators.common.options import Options
 from ..relative_weight import RelativeWeight
 from ..torch_internals import (
     WRITES_LEAF,
+    before_compiling,
     foreach_add_,
     has_gradient_hooks,
     outside_of_all_modes,
@@ -126,7 +127,7 @@ def _takes_two_arguments(function: Callable) -> bool:
 
 
 def _signature_of(function: Callable) -> inspect.Signature:
-    function = getattr(function, "_orig_mod", function)  # of torch.compile's wrapper of a module, which takes anything
+    function = before_compiling(function)
     return inspect.signature(function.forward if isinstance(function, nn.Module) else function)
 
 
