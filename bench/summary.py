@@ -9,6 +9,8 @@ from sgr_train import report
 
 from . import results, tables
 from .stored import PUBLISHED, Row, back_propagation, one
+from .training import store, studies
+from .training import tables as training
 
 WAYS = (PUBLISHED, "directional", "directional, every 4th", "plain local", "BP + checkpointing")
 ON_A_GPU = [("resnet50", 3), ("vit_s_16", 3), ("resnet32", 16)]  # networks, and modules they are cut into
@@ -62,7 +64,7 @@ def _ratios(row: Row, base: Row) -> tuple[str, str]:
 
 def findings() -> str:
     """What was measured, a line each."""
-    lines = [_digits(), _engines(), _gradients(), _memory(), *_kernels(), _captured()]
+    lines = [_digits(), _bp_free(), _engines(), _gradients(), _memory(), *_kernels(), _captured()]
     return tables.markdown([["what", "found", "bench/results"], *lines])
 
 
@@ -74,6 +76,18 @@ def _digits() -> list[str]:
     names = ", ".join(result["runs"])
     what = f"digits, {paired['seeds']} seeds, test accuracy in %: {names}; sgr over layerwise"
     return [what, f"{', '.join(accuracies)}; {over}", "digits.json"]
+
+
+def _bp_free() -> list[str]:
+    study = studies.find("plainnet")
+    found = training.by_row(study, store.load(store.path_of(results.STORED / "training", "plainnet"))["runs"])
+    rows = {row.name: row for row in study.rows}
+    parts = [f"layerwise {report.spread([run['test_accuracy'] for run in found['layerwise']], 100)}"]
+    for name, what in ("sgr", "lambda 0.1"), ("sgr-rho", "rho 0.1, the default"):
+        parts.append(f"{what}, over {training.difference(study, found, rows[name])}")
+    first, seeds = found["layerwise"][0], len(found["layerwise"])
+    what = f"BP-free training on {first['images']['train']:,} images of CIFAR-10, {seeds} seeds, test accuracy in %"
+    return [f"{what} ([more, and what is missing](docs/results.md))", "; ".join(parts), "training/plainnet.json"]
 
 
 def _engines() -> list[str]:
@@ -95,7 +109,8 @@ def _gradients() -> list[str]:
         theirs = one(rows, **case, precision=precision, engine="autograd")
         errors.append(f"{ours['relative_error']:.4f} ({theirs['relative_error']:.4f})")
     names = ", ".join(precisions).replace("TF32", "emulated TF32")
-    what = f"error of the SGR gradient of a trained ViT-S/16 in {names} (that of Algorithm 1 there)"
+    floor = f"relative_floor {ours['relative_floor']}"
+    what = f"error of the SGR gradient of a trained ViT-S/16, {floor}, in {names} (that of Algorithm 1 there)"
     return [what, ", ".join(errors), "gradients-cpu.json"]
 
 
@@ -103,7 +118,8 @@ def _memory() -> list[str]:
     rows = [row for row in stored("memory-cpu")["rows"] if row["network"] == "resnet50" and row["module"] is None]
     ways = ("directional", PUBLISHED, "BP + checkpointing")
     shares = [min(row["over_bp"] for row in rows if row["method"] == way and row["count"] in (1, 3)) for way in ways]
-    what = f"peak memory of ResNet-50, batch {rows[0]['batch']}, K = 3, of that of BP: {', '.join(ways)}"
+    what = f"peak memory of ResNet-50, batch {rows[0]['batch']}, float32, K = 3, of that of BP, each with its best cuts"
+    what += f": {', '.join(ways)}"
     return [what, ", ".join(f"{share:.1%}" for share in shares), "memory-cpu.json"]
 
 

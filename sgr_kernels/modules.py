@@ -18,12 +18,20 @@ class SGRLoss(nn.Module):
     Warns where gradients are enabled and neither argument requires one, as ``delta`` without ``create_graph=True``.
 
     Args:
-        weight: the paper's lambda, a number >= 0 or a 0-d tensor. Its useful size depends on ``reduction``: lambda
-            under "batchmean" is lambda * n under "mean", n being the number of elements of one sample.
+        weight: the paper's lambda, a number >= 0 or a 0-d tensor. It goes with ``reduction``: lambda_mean = n *
+            lambda_batchmean gives the same gradient, for n elements of a sample (n = 8192: 0.1 under "batchmean" is
+            819.2 under "mean"). Pass ``reduction`` with every number: the default is "mean" here and in
+            :func:`sgr_kernels.local_step`, and "batchmean" in the method ``sgr`` of sgr_train and its ``--weight``.
         normalize, reduction, floor, eps: as in :func:`sgr_kernels.sgr_loss`.
 
     Shape:
         delta, target: (B, ...); result: 0-d, float32 (float64 for float64 input).
+
+    Raises:
+        TypeError: ``weight``, ``floor`` or ``eps`` is no number; in a call, ``delta`` or ``target`` is no
+            floating-point tensor of a supported dtype, or their dtypes differ.
+        ValueError: one of these numbers is negative or not finite, a tensor for ``weight`` or ``floor`` is not 0-d, or
+            ``reduction`` is unknown; in a call, shapes or devices differ, or a scalar was given.
     """
 
     __prepare_scriptable__ = refuse_scripting
@@ -51,7 +59,11 @@ class SGRLoss(nn.Module):
 
 
 class LinearReLU(nn.Linear):
-    """``linear_relu`` with parameters: arguments, shapes and initialisation of :class:`torch.nn.Linear`."""
+    """``linear_relu`` with parameters: arguments, shapes and initialisation of :class:`torch.nn.Linear`.
+
+    Raises:
+        ValueError: in a call, an input without a batch dimension, which ``nn.Linear`` takes.
+    """
 
     __prepare_scriptable__ = refuse_scripting
 
@@ -63,7 +75,8 @@ class Conv2dReLU(nn.Conv2d):
     """``conv2d_relu`` with parameters: arguments, shapes and initialisation of :class:`torch.nn.Conv2d`.
 
     Raises:
-        ValueError: a padding mode other than zeros, or a padding given by name.
+        ValueError: a padding mode other than zeros, or a padding given by name; in a call, an input without a batch
+            dimension. ``nn.Conv2d`` takes all of these.
     """
 
     __prepare_scriptable__ = refuse_scripting
@@ -110,6 +123,12 @@ class CrossEntropyHead(nn.Module):
     Shape:
         x: (B, d), (B, d, H, W) or any number of positions; labels: (B,) int64, or class probabilities (B, K) as mixup
             gives them; result: 0-d loss in nats.
+
+    Raises:
+        TypeError: in a call, labels that are no tensor, or neither int64 nor (B, K) floating-point.
+        ValueError: in a call, logits that are not (B, K), labels of another shape than (B,) or on another device.
+        RuntimeError: in a call, a label out of range (on a GPU, where checking would stall, the loss is NaN instead).
+            With class probabilities or a label smoothing, what :func:`torch.nn.functional.cross_entropy` raises.
     """
 
     __prepare_scriptable__ = refuse_scripting

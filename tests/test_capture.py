@@ -243,14 +243,12 @@ def test_the_code_of_the_page_runs(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, stand_in)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "graph", captures)
-    bodies = [nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Dropout(0.2)) for _ in range(2)]
-    heads = [sk.CrossEntropyHead(nn.Linear(6, 3)) for _ in bodies]
-    optimizers = [
-        torch.optim.SGD([*b.parameters(), *h.parameters()], lr=0.1) for b, h in zip(bodies, heads, strict=True)
-    ]
-    (x, y, _), before = batch(6), bodies[1][0].weight.clone()
-    names = {"sk": sk, "torch": torch, "bodies": bodies, "heads": heads, "optimizers": optimizers, "x": x, "y": y}
     [code] = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    exec(compile(code, PAGE.name, "exec"), {**names, "batches": [(x, y)]})
+    assert code.count('device = "cuda"\n') == 1
+    setup, rest = code.replace('device = "cuda"', 'device = "cpu"').split("def train_on_batch")
+    names: dict = {}
+    exec(compile(setup, PAGE.name, "exec"), names)
+    before = names["bodies"][1][0].weight.clone()
+    exec(compile(f"def train_on_batch{rest}", PAGE.name, "exec"), names)
     assert captures.call_count == 1
-    assert not torch.equal(bodies[1][0].weight, before)
+    assert not torch.equal(names["bodies"][1][0].weight, before)

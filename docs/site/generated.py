@@ -22,7 +22,7 @@ from sgr_train.config import COMMANDS, REGISTRIES, fields_of
 from sgr_train.findings import findings
 from sgr_train.flags import OTHERS
 from sgr_train.methods.facts import COLUMNS
-from sgr_train.options import Option, shape_of, switch
+from sgr_train.options import Option, help_of_flag, shape_of, switch
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -130,7 +130,7 @@ FLAG = ["flag", "default", "what it does"]
 
 def _explained(option: Option) -> list[str]:
     flag = switch(option) if shape_of(option.type).kind is bool else option.flag
-    return [f"`{flag}`", _default(option.default), option.help]
+    return [f"`{flag}`", _default(option.default), help_of_flag(option)]
 
 
 def _lines_of_steps() -> list[str]:

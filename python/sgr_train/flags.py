@@ -18,7 +18,7 @@ from . import methods, plugins, recipes, report
 from .config import COMMANDS, REGISTRIES, RunConfig, Settings, fields_of
 from .errors import UsageError, say
 from .extend import extend
-from .options import Option, number_or_name, shape_of, switch
+from .options import Option, help_of_flag, number_or_name, shape_of, switch
 from .settings import changed, chosen, entry_flags, make
 
 METAVARS = {int: "N", float: "X", str: "NAME", Path: "PATH", number_or_name: "N"}
@@ -170,7 +170,7 @@ def _names(kind: str) -> str:
 def _add(parser: Any, option: Option, more: str = "") -> None:
     """The flag of an option. Without it nothing is stored: the default is for whoever knows the others."""
     shape = shape_of(option.type)
-    text = f"{option.help}{more}".replace("%", "%%")
+    text = f"{help_of_flag(option)}{more}".replace("%", "%%")
     if shape.kind is bool:
         parser.add_argument(switch(option), dest=option.name, action="store_const", const=not option.default, help=text)
         return

@@ -137,6 +137,12 @@ def switch(option: Option) -> str:
     return f"--no-{option.flag[2:]}" if option.default else option.flag
 
 
+def help_of_flag(option: Option) -> str:
+    """The explanation, as it reads beside the flag: --no-NAME switches off what it says."""
+    is_switched_off = shape_of(option.type).kind is bool and option.default
+    return f"switch this off: {option.help}" if is_switched_off else option.help
+
+
 def refusal(option: Option, expected: str, value: Any) -> UsageError:
     return UsageError(f"{option.flag} must be {expected}, got {value!r}")
 

@@ -73,7 +73,7 @@ def local_step(
             plain local learning).
         weight: the paper's lambda, a number >= 0 or a 0-d tensor; see :class:`sgr_kernels.SGRLoss` for its scale. Or a
             :class:`sgr_kernels.RelativeWeight` of this module, which finds lambda by itself; it costs the autograd
-            engine one backward pass more, and the fused one a product of weights more.
+            engine one backward pass more, and the fused one a product more for every layer.
         engine: "fused" (closed form: chains of linear layers, convolutions and ReLU, any head; no graph of the body is
             built), "directional" (one more ordinary pass in place of the double backward, for float32 and float64
             parameters: any module whose kinks are known, see :func:`sgr_kernels.smooth`), "autograd" (Algorithm 1, any
@@ -99,7 +99,8 @@ def local_step(
 
     Raises:
         TypeError: x or ``delta_pre`` is no tensor of floating-point numbers (x may be of integers where there is no
-            ``delta_pre``), body or head returns something else than one tensor, or a head takes no labels.
+            ``delta_pre``), body or head returns something else than one tensor, a head takes no labels, or ``weight``,
+            ``relative_floor``, ``grad_scale`` or ``radius`` is no number.
         ValueError: unknown engine, an option this engine cannot honour or a number out of range, a module it cannot
             take (the message names the layer or the operation), a loss of more than one element or without a gradient,
             a body or head that writes into its input, a wrapper, a hook on a tensor, ``delta_pre`` that does not match

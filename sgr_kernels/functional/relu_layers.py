@@ -20,15 +20,15 @@ def linear_relu(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     those of ``torch.nn.functional.linear``. A third derivative raises.
 
     Args:
-        x: (..., n); float64, float32, bfloat16 or float16.
+        x: (B, ..., n); float64, float32, bfloat16 or float16.
         weight: (m, n), dtype and device of ``x``.
         bias: (m,).
 
     Returns:
-        (..., m).
+        (B, ..., m).
 
     Raises:
-        TypeError, ValueError: dtypes, devices or shapes that do not fit.
+        TypeError, ValueError: dtypes, devices or shapes that do not fit, or an ``x`` without a batch dimension.
     """
     x, weight, bias = cast_for_autocast(x, weight, bias)
     check_linear(x, weight, bias)
@@ -58,7 +58,8 @@ def conv2d_relu(
         (B, m, H', W').
 
     Raises:
-        TypeError, ValueError: dtypes, devices or shapes that do not fit, or a padding given by name.
+        TypeError, ValueError: dtypes, devices or shapes that do not fit, an ``x`` without a batch dimension, or a
+            padding given by name.
     """
     x, weight, bias = cast_for_autocast(x, weight, bias)
     geometry = conv_geometry(x, weight, bias, stride, padding, dilation, groups)

@@ -37,7 +37,8 @@ def sgr_loss(
             any strides.
         target: same shape, dtype and device; the gradient the previous module had for its output.
         normalize: compare directions. A row whose norm (in either argument) is at most ``eps`` is dead: it adds
-            nothing and gets gradient 0. ``False`` compares the gradients themselves (Eqs. 6 and 35 as printed).
+            nothing and gets gradient 0. ``False`` compares the gradients themselves (Eq. 6, a sample at a time; twice
+            the loss of Eq. 35, which has 1/2).
         reduction: "mean", "batchmean" or "sum".
         floor: a norm, in the units of ``delta``; rows with a smaller norm fade out with weight
             :math:`w_b = \min(1, (|\delta_b| / floor)^2)`, a constant in every derivative. 0 switches it off.

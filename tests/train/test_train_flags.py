@@ -91,6 +91,15 @@ def test_every_flag_stands_below_its_heading(command, capsys):
     assert others and all(found[flag].startswith("Of ") for flag in others)
 
 
+def test_a_switch_that_is_on_reads_as_what_its_flag_switches_off(capsys):
+    with pytest.raises(SystemExit):
+        flags.parse(["run", "--head", "linear", "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--no-normalize switch this off: compare directions" in said
+    assert "--no-bias switch this off: add a bias" in said
+    assert "--flatten take every position" in said
+
+
 # --- runs -------------------------------------------------------------------------------------------------------------
 
 

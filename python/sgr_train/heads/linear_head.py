@@ -18,7 +18,7 @@ def linear(features: Features, num_classes: int, *, bias: bool = True, flatten: 
     """Average over positions and one linear layer.
 
     Args:
-        bias: whether the linear layer has one.
+        bias: add a bias in the linear layer.
         flatten: take every position by itself, in the place of their average.
     """
     if flatten:

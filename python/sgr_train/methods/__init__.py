@@ -7,8 +7,8 @@ clear its gradients. The result is a 0-d detached loss for each head that trains
 keyword-only arguments of the constructor.
 
 It may have more:
-    prepare(network, sample): called once, before the optimizers are made; puts what the method owns into
-        ``module.aux``. ``sample`` is an input (B, C, H, W).
+    prepare(network, sample): called once, before the optimizers are made, as it may make parameters; puts what the
+        method owns into ``module.aux``. ``sample`` is an input (B, C, H, W).
     begin_epoch(epoch, epochs): called before each epoch, counted from 0; ``epochs`` are those of one phase.
     phases(network): how many times ``epochs`` epochs, each with a schedule of its own, it trains; 1 if left out.
     module_step(module, x, y, delta_pre, last): of a method whose modules step one after the other, each on its own: the
@@ -52,14 +52,18 @@ class Method(Protocol):
 
 
 def prepare(method: Method, network: Network, sample: Tensor) -> None:
-    """Call the hook of this name, if the method has it."""
+    """Call the hook of this name, if the method has it.
+
+    Before the optimizers are made: what the method puts into ``module.aux``, or in the place of a head, may have
+    parameters, which an optimizer made earlier does not train. ``sample`` is an input (B, C, H, W).
+    """
     hook = getattr(method, "prepare", None)
     if hook is not None:
         hook(network, sample)
 
 
 def begin_epoch(method: Method, epoch: int, epochs: int) -> None:
-    """Call the hook of this name, if the method has it."""
+    """Call the hook of this name, if the method has it, before each epoch; ``epochs`` are those of one phase."""
     hook = getattr(method, "begin_epoch", None)
     if hook is not None:
         hook(epoch, epochs)

@@ -15,8 +15,9 @@ from .facts import Facts
 class DFA:
     """Direct feedback alignment: the error of the logits goes to every block by a fixed random matrix.
 
-    The output x_k of block k gets delta x_k = B_k (p - y) / B in the place of its gradient, for softmax outputs p,
-    one-hot labels y and B samples. The last head gets its true gradient; where nothing in it learns, the last block.
+    The output x_k of block k gets delta x_k = R_k^T (p - y) / B in the place of its gradient, for softmax outputs p,
+    one-hot labels y, B samples and a matrix R_k of classes times outputs. The last head gets its true gradient; where
+    nothing in it learns, the last block.
 
     Args:
         scale: of the matrices: random signs times sqrt(2 / values of x_k a sample), times this.

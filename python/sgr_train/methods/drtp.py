@@ -15,9 +15,9 @@ from .facts import Facts
 class DRTP:
     """Direct random target projection: the labels go to every block by a fixed random matrix.
 
-    The output x_k of block k gets delta x_k = B_k y in the place of its gradient, for one-hot labels y. The last head
-    gets its true gradient; where nothing in it learns, the last block. A module may be updated before those after it
-    run.
+    The output x_k of block k gets delta x_k = R_k^T y in the place of its gradient, for one-hot labels y and a matrix
+    R_k of classes times outputs. The last head gets its true gradient; where nothing in it learns, the last block. A
+    module may be updated before those after it run.
 
     Args:
         scale: of the matrices: random signs times sqrt(2 / values of x_k a sample), times this. Labels are summed over

@@ -33,7 +33,7 @@ def uniform(like: Tensor, shape: tuple[int, ...], fan_in: int) -> Tensor:
 
 
 class RandomSigns(nn.Module):
-    """A fixed random matrix B (classes, *shape), for the output of a block: all its elements have one size.
+    """A fixed random matrix R (classes, *shape), for the output of a block: all its elements have one size.
 
     An element is a bit, since those of a network for ImageNet are billions.
 

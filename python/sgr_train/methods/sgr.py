@@ -111,11 +111,14 @@ class SGR(Layerwise):
     Args:
         rho: norm of the SGR gradient of a module's body over that of its local gradient: lambda follows training
             (sgr_kernels.RelativeWeight), and the reduction makes no difference.
-        weight: lambda, the weight of the SGR loss, in the place of rho, as the paper has it. It goes with the
-            reduction: lambda under batchmean is lambda * n under mean, for n elements a sample.
+        weight: lambda, the weight of the SGR loss, in the place of rho, as the paper has it. Give the reduction with
+            it, which is batchmean if left out (mean in sgr_kernels.local_step and SGRLoss): lambda_mean = n *
+            lambda_batchmean gives the same gradient, for n elements a sample (n = 8192: 0.1 under batchmean is 819.2
+            under mean).
         reduction: how the SGR loss is averaged. batchmean: over samples (Eq. 6 for each); mean: over samples and
             elements (Algorithm 1); sum: not at all.
-        normalize: compare directions, as Algorithm 1 does; else the gradients themselves (Eq. 6 as printed).
+        normalize: compare directions, as Algorithm 1 does. Off, the gradients themselves are compared (Eq. 6 as
+            printed).
         every: reconcile at every so many steps only, with lambda times as much; 1 is the paper.
         relative_floor: fade samples out of the SGR loss whose gradient norm is below this fraction of the batch's rms;
             0 is the paper.
