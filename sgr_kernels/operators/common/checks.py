@@ -49,6 +49,8 @@ def check_shape(name: str, value: Tensor, expected: tuple[int, ...]) -> None:
 
 def check_number(name: str, value: object, bound: str = ">= 0") -> None:
     """A finite number, at or above 0; above it if ``bound`` is "> 0"."""
+    if isinstance(value, Tensor) and value.numel() != 1:
+        raise ValueError(f"{name} must be a number {bound}, got a tensor of shape {tuple(value.shape)}")
     try:
         fits = value > 0 if bound == "> 0" else value >= 0
     except TypeError:
@@ -59,9 +61,9 @@ def check_number(name: str, value: object, bound: str = ">= 0") -> None:
         raise ValueError(f"{name} must be finite, got {value}")
 
 
-def check_number_or_tensor(name: str, value: object, bound: str = ">= 0") -> None:
+def check_number_or_tensor(name: str, value: object) -> None:
     """:func:`check_number`, or a 0-d tensor, whose value is not looked at: a GPU would have to be waited for."""
     if not isinstance(value, Tensor):
-        check_number(name, value, bound)
+        check_number(name, value)
     elif value.dim() != 0:
         raise ValueError(f"{name} must be a number or a 0-d tensor, got shape {tuple(value.shape)}")

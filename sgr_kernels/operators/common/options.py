@@ -34,7 +34,7 @@ class Options(NamedTuple):
         """Raises TypeError or ValueError where an option is out of range."""
         check_reduction(self.reduction)
         check_number("eps", self.eps)
-        check_number_or_tensor("floor", self.floor, "a norm >= 0")
+        check_number_or_tensor("floor", self.floor)
 
     def arguments(self, delta: Tensor) -> tuple[bool, int, float, Tensor | None, float]:
         """As operators take them: a floor that is a tensor goes to the device of ``delta``, without looking at it."""
