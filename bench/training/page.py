@@ -23,8 +23,9 @@ this page from bench/results/training/*.json, which `python -m sgr_bench.trainin
 by hand. Accuracies are means and standard deviations over the seeds. "points over" is the difference to the row that is
 named, seed by seed, with its standard error (s.e.). The last column has the settings that are others than those of the
 recipe for the paper's row, which stand in parentheses: a row that is shorter or smaller than the paper's says so there,
-and its accuracy is not to be held against the paper's. The commands train on CIFAR-10 where it is in the
-folder data (`data_dir=DIR`, `download=true`); other seeds differ in `seed`."""
+and its accuracy is not to be held against the paper's. Hours are those of the clock, beside whatever else the machine
+had to do. The commands train on CIFAR-10 where it is in the folder data (`data_dir=DIR`, `download=true`); other seeds
+differ in `seed`."""
 
 
 class Picture(NamedTuple):
