@@ -16,7 +16,7 @@ def study() -> Study:
         whole,
         title=f"{whole.title}, a small version",
         # Not every processor has bfloat16.
-        changes={**whole.changes, "amp": None, "train_subset": 4_000, "epochs": 12, "val_every": 12},
+        changes={**whole.changes, "amp": None, "train_subset": 4_000, "epochs": 9, "val_every": 9},
         rows=tuple(row for row in whole.rows if row.name in ROWS),
         drawn=ROWS,
         shown=False,
