@@ -83,8 +83,9 @@ def _bp_free() -> list[str]:
     found = training.by_row(study, store.load(store.path_of(results.STORED / "training", "plainnet"))["runs"])
     rows = {row.name: row for row in study.rows}
     parts = [f"layerwise {report.spread([run['test_accuracy'] for run in found['layerwise']], 100)}"]
-    for name, what in ("sgr", "lambda 0.1"), ("sgr-rho", "rho 0.1, the default"):
-        parts.append(f"{what}, over {training.difference(study, found, rows[name])}")
+    weight, rho = rows["sgr"].changes["weight"], rows["sgr-rho"].changes["rho"]
+    for name, label in ("sgr", f"lambda {weight}"), ("sgr-rho", f"rho {rho}, the default"):
+        parts.append(f"{label}, over {training.difference(study, found, rows[name])}")
     first, seeds = found["layerwise"][0], len(found["layerwise"])
     what = f"BP-free training on {first['images']['train']:,} images of CIFAR-10, {seeds} seeds, test accuracy in %"
     return [f"{what} ([more, and what is missing](docs/results.md))", "; ".join(parts), "training/plainnet.json"]
