@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from sgr_train.networks.network import LocalModule, Network
 from torch import Tensor, nn
 
 import sgr_kernels as sk
+from sgr_kernels.convolutions import convolutions_of_torch
 
 from .checks import require_error_below
 from .stored import CHECKPOINTED, PUBLISHED
@@ -25,11 +26,17 @@ EVERY = 4
 
 
 class Way(NamedTuple):
-    """A method and its options; ``checkpointed``: of every block the input alone is kept, the rest computed twice."""
+    """A method and its options.
+
+    Attributes:
+        checkpointed: of every block the input alone is kept, the rest computed twice.
+        within: makes a context for every step.
+    """
 
     method: str
     options: dict[str, Any] = {}
     checkpointed: bool = False
+    within: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
 
     def make(self) -> methods.Method:
         return methods.REGISTRY.make(self.method, **self.options)
@@ -54,8 +61,11 @@ WAYS = {
     "fused": _sgr("fused"),
     PUBLISHED: _sgr("autograd"),
 }
-# Where there are streams: elsewhere they are the same as without.
-GPU_WAYS = {"directional, overlapping": _sgr("directional", overlap=True)}
+# Elsewhere they are the same as without.
+GPU_WAYS = {
+    "directional, overlapping": _sgr("directional", overlap=True),
+    f"{PUBLISHED}, convolutions of torch": _sgr("autograd")._replace(within=convolutions_of_torch),
+}
 
 
 def ways(device: str = "cpu") -> dict[str, Way]:
@@ -83,7 +93,7 @@ class Step:
     """
 
     def __init__(self, way: Way, network: Network, sample: Tensor) -> None:
-        self.method = way.make()
+        self.method, self.within = way.make(), way.within
         parts = network.whole() if methods.is_whole(way.method) else network
         modules = [LocalModule(module.body, module.head, module.features) for module in parts]
         self.network = Network(modules, network.image_shape, network.num_classes)
@@ -105,7 +115,9 @@ class Step:
             methods.begin_epoch(self.method, phase, 1)
             for _ in range(self.each):
                 self.network.zero_grad()
-                yield self.method.step(self.network, x, y, update)
+                with self.within():
+                    losses = self.method.step(self.network, x, y, update)
+                yield losses
         if self.phases > 1:  # modules that are done with are in evaluation mode
             self.network.train()
 

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .convolutions import sizes_of
 from .gpu_path import as_on_gpu
 from .normalized import batch_norm, how_computed
 from .torch_internals import in_function_transform, release_saved
@@ -40,12 +41,10 @@ def _convolution(function: Callable[..., Tensor], dims: int) -> Callable[..., Te
     def convolution(
         input: Tensor, weight: Tensor, bias=None, stride=1, padding=0, dilation=1, groups: int = 1
     ) -> Tensor:
-        sizes = stride, padding, dilation
-        plain = all(isinstance(size, int | tuple | list) for size in sizes)
-        if not plain or input.dim() != dims + 2 or not _applies(input, weight, bias):
-            return function(input, weight, bias, *sizes, groups)
-        numbers = [(size,) * dims if isinstance(size, int) else tuple(size) for size in sizes]
-        return _Convolution.apply(_as_autocast(input), weight, bias, *numbers, groups)
+        sizes = sizes_of(dims, stride, padding, dilation)
+        if sizes is None or input.dim() != dims + 2 or not _applies(input, weight, bias):
+            return function(input, weight, bias, stride, padding, dilation, groups)
+        return _Convolution.apply(_as_autocast(input), weight, bias, *sizes, groups)
 
     return convolution
 

@@ -1,10 +1,12 @@
 """Algorithm 1 as published: a double backward through the module. Works for every twice differentiable module."""
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from ..convolutions import differentiated_twice
 from ..functional.sgr_loss import loss as sgr_loss
 from ..relative_weight import RelativeWeight
 from .common import (
@@ -26,10 +28,11 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
     body, head, x, y, target = inputs
     with torch.enable_grad():
         x = x.detach().requires_grad_(target is not None)
-        output = output_of(body, x)
-        if not output.requires_grad:  # a body without parameters, in the first module
-            output = output.detach().requires_grad_()
-        loss = loss_of(head, output, y)
+        with contextlib.nullcontext() if target is None else differentiated_twice(x):
+            output = output_of(body, x)
+            if not output.requires_grad:  # a body without parameters, in the first module
+                output = output.detach().requires_grad_()
+            loss = loss_of(head, output, y)
         scaled = options.grad_scale * loss
         parameters = leaves_of(loss, x, output)
         outputs = [output] if options.need_delta_out else []

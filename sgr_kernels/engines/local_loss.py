@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from ..convolutions import differentiated_twice
 from ..functional.cross_entropy import check_labels
 from ..functional.relu_layers import cast_for_autocast
 from ..functional.rows import with_unit_stride
@@ -124,7 +125,10 @@ class AutogradLoss:
         with torch.enable_grad():
             self.features = features.detach().requires_grad_()
             self.first_run = FirstRun(head, self.features) if second_order and is_first_run(head, features) else None
-            with self.first_run or contextlib.nullcontext():
+            with (
+                differentiated_twice(features) if second_order else contextlib.nullcontext(),
+                self.first_run or contextlib.nullcontext(),
+            ):
                 loss = loss_of(head, self.features, labels)
             self.parameters = leaves_of(loss, self.features)
             wanted = [self.features, *self.parameters]

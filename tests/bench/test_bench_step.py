@@ -16,10 +16,12 @@ from sgr_bench.checks import WrongResult, cosine, relative_error
 from sgr_train import methods
 from sgr_train.networks.network import LocalModule, Network
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import sgr_kernels as sk
 import sgr_kernels.engines.directional
 import sgr_kernels.engines.fused
+from sgr_kernels.gpu_path import cpu_as_gpu
 from sgr_kernels.operators.sgr_loss import sgr_loss
 
 
@@ -46,6 +48,26 @@ def test_methods_give_their_gradients():
         assert relative_error(found[f"{name} + checkpointing"], found[name]) < 1e-6
     assert relative_error(found["reforward"], plain) < 1e-6  # nothing is updated between
     assert relative_error(found["BP"], plain) > 0.1
+
+
+class Filters(TorchDispatchMode):
+    """Largest side of a filter of all convolutions."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution.default:
+            self.largest = max(self.largest, *args[1].shape[2:])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("name", "side"), [("Algorithm 1", 3), ("Algorithm 1, convolutions of torch", 32)])
+def test_algorithm_1_on_a_gpu_takes_convolutions_of_torch_where_it_says_so(name, side):
+    network, x, y = plainnet()
+    made = ways.Step(ways.ways("cuda")[name], network, x)
+    with cpu_as_gpu(), Filters() as filters:
+        made(x, y)
+    assert filters.largest == side
 
 
 def test_a_call_takes_a_step_of_every_kind():

@@ -1,0 +1,198 @@
+"""Convolutions for a double backward, on the path that GPUs take."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import Residual
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+import sgr_kernels as sk
+from sgr_kernels.convolutions import differentiated_twice
+from sgr_kernels.gpu_path import cpu_as_gpu
+
+OPTIONS = {"stride": 2, "padding": 1, "dilation": 2, "groups": 2}
+CASES = {
+    "conv1d": (F.conv1d, (2, 2, 5), (2, 2, 3), {"padding": 1}),
+    "conv2d": (F.conv2d, (2, 2, 4, 3), (2, 2, 3, 3), {"padding": (1, 0)}),
+    "conv2d with options": (F.conv2d, (2, 4, 6, 5), (2, 2, 3, 3), OPTIONS),
+    "conv3d": (F.conv3d, (1, 2, 3, 3, 3), (1, 2, 2, 2, 2), {}),
+    "one sample": (F.conv2d, (2, 4, 3), (2, 2, 3, 3), {"padding": 1}),
+    "padding by name": (F.conv2d, (2, 2, 4, 3), (2, 2, 3, 3), {"padding": "same"}),
+}
+LEFT_TO_TORCH = ("one sample", "padding by name")
+
+
+@contextlib.contextmanager
+def as_on_a_gpu(x: Tensor):
+    with cpu_as_gpu(), differentiated_twice(x):
+        yield
+
+
+def operands(case: str) -> list[Tensor]:
+    _, *shapes, _ = CASES[case]
+    generator = torch.Generator().manual_seed(0)
+    shapes.append(shapes[1][:1])
+    return [torch.randn(s, generator=generator, dtype=torch.float64).requires_grad_() for s in shapes]
+
+
+def called(case: str):
+    function, _, _, options = CASES[case]
+
+    def call(*tensors: Tensor) -> Tensor:
+        with as_on_a_gpu(tensors[0]):
+            return function(*tensors, **options)
+
+    return call
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_derivatives_of_first_and_second_order(case):
+    call, tensors = called(case), operands(case)
+    assert (type(call(*tensors).grad_fn).__name__ == "_ConvolutionBackward") == (case not in LEFT_TO_TORCH)
+    assert torch.autograd.gradcheck(call, tensors)
+    assert torch.autograd.gradgradcheck(call, tensors)
+
+
+def test_derivatives_of_third_order():
+    def third(function, x, w):
+        result = function(x, w).tanh()  # else it is 0
+        for _ in range(3):
+            of_x, of_w = torch.autograd.grad(result.square().sum(), (x, w), create_graph=True)
+            result = torch.cat([of_x.flatten(), of_w.flatten()])
+        return result
+
+    x, w, _ = operands("conv2d with options")
+    torch.testing.assert_close(
+        third(called("conv2d with options"), x, w), third(lambda x, w: F.conv2d(x, w, **OPTIONS), x, w)
+    )
+
+
+def test_without_gradients_nothing_is_kept():
+    x, w, _ = operands("conv2d")
+    assert called("conv2d")(x.detach(), w.detach()).grad_fn is None
+    with torch.no_grad():
+        assert called("conv2d")(x, w).grad_fn is None
+
+
+class Head(nn.Module):
+    """With a convolution of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.linear = nn.Conv2d(4, 6, 3, stride=2), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(self.linear(torch.tanh(self.conv(x)).mean((2, 3))), y)
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return checkpoint(self.body, x, use_reentrant=False)
+
+
+BODIES = {
+    "autograd": lambda: nn.Sequential(Residual(4), nn.Conv2d(4, 4, 3, padding=1), nn.Softplus()),
+    "fused": lambda: nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()),
+}
+
+
+class Parts:
+    """A module and what its step takes."""
+
+    def __init__(self, engine: str, dtype: torch.dtype = torch.float64) -> None:
+        torch.manual_seed(0)
+        self.engine, self.body, self.head = engine, BODIES[engine]().to(dtype), Head().to(dtype)
+        self.x, self.target = torch.randn(2, 3, 4, 9, 8, dtype=dtype)
+        self.y = torch.tensor([0, 1, 2])
+
+    def step(self, on_gpu: bool) -> list[Tensor]:
+        """Losses, and gradients of all parameters, of a copy."""
+        body, head = copy.deepcopy((self.body, self.head))
+        with cpu_as_gpu() if on_gpu else contextlib.nullcontext():
+            result = sk.local_step(
+                body,
+                head,
+                self.x,
+                self.y,
+                self.target,
+                weight=3.0,
+                reduction="batchmean",
+                engine=self.engine,
+            )
+        parameters = [*body.parameters(), *head.parameters()]
+        return [result.loss, result.sgr, result.delta_out, *(parameter.grad for parameter in parameters)]
+
+
+@pytest.mark.parametrize("engine", BODIES)
+def test_a_step_gives_what_it_gives_with_convolutions_of_torch(engine):
+    parts = Parts(engine)
+    torch.testing.assert_close(parts.step(on_gpu=True), parts.step(on_gpu=False))
+
+
+def test_regions_that_are_computed_again():
+    parts = Parts("autograd")
+    expected = parts.step(on_gpu=False)
+    parts.body[0] = Checkpointed(parts.body[0])
+    torch.testing.assert_close(parts.step(on_gpu=True), expected)
+
+
+def test_autocast_rounds_as_it_does_with_convolutions_of_torch():
+    parts = Parts("autograd", torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = parts.step(on_gpu=True), parts.step(on_gpu=False)
+    assert [each.dtype for each in found] == [each.dtype for each in expected]
+    for a, b in zip(found, expected, strict=True):
+        assert (a - b).norm() <= 0.02 * b.norm()
+
+
+class Products(TorchDispatchMode):
+    """Shapes of the filters of all convolutions, and how many gradients of each kind are computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filters, self.of_inputs, self.of_weights = [], 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution.default:
+            self.filters.append(tuple(args[1].shape[2:]))
+        elif func is torch.ops.aten.convolution_backward.default:
+            self.of_inputs += args[-1][0]
+            self.of_weights += args[-1][1]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("engine", BODIES)
+def test_no_filter_is_larger_than_those_of_the_network(engine):
+    parts = Parts(engine)
+    with Products() as products:
+        parts.step(on_gpu=True)
+    assert {*products.filters} == {(3, 3)}
+    with Products() as products:
+        parts.step(on_gpu=False)
+    assert max(products.filters) > (3, 3)  # else this test shows nothing
+
+
+def test_no_gradient_is_computed_that_nobody_asked_for():
+    """Two layers: a pass back to x, then two weight gradients each, and gradients for what is behind the second."""
+    torch.manual_seed(0)
+    body = nn.Sequential(*(nn.Conv2d(2, 2, 3, bias=False) for _ in range(2)), nn.Flatten())
+    x, target, y = torch.randn(3, 2, 6, 6), torch.randn(3, 2, 6, 6), torch.tensor([0, 1, 2])
+    with cpu_as_gpu(), Products() as products:
+        sk.local_step(body, lambda output, y: F.cross_entropy(output, y), x, y, target, weight=1.0, engine="autograd")
+    # Forward, and the change of both outputs along the gradient of the SGR loss
+    assert len(products.filters) == 4
+    # Of the local loss and of the SGR loss
+    assert products.of_weights == 4
+    # Back to x, and from the second layer to the first, for the sum of both losses
+    assert products.of_inputs == 3
