@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from sgr_kernels.gpu_path import cpu_as_gpu
 from sgr_kernels.operators import registered
 
 aten = torch.ops.aten
@@ -134,9 +135,11 @@ def _reads(func: Any, args: tuple) -> bool:
     )
 
 
-def on_meta() -> contextlib.AbstractContextManager:
-    """A context in which tensors are made on what stands for the GPU."""
-    return torch.device("meta")
+@contextlib.contextmanager
+def on_meta() -> Iterator[None]:
+    """Inside, tensors are made on what stands for the GPU, and take its path."""
+    with torch.device("meta"), cpu_as_gpu():
+        yield
 
 
 @contextlib.contextmanager
