@@ -17,7 +17,7 @@
 #   micro      75  every operator: what the goals name, then the rest
 #   gradients  25  agreement with Algorithm 1 in every precision
 #   profile    30  ncu on the kernels that the goals name
-#   forced     25  whole steps with the CUDA kernels, those of Triton, and the convolutions of torch, forced
+#   forced     25  whole steps with the CUDA kernels, and those of Triton, forced
 #   report     10
 #   roofline   25
 #   memory     25
@@ -105,7 +105,7 @@ sanitized() { # TOOL BACKEND DTYPE ...
 # The budget is the time of one comparison in seconds: a GPU is steadier than a CPU.
 part_step() {
   measure "$out" step --whole --budget 3 --networks resnet50 resnet32 vit_s_16 swin_t \
-    --methods BP 'BP + checkpointing' 'plain local' directional 'directional, every 4th' 'directional, overlapping' 'Algorithm 1'
+    --methods BP 'BP + checkpointing' 'plain local' directional 'directional, every 4th' 'directional, overlapping' autograd 'Algorithm 1'
 }
 
 part_forced() {
@@ -114,8 +114,6 @@ part_forced() {
   for backend in cuda triton; do
     SGR_BACKEND=$backend measure "$out/$backend" step --whole --budget 1 --networks resnet50 --methods BP directional
   done
-  measure "$out/convolutions" step --whole --budget 1 --networks resnet50 \
-    --methods BP 'Algorithm 1' 'Algorithm 1, convolutions of torch'
 }
 
 part_micro() { measure "$out" micro; }

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from sgr_train import methods
+from sgr_train.methods.sgr import SGR
 from sgr_train.networks.network import LocalModule, Network
 from torch import Tensor, nn
 
 import sgr_kernels as sk
-from sgr_kernels.convolutions import convolutions_of_torch
+from sgr_kernels.double_backward import derivatives_of_torch
 
 from .checks import require_error_below
 from .stored import CHECKPOINTED, PUBLISHED
@@ -30,16 +31,24 @@ class Way(NamedTuple):
 
     Attributes:
         checkpointed: of every block the input alone is kept, the rest computed twice.
-        within: makes a context for every step.
+        published: the double backward is that of torch.
     """
 
     method: str
     options: dict[str, Any] = {}
     checkpointed: bool = False
-    within: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext
+    published: bool = False
 
     def make(self) -> methods.Method:
-        return methods.REGISTRY.make(self.method, **self.options)
+        return Algorithm1(**self.options) if self.published else methods.REGISTRY.make(self.method, **self.options)
+
+
+class Algorithm1(SGR):
+    """With all derivatives as torch has them."""
+
+    @derivatives_of_torch()
+    def module_step(self, *args: Any, **options: Any) -> sk.LocalStep:
+        return super().module_step(*args, **options)
 
 
 def _sgr(engine: str, **options: Any) -> Way:
@@ -59,13 +68,11 @@ WAYS = {
     f"directional{CHECKPOINTED}": _sgr("directional")._replace(checkpointed=True),
     EVERY_NTH: _sgr("directional", every=EVERY),
     "fused": _sgr("fused"),
-    PUBLISHED: _sgr("autograd"),
+    "autograd": _sgr("autograd"),
+    PUBLISHED: _sgr("autograd")._replace(published=True),
 }
-# Elsewhere they are the same as without.
-GPU_WAYS = {
-    "directional, overlapping": _sgr("directional", overlap=True),
-    f"{PUBLISHED}, convolutions of torch": _sgr("autograd")._replace(within=convolutions_of_torch),
-}
+# Where there are streams: elsewhere they are the same as without.
+GPU_WAYS = {"directional, overlapping": _sgr("directional", overlap=True)}
 
 
 def ways(device: str = "cpu") -> dict[str, Way]:
@@ -93,7 +100,7 @@ class Step:
     """
 
     def __init__(self, way: Way, network: Network, sample: Tensor) -> None:
-        self.method, self.within = way.make(), way.within
+        self.method = way.make()
         parts = network.whole() if methods.is_whole(way.method) else network
         modules = [LocalModule(module.body, module.head, module.features) for module in parts]
         self.network = Network(modules, network.image_shape, network.num_classes)
@@ -115,9 +122,7 @@ class Step:
             methods.begin_epoch(self.method, phase, 1)
             for _ in range(self.each):
                 self.network.zero_grad()
-                with self.within():
-                    losses = self.method.step(self.network, x, y, update)
-                yield losses
+                yield self.method.step(self.network, x, y, update)
         if self.phases > 1:  # modules that are done with are in evaluation mode
             self.network.train()
 

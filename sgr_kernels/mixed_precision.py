@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .convolutions import sizes_of
+from .double_backward.convolutions import sizes_of
 from .gpu_path import as_on_gpu
 from .normalized import batch_norm, how_computed
 from .torch_internals import in_function_transform, release_saved

@@ -192,6 +192,11 @@ def will_be_executed(node: Any) -> bool:
         return True
 
 
+def is_wanted(ctx: Any, index: int) -> bool:
+    """Whether the running backward pass of an autograd Function uses the gradient of an argument."""
+    return ctx.needs_input_grad[index] and will_be_executed(ctx.next_functions[index][0])
+
+
 def is_fake(tensor: Tensor) -> bool:
     """Whether it is a tensor without numbers, as used in tracing; the type is not public."""
     return tensor.is_meta or isinstance(tensor, FakeTensor)

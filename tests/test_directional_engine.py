@@ -21,9 +21,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 import sgr_kernels as sk
+from sgr_kernels import checkpointing
 from sgr_kernels.engines import passes, step_length
 from sgr_kernels.functional.direction import row_norms
-from sgr_kernels.gates import checkpointing
 from sgr_kernels.operators.sgr_step_length.reference import gain_of_module
 
 

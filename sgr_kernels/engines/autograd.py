@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..convolutions import differentiated_twice
+from ..double_backward import differentiated_twice
 from ..functional.sgr_loss import loss as sgr_loss
 from ..relative_weight import RelativeWeight
 from .common import (
@@ -28,7 +28,7 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
     body, head, x, y, target = inputs
     with torch.enable_grad():
         x = x.detach().requires_grad_(target is not None)
-        with contextlib.nullcontext() if target is None else differentiated_twice(x):
+        with contextlib.nullcontext() if target is None else differentiated_twice():
             output = output_of(body, x)
             if not output.requires_grad:  # a body without parameters, in the first module
                 output = output.detach().requires_grad_()

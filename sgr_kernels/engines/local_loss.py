@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..convolutions import differentiated_twice
+from ..double_backward import differentiated_twice
 from ..functional.cross_entropy import check_labels
 from ..functional.relu_layers import cast_for_autocast
 from ..functional.rows import with_unit_stride
@@ -126,7 +126,7 @@ class AutogradLoss:
             self.features = features.detach().requires_grad_()
             self.first_run = FirstRun(head, self.features) if second_order and is_first_run(head, features) else None
             with (
-                differentiated_twice(features) if second_order else contextlib.nullcontext(),
+                differentiated_twice() if second_order else contextlib.nullcontext(),
                 self.first_run or contextlib.nullcontext(),
             ):
                 loss = loss_of(head, self.features, labels)

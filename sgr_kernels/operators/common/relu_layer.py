@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...affine import AffineMap
-from ...torch_internals import will_be_executed
+from ...torch_internals import is_wanted
 from ..relu_backward import through_relu
 from .operator import Derivative, Operator
 
@@ -118,7 +118,7 @@ def _derivative(backward_operator: Operator) -> Derivative:
     def derivative(ctx: Any, alike, grad: Tensor) -> tuple:
         x, weight, output = ctx.saved_tensors
         # Algorithm 1 first asks for the gradient of x alone; needs_input_grad says which arguments require one at all.
-        wanted = [ctx.needs_input_grad[i] and will_be_executed(ctx.next_functions[i][0]) for i in range(3)]
+        wanted = [is_wanted(ctx, i) for i in range(3)]
         grads = alike(backward_operator)(grad, output, x, weight, wanted, *ctx.geometry)
         return *(g if want else None for g, want in zip(grads, wanted, strict=True)), *(None for _ in ctx.geometry)
 

@@ -1,9 +1,10 @@
-"""Convolutions for a double backward, on the path that GPUs take."""
+"""Functions whose double backward is made of the kernels of an ordinary one, on the path that GPUs take."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -14,8 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import sgr_kernels as sk
-from sgr_kernels.convolutions import differentiated_twice
+from sgr_kernels.double_backward import derivatives_of_torch, differentiated_twice
 from sgr_kernels.gpu_path import cpu_as_gpu
+
+
+def normalized(x: Tensor, weight: Tensor, bias: Tensor, **options) -> Tensor:
+    return F.batch_norm(x, torch.zeros_like(weight), torch.ones_like(weight), weight, bias, **options)
+
 
 OPTIONS = {"stride": 2, "padding": 1, "dilation": 2, "groups": 2}
 CASES = {
@@ -23,15 +29,18 @@ CASES = {
     "conv2d": (F.conv2d, (2, 2, 4, 3), (2, 2, 3, 3), {"padding": (1, 0)}),
     "conv2d with options": (F.conv2d, (2, 4, 6, 5), (2, 2, 3, 3), OPTIONS),
     "conv3d": (F.conv3d, (1, 2, 3, 3, 3), (1, 2, 2, 2, 2), {}),
-    "one sample": (F.conv2d, (2, 4, 3), (2, 2, 3, 3), {"padding": 1}),
-    "padding by name": (F.conv2d, (2, 2, 4, 3), (2, 2, 3, 3), {"padding": "same"}),
+    "conv2d of one sample": (F.conv2d, (2, 4, 3), (2, 2, 3, 3), {"padding": 1}),
+    "conv2d with padding by name": (F.conv2d, (2, 2, 4, 3), (2, 2, 3, 3), {"padding": "same"}),
+    "batch norm": (normalized, (3, 2, 2, 2), (2,), {"training": True}),
+    "batch norm of vectors": (normalized, (5, 2), (2,), {"training": True, "eps": 0.3}),
+    "batch norm of other statistics": (normalized, (3, 2, 2, 2), (2,), {"training": False}),
 }
-LEFT_TO_TORCH = ("one sample", "padding by name")
+LEFT_TO_TORCH = ("conv2d of one sample", "conv2d with padding by name", "batch norm of other statistics")
 
 
 @contextlib.contextmanager
-def as_on_a_gpu(x: Tensor):
-    with cpu_as_gpu(), differentiated_twice(x):
+def as_on_a_gpu():
+    with cpu_as_gpu(), differentiated_twice():
         yield
 
 
@@ -46,7 +55,7 @@ def called(case: str):
     function, _, _, options = CASES[case]
 
     def call(*tensors: Tensor) -> Tensor:
-        with as_on_a_gpu(tensors[0]):
+        with as_on_a_gpu():
             return function(*tensors, **options)
 
     return call
@@ -55,9 +64,23 @@ def called(case: str):
 @pytest.mark.parametrize("case", CASES)
 def test_derivatives_of_first_and_second_order(case):
     call, tensors = called(case), operands(case)
-    assert (type(call(*tensors).grad_fn).__name__ == "_ConvolutionBackward") == (case not in LEFT_TO_TORCH)
+    is_ours = type(call(*tensors).grad_fn).__module__ == "torch.autograd.function"
+    assert is_ours == (case not in LEFT_TO_TORCH)
     assert torch.autograd.gradcheck(call, tensors)
     assert torch.autograd.gradgradcheck(call, tensors)
+
+
+@pytest.mark.parametrize("case", ["conv2d with options", "batch norm"])
+def test_the_sum_of_all_second_derivatives(case):
+    """gradgradcheck takes the directions of the gradients one by one."""
+
+    def second(function):
+        tensors = operands(case)
+        gradients = torch.autograd.grad(function(*tensors).tanh().square().sum(), tensors, create_graph=True)
+        return torch.autograd.grad(sum(g.sin().sum() for g in gradients), tensors)
+
+    function, _, _, options = CASES[case]
+    torch.testing.assert_close(second(called(case)), second(partial(function, **options)))
 
 
 def test_derivatives_of_third_order():
@@ -74,11 +97,31 @@ def test_derivatives_of_third_order():
     )
 
 
-def test_without_gradients_nothing_is_kept():
-    x, w, _ = operands("conv2d")
-    assert called("conv2d")(x.detach(), w.detach()).grad_fn is None
+def test_batch_norm_has_no_third_derivative():
+    x, w, b = operands("batch norm")
+    (first,) = torch.autograd.grad(called("batch norm")(x, w, b).tanh().sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        second.sum().backward()
+
+
+@pytest.mark.parametrize("case", ["conv2d", "batch norm"])
+def test_without_gradients_nothing_is_kept(case):
+    tensors = operands(case)
+    assert called(case)(*(tensor.detach() for tensor in tensors)).grad_fn is None
     with torch.no_grad():
-        assert called("conv2d")(x, w).grad_fn is None
+        assert called(case)(*tensors).grad_fn is None
+
+
+def test_statistics_of_batches_are_kept():
+    module, x = nn.BatchNorm2d(2).double(), operands("batch norm")[0]
+    plain = copy.deepcopy(module)
+    with differentiated_twice():
+        module(x)
+    plain(x)
+    for found, expected in zip(module.buffers(), plain.buffers(), strict=True):
+        assert found.ne(0).all()
+        torch.testing.assert_close(found, expected)
 
 
 class Head(nn.Module):
@@ -116,41 +159,34 @@ class Parts:
         self.x, self.target = torch.randn(2, 3, 4, 9, 8, dtype=dtype)
         self.y = torch.tensor([0, 1, 2])
 
-    def step(self, on_gpu: bool) -> list[Tensor]:
+    def step(self, context: contextlib.AbstractContextManager) -> list[Tensor]:
         """Losses, and gradients of all parameters, of a copy."""
         body, head = copy.deepcopy((self.body, self.head))
-        with cpu_as_gpu() if on_gpu else contextlib.nullcontext():
+        with context:
             result = sk.local_step(
-                body,
-                head,
-                self.x,
-                self.y,
-                self.target,
-                weight=3.0,
-                reduction="batchmean",
-                engine=self.engine,
+                body, head, self.x, self.y, self.target, weight=3.0, reduction="batchmean", engine=self.engine
             )
         parameters = [*body.parameters(), *head.parameters()]
         return [result.loss, result.sgr, result.delta_out, *(parameter.grad for parameter in parameters)]
 
 
 @pytest.mark.parametrize("engine", BODIES)
-def test_a_step_gives_what_it_gives_with_convolutions_of_torch(engine):
+def test_a_step_gives_what_it_gives_with_derivatives_of_torch(engine):
     parts = Parts(engine)
-    torch.testing.assert_close(parts.step(on_gpu=True), parts.step(on_gpu=False))
+    torch.testing.assert_close(parts.step(cpu_as_gpu()), parts.step(derivatives_of_torch()))
 
 
 def test_regions_that_are_computed_again():
     parts = Parts("autograd")
-    expected = parts.step(on_gpu=False)
+    expected = parts.step(derivatives_of_torch())
     parts.body[0] = Checkpointed(parts.body[0])
-    torch.testing.assert_close(parts.step(on_gpu=True), expected)
+    torch.testing.assert_close(parts.step(cpu_as_gpu()), expected)
 
 
-def test_autocast_rounds_as_it_does_with_convolutions_of_torch():
+def test_autocast_rounds_as_it_does_with_derivatives_of_torch():
     parts = Parts("autograd", torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        found, expected = parts.step(on_gpu=True), parts.step(on_gpu=False)
+        found, expected = parts.step(cpu_as_gpu()), parts.step(derivatives_of_torch())
     assert [each.dtype for each in found] == [each.dtype for each in expected]
     for a, b in zip(found, expected, strict=True):
         assert (a - b).norm() <= 0.02 * b.norm()
@@ -176,10 +212,10 @@ class Products(TorchDispatchMode):
 def test_no_filter_is_larger_than_those_of_the_network(engine):
     parts = Parts(engine)
     with Products() as products:
-        parts.step(on_gpu=True)
+        parts.step(cpu_as_gpu())
     assert {*products.filters} == {(3, 3)}
     with Products() as products:
-        parts.step(on_gpu=False)
+        parts.step(derivatives_of_torch())
     assert max(products.filters) > (3, 3)  # else this test shows nothing
 
 
