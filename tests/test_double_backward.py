@@ -1,4 +1,4 @@
-"""Functions whose double backward is made of the kernels of an ordinary one, on the path that GPUs take."""
+"""Functions whose double backward is made of the kernels of an ordinary one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 
 import sgr_kernels as sk
 from sgr_kernels.double_backward import derivatives_of_torch, differentiated_twice
-from sgr_kernels.gpu_path import cpu_as_gpu
 
 
 def normalized(x: Tensor, weight: Tensor, bias: Tensor, **options) -> Tensor:
@@ -35,13 +34,8 @@ CASES = {
     "batch norm of vectors": (normalized, (5, 2), (2,), {"training": True, "eps": 0.3}),
     "batch norm of other statistics": (normalized, (3, 2, 2, 2), (2,), {"training": False}),
 }
+NOTHING = contextlib.nullcontext()
 LEFT_TO_TORCH = ("conv2d of one sample", "conv2d with padding by name", "batch norm of other statistics")
-
-
-@contextlib.contextmanager
-def as_on_a_gpu():
-    with cpu_as_gpu(), differentiated_twice():
-        yield
 
 
 def operands(case: str) -> list[Tensor]:
@@ -55,7 +49,7 @@ def called(case: str):
     function, _, _, options = CASES[case]
 
     def call(*tensors: Tensor) -> Tensor:
-        with as_on_a_gpu():
+        with differentiated_twice():
             return function(*tensors, **options)
 
     return call
@@ -159,7 +153,7 @@ class Parts:
         self.x, self.target = torch.randn(2, 3, 4, 9, 8, dtype=dtype)
         self.y = torch.tensor([0, 1, 2])
 
-    def step(self, context: contextlib.AbstractContextManager) -> list[Tensor]:
+    def step(self, context: contextlib.AbstractContextManager = NOTHING) -> list[Tensor]:
         """Losses, and gradients of all parameters, of a copy."""
         body, head = copy.deepcopy((self.body, self.head))
         with context:
@@ -173,20 +167,20 @@ class Parts:
 @pytest.mark.parametrize("engine", BODIES)
 def test_a_step_gives_what_it_gives_with_derivatives_of_torch(engine):
     parts = Parts(engine)
-    torch.testing.assert_close(parts.step(cpu_as_gpu()), parts.step(derivatives_of_torch()))
+    torch.testing.assert_close(parts.step(), parts.step(derivatives_of_torch()))
 
 
 def test_regions_that_are_computed_again():
     parts = Parts("autograd")
     expected = parts.step(derivatives_of_torch())
     parts.body[0] = Checkpointed(parts.body[0])
-    torch.testing.assert_close(parts.step(cpu_as_gpu()), expected)
+    torch.testing.assert_close(parts.step(), expected)
 
 
 def test_autocast_rounds_as_it_does_with_derivatives_of_torch():
     parts = Parts("autograd", torch.float32)
     with torch.autocast("cpu", torch.bfloat16):
-        found, expected = parts.step(cpu_as_gpu()), parts.step(derivatives_of_torch())
+        found, expected = parts.step(), parts.step(derivatives_of_torch())
     assert [each.dtype for each in found] == [each.dtype for each in expected]
     for a, b in zip(found, expected, strict=True):
         assert (a - b).norm() <= 0.02 * b.norm()
@@ -212,7 +206,7 @@ class Products(TorchDispatchMode):
 def test_no_filter_is_larger_than_those_of_the_network(engine):
     parts = Parts(engine)
     with Products() as products:
-        parts.step(cpu_as_gpu())
+        parts.step()
     assert {*products.filters} == {(3, 3)}
     with Products() as products:
         parts.step(derivatives_of_torch())
@@ -224,7 +218,7 @@ def test_no_gradient_is_computed_that_nobody_asked_for():
     torch.manual_seed(0)
     body = nn.Sequential(*(nn.Conv2d(2, 2, 3, bias=False) for _ in range(2)), nn.Flatten())
     x, target, y = torch.randn(3, 2, 6, 6), torch.randn(3, 2, 6, 6), torch.tensor([0, 1, 2])
-    with cpu_as_gpu(), Products() as products:
+    with Products() as products:
         sk.local_step(body, lambda output, y: F.cross_entropy(output, y), x, y, target, weight=1.0, engine="autograd")
     # Forward, and the change of both outputs along the gradient of the SGR loss
     assert len(products.filters) == 4

@@ -2,7 +2,7 @@
 
 A convolution is linear in its input and in its weight, so that nothing else is needed. torch takes the weight gradient
 of a double backward from a convolution as well, but of transposed tensors: images are its channels, and its filter, as
-large as an image, is the gradient of the output. GPUs have no fast kernels for such filters, CPUs have.
+large as an image, is the gradient of the output. There are no fast kernels for such filters.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..functional.relu_layers import cast_for_autocast
-from ..gpu_path import as_on_gpu
 from ..torch_internals import is_wanted
 
 
@@ -23,9 +22,9 @@ def _convolution(function: Callable[..., Tensor], dims: int) -> Callable[..., Te
     def convolution(
         input: Tensor, weight: Tensor, bias=None, stride=1, padding=0, dilation=1, groups: int = 1
     ) -> Tensor:
-        """``function``. Left to torch are padding by name, one sample without a batch, complex numbers, and CPUs."""
+        """``function``. Left to torch are padding by name, one sample without a batch, and complex numbers."""
         sizes = sizes_of(dims, stride, padding, dilation)
-        if sizes is None or input.dim() != dims + 2 or not input.is_floating_point() or not as_on_gpu(input):
+        if sizes is None or input.dim() != dims + 2 or not input.is_floating_point():
             return function(input, weight, bias, stride, padding, dilation, groups)
         return _Convolution.apply(*cast_for_autocast(input, weight, bias), (*sizes, False, [0] * dims, groups))
 
