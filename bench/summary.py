@@ -64,7 +64,7 @@ def _ratios(row: Row, base: Row) -> tuple[str, str]:
 
 def findings() -> str:
     """What was measured, a line each."""
-    lines = [_digits(), _bp_free(), _engines(), _gradients(), _memory(), *_kernels(), _captured()]
+    lines = [_digits(), _bp_free(), _engines(), _gradients(), _memory(), _exact(), *_kernels(), _captured()]
     return tables.markdown([["what", "found", "bench/results"], *lines])
 
 
@@ -122,6 +122,16 @@ def _memory() -> list[str]:
     what = f"peak memory of ResNet-50, batch {rows[0]['batch']}, float32, K = 3, of that of BP, each with its best cuts"
     what += f": {', '.join(ways)}"
     return [what, ", ".join(f"{share:.1%}" for share in shares), "memory-cpu.json"]
+
+
+def _exact() -> list[str]:
+    ways, parts, precisions = (PUBLISHED, "autograd", "directional"), [], ("bfloat16", "float32")
+    for precision in precisions:
+        rows = [row for row in stored(f"double-backward/{precision}")["rows"] if row["network"] == "resnet50"]
+        base = back_propagation(rows, rows[0])
+        parts.append(", ".join(" and ".join(_ratios(one(rows, method=way), base)) for way in ways))
+    what = f"time and memory of a step over BP, {tables.setting(base)}, K = {base['count']}, CPU"
+    return [f"{what}, in {' and '.join(precisions)}: {', '.join(ways)}", "; ".join(parts), "double-backward"]
 
 
 def _kernels() -> list[list[str]]:
