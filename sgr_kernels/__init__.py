@@ -2,6 +2,7 @@
 
 from ._version import __version__
 from .backends import backend, backends
+from .double_backward import differentiated_twice
 from .engines import LocalStep, local_step, overlapping
 from .functional import (
     Conv2dReLUSGR,
@@ -35,6 +36,7 @@ __all__ = [
     "conv2d_relu",
     "conv2d_relu_sgr",
     "cross_entropy",
+    "differentiated_twice",
     "etf_classifier",
     "gate",
     "linear_relu",

@@ -21,7 +21,15 @@ _of_torch = False
 
 @contextlib.contextmanager
 def differentiated_twice() -> Iterator[None]:
-    """A context for a forward pass that is to be differentiated twice: functions of torch are those above."""
+    """A context for the forward pass of what is to be differentiated twice, as delta_now is in Algorithm 1.
+
+    Inside, convolutions (not transposed, padding in numbers) and batch norm (by the statistics of the batch, with
+    weight and bias) give what they always give, and so do their derivatives; but their double backward is made of the
+    kernels of an ordinary backward pass. Compiled code and ``torch.func`` transforms are left as they are.
+
+    Raises:
+        RuntimeError: in a backward pass, the third derivative of a batch norm is asked for.
+    """
     if _of_torch:
         yield
     else:
