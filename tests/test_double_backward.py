@@ -15,7 +15,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import sgr_kernels as sk
-from sgr_kernels.double_backward import derivatives_of_torch, differentiated_twice
+from sgr_kernels.double_backward import derivatives_of_torch, differentiated_twice, worth
+from sgr_kernels.gpu_path import cpu_as_gpu
+
+
+@pytest.fixture(autouse=True)
+def all_are_large(monkeypatch):
+    monkeypatch.setattr(worth, "LEAST", 0)
 
 
 def normalized(x: Tensor, weight: Tensor, bias: Tensor, **options) -> Tensor:
@@ -105,6 +111,16 @@ def test_without_gradients_nothing_is_kept(case):
     assert called(case)(*(tensor.detach() for tensor in tensors)).grad_fn is None
     with torch.no_grad():
         assert called(case)(*tensors).grad_fn is None
+
+
+@pytest.mark.parametrize("case", ["conv2d", "batch norm"])
+def test_small_ones_on_a_cpu_are_left_to_torch(case, monkeypatch):
+    tensors = operands(case)
+    monkeypatch.setattr(worth, "LEAST", tensors[0].numel() + 1)
+    names = [type(called(case)(*tensors).grad_fn).__module__]
+    with cpu_as_gpu():
+        names.append(type(called(case)(*tensors).grad_fn).__module__)
+    assert [name == "torch.autograd.function" for name in names] == [False, True]
 
 
 def test_statistics_of_batches_are_kept():

@@ -25,7 +25,8 @@ def differentiated_twice() -> Iterator[None]:
 
     Inside, convolutions (not transposed, padding in numbers) and batch norm (by the statistics of the batch, with
     weight and bias) give what they always give, and so do their derivatives; but their double backward is made of the
-    kernels of an ordinary backward pass. Compiled code and ``torch.func`` transforms are left as they are.
+    kernels of an ordinary backward pass. On a CPU small tensors, for which that takes longer, compiled code and
+    ``torch.func`` transforms are left as they are.
 
     Raises:
         RuntimeError: in a backward pass, the third derivative of a batch norm is asked for.

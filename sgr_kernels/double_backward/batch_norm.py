@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..torch_internals import batch_norm_of_batch, is_wanted
+from .worth import is_large
 
 _backward = torch.ops.aten.native_batch_norm_backward
 
@@ -33,8 +34,8 @@ _backward = torch.ops.aten.native_batch_norm_backward
 def batch_norm(
     input: Tensor, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
 ) -> Tensor:
-    """F.batch_norm. Left to torch is one without parameters, or with the statistics of other batches."""
-    if weight is None or bias is None or not training or eps <= 0 or input.numel() == 0:
+    """F.batch_norm. Left to torch is a small one, one without parameters, or with the statistics of other batches."""
+    if weight is None or bias is None or not training or eps <= 0 or input.numel() == 0 or not is_large(input):
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     return _BatchNorm.apply(input, weight, bias, running_mean, running_var, momentum, eps)
 

@@ -16,15 +16,16 @@ from torch import Tensor
 
 from ..functional.relu_layers import cast_for_autocast
 from ..torch_internals import is_wanted
+from .worth import is_large
 
 
 def _convolution(function: Callable[..., Tensor], dims: int) -> Callable[..., Tensor]:
     def convolution(
         input: Tensor, weight: Tensor, bias=None, stride=1, padding=0, dilation=1, groups: int = 1
     ) -> Tensor:
-        """``function``. Left to torch are padding by name, one sample without a batch, and complex numbers."""
+        """``function``. Left to torch are small ones, padding by name, one sample without a batch, complex numbers."""
         sizes = sizes_of(dims, stride, padding, dilation)
-        if sizes is None or input.dim() != dims + 2 or not input.is_floating_point():
+        if sizes is None or input.dim() != dims + 2 or not input.is_floating_point() or not is_large(input):
             return function(input, weight, bias, stride, padding, dilation, groups)
         return _Convolution.apply(*cast_for_autocast(input, weight, bias), (*sizes, False, [0] * dims, groups))
 
