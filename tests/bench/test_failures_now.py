@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -49,7 +50,9 @@ def start(folder, *options: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugin, *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
+    # Even if we run in the background, where interrupts are ignored.
+    interruptible = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    return subprocess.Popen(command, cwd=folder, env=environment, preexec_fn=interruptible, **pipes)
 
 
 def failures(folder) -> dict[str, str]:
