@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sgr_kernels import verdicts
 from sgr_kernels.operators import Operator, registered
@@ -262,3 +263,19 @@ def spoilt(operator: Operator, index: int | None, element: int = -1):
         return results
 
     return call
+
+
+class Products(TorchDispatchMode):
+    """Shapes of the filters of all convolutions, and how many gradients of each kind are computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.filters, self.of_inputs, self.of_weights = [], 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.convolution.default:
+            self.filters.append(tuple(args[1].shape[2:]))
+        elif func is torch.ops.aten.convolution_backward.default:
+            self.of_inputs += args[-1][0]
+            self.of_weights += args[-1][1]
+        return func(*args, **(kwargs or {}))

@@ -9,10 +9,10 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import Products
 from networks import Residual
+from sgr_train.networks.network import Checkpointed
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.checkpoint import checkpoint
 
 import sgr_kernels as sk
 from sgr_kernels.double_backward import derivatives_of_torch, differentiated_twice, worth
@@ -145,15 +145,6 @@ class Head(nn.Module):
         return F.cross_entropy(self.linear(torch.tanh(self.conv(x)).mean((2, 3))), y)
 
 
-class Checkpointed(nn.Module):
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-
-    def forward(self, x: Tensor) -> Tensor:
-        return checkpoint(self.body, x, use_reentrant=False)
-
-
 BODIES = {
     "autograd": lambda: nn.Sequential(Residual(4), nn.Conv2d(4, 4, 3, padding=1), nn.Softplus()),
     "fused": lambda: nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()),
@@ -201,22 +192,6 @@ def test_autocast_rounds_as_much_as_with_derivatives_of_torch():
     assert [each.dtype for each in found] == [each.dtype for each in expected]
     errors = [(torch.cat([each.flatten() for each in step]) - exact).norm() for step in (found, expected)]
     assert 0 < errors[0] <= 1.25 * errors[1] < 0.25 * exact.norm()
-
-
-class Products(TorchDispatchMode):
-    """Shapes of the filters of all convolutions, and how many gradients of each kind are computed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.filters, self.of_inputs, self.of_weights = [], 0, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten.convolution.default:
-            self.filters.append(tuple(args[1].shape[2:]))
-        elif func is torch.ops.aten.convolution_backward.default:
-            self.of_inputs += args[-1][0]
-            self.of_weights += args[-1][1]
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("engine", BODIES)

@@ -9,14 +9,13 @@ import sys
 
 import pytest
 import torch
-from helpers import replace_operator
+from helpers import Products, replace_operator
 from sgr_bench import cli, step, stored, traced, ways, zoo
 from sgr_bench import timing as timing_module
 from sgr_bench.checks import WrongResult, cosine, relative_error
 from sgr_train import methods
 from sgr_train.networks.network import LocalModule, Network
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import sgr_kernels as sk
 import sgr_kernels.engines.directional
@@ -50,24 +49,13 @@ def test_methods_give_their_gradients():
     assert relative_error(found["BP"], plain) > 0.1
 
 
-class Filters(TorchDispatchMode):
-    """Largest side of a filter of all convolutions."""
-
-    largest = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten.convolution.default:
-            self.largest = max(self.largest, *args[1].shape[2:])
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize(("name", "side"), [("autograd", 3), ("Algorithm 1", 32)])
 def test_algorithm_1_has_the_derivatives_of_torch(name, side):
     network, x, y = plainnet()
     made = ways.Step(ways.WAYS[name], network, x)
-    with cpu_as_gpu(), Filters() as filters:  # there no tensor is too small
+    with cpu_as_gpu(), Products() as products:  # there no tensor is too small
         made(x, y)
-    assert filters.largest == side
+    assert max(products.filters) == (side, side)
 
 
 def test_a_call_takes_a_step_of_every_kind():
