@@ -37,14 +37,19 @@ def batch_norm(
     input: Tensor, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
 ) -> Tensor:
     """F.batch_norm; the result knows how it was computed."""
-    plain = weight is None or bias is None or not training or eps <= 0 or input.numel() == 0
-    if plain or torch.compiler.is_compiling() or in_function_transform() or not as_on_gpu(input):
+    traced = torch.compiler.is_compiling() or in_function_transform()
+    if traced or not as_on_gpu(input) or not is_by_batch(input, weight, bias, training, eps):
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     output, *statistics = batch_norm_of_batch(input, weight, bias, running_mean, running_var, momentum, eps)
     if output.stride() == input.stride() and input.dtype == output.dtype:
         tensors = tuple(tensor.detach() for tensor in (input, weight, bias, *statistics))
         output.normalized = Normalized(tensors, partial(_normalized, eps), version_of(output))
     return output
+
+
+def is_by_batch(input: Tensor, weight: Tensor | None, bias: Tensor | None, training: bool, eps: float) -> bool:
+    """Whether a batch norm is that of ``batch_norm_of_batch``: by the statistics of its input, with parameters."""
+    return weight is not None and bias is not None and training and eps > 0 and input.numel() > 0
 
 
 def how_computed(tensor: Tensor) -> Normalized | None:

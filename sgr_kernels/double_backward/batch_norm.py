@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..normalized import is_by_batch
 from ..torch_internals import batch_norm_of_batch, is_wanted
 from .worth import is_large
 
@@ -35,7 +36,7 @@ def batch_norm(
     input: Tensor, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5
 ) -> Tensor:
     """F.batch_norm. Left to torch is a small one, one without parameters, or with the statistics of other batches."""
-    if weight is None or bias is None or not training or eps <= 0 or input.numel() == 0 or not is_large(input):
+    if not is_large(input) or not is_by_batch(input, weight, bias, training, eps):
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     return _BatchNorm.apply(input, weight, bias, running_mean, running_var, momentum, eps)
 

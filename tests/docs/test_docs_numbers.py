@@ -43,11 +43,11 @@ def of_cuda_graphs() -> list[str]:
 def of_double_backwards() -> list[str]:
     rows = json.loads((results.STORED / "micro-cuda.json").read_text())["rows"]
     seconds = {
-        provider: {tuple(r["shape"]): r["seconds"] for r in rows if (r["op"], r["mode"], r["provider"]) == key}
-        for provider in ("reference", "default")
-        for key in [("conv2d_relu", "double backward", provider)]
+        (row["provider"], *row["shape"]): row["seconds"]
+        for row in rows
+        if (row["op"], row["mode"]) == ("conv2d_relu", "double backward")
     }
-    most = max(torchs / seconds["default"][shape] for shape, torchs in seconds["reference"].items())
+    most = max(s / seconds[("default", *shape)] for (name, *shape), s in seconds.items() if name == "reference")
     return [f"took up to {most:.1f} times as long"]
 
 
