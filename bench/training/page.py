@@ -24,8 +24,8 @@ by hand. Accuracies are means and standard deviations over the seeds. "points ov
 named, seed by seed, with its standard error (s.e.). The last column has the settings that are others than those of the
 recipe for the paper's row, which stand in parentheses: a row that is shorter or smaller than the paper's says so there,
 and its accuracy is not to be held against the paper's. Hours are those of the clock, beside whatever else the machine
-had to do. The commands train on CIFAR-10 where it is in the folder data (`data_dir=DIR`, `download=true`); other seeds
-differ in `seed`."""
+had to do. The commands are for a checkout, and train on CIFAR-10 where it is in the folder data (`data_dir=DIR`,
+`download=true`); other seeds differ in `seed`."""
 
 
 class Picture(NamedTuple):

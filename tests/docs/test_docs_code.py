@@ -29,8 +29,8 @@ HERE = [page for page in PAGES if page not in ELSEWHERE and pages.blocks((DOCS /
 
 @pytest.mark.parametrize("page", HERE)
 def test_code_runs_and_prints_what_the_page_says(page, alone, tmp_path):
-    only_syntax = page in pages.MADE_FROM_RESULTS  # commands of hours
-    alone(pages.follow, DOCS / page, only_syntax, folder=tmp_path)
+    only_syntax = page in pages.MADE_FROM_RESULTS  # commands of hours, to be started in a checkout
+    alone(pages.follow, DOCS / page, only_syntax, folder=pages.ROOT if only_syntax else tmp_path)
 
 
 POLLUTING = """
