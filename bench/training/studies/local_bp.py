@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from . import Row, Study, register
@@ -16,6 +17,7 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {  # of the recipe, and what is
     "sgr-rho": ("sgr", {"weight": None, "rho": 0.1}),
     "sgr-rho0.03": ("sgr", {"weight": None, "rho": 0.03}),
 }
+LONGER = ("k7-layerwise", "k7-sgr-rho", "k7-sgr-rho0.03")
 
 
 def _row(modules: int, name: str) -> Row:
@@ -40,4 +42,17 @@ def study() -> Study:
             *(_row(modules, name) for modules in MODULES for name in METHODS),
         ),
         seeds=(0, 1),
+    )
+
+
+@register("local_bp_longer")
+def longer() -> Study:
+    short = study()
+    return dataclasses.replace(
+        short,
+        title="Local BP: longer",
+        text="Every block a module, for two and a half times as many epochs: whether what SGR costs in short training "
+        "is made up for by training on.",
+        changes={**short.changes, "epochs": 20},
+        rows=tuple(row for row in short.rows if row.name in LONGER),
     )
