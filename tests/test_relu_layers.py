@@ -300,6 +300,24 @@ def test_only_what_is_asked_for_is_computed_behind_another_layer(case):
         assert layer[4] == expected
 
 
+@pytest.mark.parametrize("case", [CASES["linear"], CASES["conv"]], ids=["linear", "conv"])
+def test_only_what_is_asked_for_is_computed_in_a_double_backward(case):
+    """Of the three that have a gradient: that of the output, x and the weight."""
+    tensors = case.tensors()
+    output = case.mine(*tensors)
+    upstream = torch.randn_like(output).requires_grad_()
+    grads = torch.autograd.grad(output, tensors[:2], upstream, create_graph=True)
+    loss = sum(grad.square().sum() for grad in grads)
+    sources = (upstream, *tensors[:2])
+    expected = torch.autograd.grad(loss, sources, retain_graph=True)
+    for index, source in enumerate(sources):
+        with Spy("relu_double_backward") as spy:
+            [found] = torch.autograd.grad(loss, source, retain_graph=True)
+        [wanted] = {tuple(args[7]) for args in spy.calls}
+        assert wanted == tuple(i == index for i in range(3))
+        torch.testing.assert_close(found, expected[index])
+
+
 def test_accumulating_into_leaves_computes_everything():
     tensors = CASES["linear"].tensors()
     with Spy("relu_backward") as spy:

@@ -134,8 +134,7 @@ def _second_derivative(double_backward_operator: Operator) -> Derivative:
         ctx.set_materialize_grads(False)
 
     def derivative(ctx: Any, alike, *v: Tensor | None) -> tuple:
-        need_grad, _, need_x, need_weight = ctx.needs_input_grad[:4]
-        wanted = [need_grad, need_x, need_weight]
+        wanted = [is_wanted(ctx, i) for i in (0, 2, 3)]
         grads = alike(double_backward_operator)(*v, *ctx.saved_tensors, wanted, *ctx.geometry)
         for_grad, for_x, for_weight = (g if want else None for g, want in zip(grads, wanted, strict=True))
         return for_grad, None, for_x, for_weight, None, *(None for _ in ctx.geometry)
