@@ -16,7 +16,7 @@
 #   step       95  whole steps as users take them, eager and as CUDA graphs
 #   micro      75  every operator: what the goals name, then the rest
 #   gradients  25  agreement with Algorithm 1 in every precision
-#   profile    30  ncu on the kernels that the goals name
+#   profile    30  which kernels steps are made of, and ncu on those that the goals name
 #   forced     25  whole steps with the CUDA kernels, and those of Triton, forced
 #   report     10
 #   roofline   25
@@ -135,14 +135,13 @@ np.savez(sys.argv[1], train_images=images.astype("uint8"), train_labels=labels)'
 }
 
 measure() { # FOLDER PART OPTION ...
-  local quick=()
-  if [[ $device == cpu ]]; then quick=(--quick); fi
-  python3 -m sgr_bench "${@:2}" --device "$device" --out "$1" "${quick[@]}"
+  python3 -m sgr_bench "${@:2}" --device "$device" --out "$1" ${quick:+"$quick"}
 }
 
 # The sizes that the goals name: a row that a cluster of processors keeps on chip, one that nothing keeps, one of which
 # the launch is most of the time; and what surrounds the products of a linear layer.
 part_profile() {
+  python3 -m sgr_bench.breakdown --device "$device" --methods directional autograd ${quick:+"$quick"}
   only_on_a_gpu || return 0
   local names backend
   names=$(grep -hoE '\w+_kernel\b' csrc/*/*.cuh sgr_kernels/operators/*/triton*.py | sort -u | paste -sd '|')
@@ -258,7 +257,8 @@ while (($#)); do
   shift
 done
 if ((${#parts[@]} == 0)); then parts=("${order[@]:0:${#order[@]}-optional}"); fi
-if [[ $device == cpu ]]; then export CUDA_VISIBLE_DEVICES=; fi
+quick=''
+if [[ $device == cpu ]]; then CUDA_VISIBLE_DEVICES='' quick=--quick; fi
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 : >"$out/summary.txt"

@@ -94,14 +94,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def rows(args: argparse.Namespace) -> Iterator[tuple[str, Row]]:
     if args.quick:
         args.budget = min(args.budget, 5.0)
-    for case in _cases(args):
+    for case in cases(args):
         selection = f"--networks {case.network} --modules {case.count} --batch {case.batch}"
         for row in _case_rows(args, case):
             yield f"{selection} --precision {case.precision}", row
         _release_memory(args.device)
 
 
-def _cases(args: argparse.Namespace) -> Iterator[Case]:
+def cases(args: argparse.Namespace) -> Iterator[Case]:
     for name in ["resnet32", "plainnet4"] if args.quick else args.networks:
         counts, classes = args.modules or DEFAULTS.get(name) or [zoo.at_most(name, 3)], zoo.classes(name)
         batch = args.batch or (32 if args.quick else BATCHES[args.device][classes])
@@ -123,10 +123,7 @@ def _case_rows(args: argparse.Namespace, case: Case) -> Iterator[Row]:
 
 
 def _measured(args: argparse.Namespace, case: Case) -> Iterator[Row]:
-    network = zoo.create(case.network, case.count, device=args.device)
-    x, y = zoo.inputs(case.network, case.batch, args.device)
-    if case.precision == "bfloat16":
-        network, x = (each.to(memory_format=torch.channels_last) for each in (network, x))
+    network, x, y = created(case, args.device)
     facts = {"cuts": network.cuts, "image_size": network.image_shape[1]}
     few = FEW if case.precision == "bfloat16" else None
     exact = functools.cache(lambda: truth(network, x[:few], y[:few]))
@@ -155,6 +152,15 @@ def _measured(args: argparse.Namespace, case: Case) -> Iterator[Row]:
                     yield {**facts, "module": number, "method": method, **measured, "error": error}
 
 
+def created(case: Case, device: str) -> tuple[Network, Tensor, Tensor]:
+    """With inputs."""
+    network = zoo.create(case.network, case.count, device=device)
+    x, y = zoo.inputs(case.network, case.batch, device)
+    if case.precision == "bfloat16":
+        network, x = (each.to(memory_format=torch.channels_last) for each in (network, x))
+    return network, x, y
+
+
 def _methods(args: argparse.Namespace, case: Case) -> list[str]:
     names = list(ways(args.device))
     names += [COMPILED] if args.methods or ((case.network, case.count) in COMPILES and not args.quick) else []
@@ -173,7 +179,7 @@ def _run(
     """
     if name == COMPILED:
         with _autocast(case, x.device.type):
-            return Run(_in_precision(case, x.device.type, compiled_algorithm1(network, x, y)), network), {}
+            return Run(in_precision(case, x.device.type, compiled_algorithm1(network, x, y)), network), {}
     way = ways("cuda")[name]
     step = Step(way, network, x)
     require_claims(step, network, x, y)
@@ -185,7 +191,7 @@ def _run(
 
 
 def _whole(case: Case, step: Step, x: Tensor, y: Tensor) -> Run:
-    return Run(_in_precision(case, x.device.type, functools.partial(step, x, y)), step.network, step.steps)
+    return Run(in_precision(case, x.device.type, functools.partial(step, x, y)), step.network, step.steps)
 
 
 def _module_runs(case: Case, module: LocalModule, inputs: Inputs, last: bool) -> Runs:
@@ -195,10 +201,10 @@ def _module_runs(case: Case, module: LocalModule, inputs: Inputs, last: bool) ->
 
     methods = {name: ways()[name].make() for name in METHODS_OF_MODULES}
     device = inputs.x.device.type
-    return {name: Run(_in_precision(case, device, functools.partial(step, name)), module) for name in methods}
+    return {name: Run(in_precision(case, device, functools.partial(step, name)), module) for name in methods}
 
 
-def _in_precision(case: Case, device: str, step: Callable[[], object]) -> Callable[[], None]:
+def in_precision(case: Case, device: str, step: Callable[[], object]) -> Callable[[], None]:
     def run() -> None:
         with _autocast(case, device):
             step()

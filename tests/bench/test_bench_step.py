@@ -316,7 +316,7 @@ def test_on_a_gpu_networks_of_imagenet_are_in_half_precision():
     step.add_options(parser)
     args = parser.parse_args([])
     args.quick, args.device = False, "cuda"
-    cases = [tuple(case) for case in step._cases(args)]
+    cases = [tuple(case) for case in step.cases(args)]
     assert cases[:3] == [
         ("resnet50", 3, 256, "bfloat16"),
         ("resnet32", 3, 128, "float32"),
