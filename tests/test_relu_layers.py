@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from helpers import DTYPES, any_order_sum_error, assert_as_exact_as, device_of, gamma, operators_on, upcast
 from sgr_bench import reference
+from sgr_bench.precisions import products_in
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -96,7 +97,7 @@ def all_orders(function, tensors, upstream, directions):
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_gradcheck(backend, case):
     tensors = case.tensors(device=device_of(backend))
-    with sk.backend(backend), torch.backends.cudnn.flags(deterministic=True):
+    with sk.backend(backend), torch.backends.cudnn.flags(enabled=True, deterministic=True):
         assert torch.autograd.gradcheck(case.mine, tensors, fast_mode=True)
         assert torch.autograd.gradgradcheck(case.mine, tensors, fast_mode=True)
 
@@ -125,7 +126,7 @@ def test_as_exact_as_plain_torch(backend, case, dtype):
         upstream = torch.randn_like(case.plain(*tensors))
     directions = randn_like(tensors)
     wide = [t.detach().double().requires_grad_() for t in tensors]
-    with torch.backends.cudnn.flags(allow_tf32=False):  # which it takes for some of the products
+    with products_in("ieee", device_of(backend)):  # cuDNN takes TF32 for some of them
         with sk.backend(backend):
             mine = all_orders(case.mine, tensors, upstream, directions)
         plain = all_orders(case.plain, tensors, upstream, directions)
