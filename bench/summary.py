@@ -84,7 +84,7 @@ def _bp_free() -> list[str]:
     rows = {row.name: row for row in study.rows}
     parts = [f"layerwise {report.spread([run['test_accuracy'] for run in found['layerwise']], 100)}"]
     weight, rho = rows["sgr"].changes["weight"], rows["sgr-rho"].changes["rho"]
-    for name, label in ("sgr", f"lambda {weight}"), ("sgr-rho", f"rho {rho}, the default"):
+    for name, label in ("sgr", f"lambda {weight}"), ("sgr-rho", f"rho {rho}"):
         parts.append(f"{label}, over {training.difference(study, found, rows[name])}")
     first, seeds = found["layerwise"][0], len(found["layerwise"])
     what = f"BP-free training on {first['images']['train']:,} images of CIFAR-10, {seeds} seeds, test accuracy in %"

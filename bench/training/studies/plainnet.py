@@ -21,7 +21,7 @@ def study() -> Study:
         title="BP-free training (Table 4, Figures 2 and 3)",
         text="PlainNet of four convolutions with ReLU, each a module with a fixed ETF classifier. Steps are in "
         "bfloat16 autocast; accuracies and SGR losses are measured in float32. sgr has the lambda that the search "
-        "found with other seeds, sgr-rho the relative weight that is the default everywhere.",
+        "found with other seeds, sgr-rho the relative weight 0.1.",
         changes={**NETWORK, "train_subset": 10_000, "epochs": 30, "log": ("input_change",)},
         rows=(
             Row(name="layerwise", recipe="table4-plainnet-layerwise"),

@@ -87,7 +87,7 @@ class Reforward(Layerwise):
         return losses
 
 
-RHO = 0.1
+RHO = 0.03  # which costs little where SGR does not help: docs/lambda.md
 
 
 class Counter(nn.Module):
