@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -19,7 +20,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from . import goals, step
 from .micro import OPS
-from .micro.providers import DEFAULT, preferred
 from .precisions import products_in
 from .ways import Step, ways
 
@@ -42,11 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sgr_bench.breakdown", description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--quick", action="store_true", help="a small block, and small steps of two networks")
-    step.add_options(parser)
-    parser.set_defaults(networks=["resnet50", "resnet32"], methods=["BP", "directional", "autograd"])
+    step.add_cases(parser, ["resnet50", "resnet32"])
+    parser.add_argument("--methods", nargs="+", choices=ways("cuda"), default=["BP", "directional", "autograd"])
     args = parser.parse_args(argv)
     with products_in("ieee", args.device):  # float32 is float32, in convolutions on a GPU too
-        for what, run in (*_blocks(args.device, args.quick), *_steps(args)):
+        for what, run in itertools.chain(_blocks(args.device, args.quick), _steps(args)):  # one at a time in memory
             print(table(what, calls(run, args.device)), flush=True)
     return 0
 
@@ -85,7 +85,7 @@ def _blocks(device: str, quick: bool) -> Iterator[tuple[str, Run]]:
     block = goals.BLOCK._replace(shape=QUICK_BLOCK) if quick else goals.BLOCK
     op = OPS[block.op]
     case = op.case(block.mode, op.inputs(block.shape, getattr(torch, block.dtype), device))
-    for provider in (DEFAULT if device == "cuda" else preferred("cpu"), BARE):
+    for provider in (next(iter(case.ways)), BARE):  # ours as the library chooses is the first
         yield f"{block}, {provider}", case.ways[provider].make()
 
 

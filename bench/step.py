@@ -80,15 +80,19 @@ COMPILES = [("resnet32", 3), ("plainnet4", 4), ("vit_s_16", 3)]  # by default: o
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    default = [*NETWORKS, *zoo.of_plugins()]
-    parser.add_argument("--networks", nargs="+", type=zoo.network_name, default=default)
-    parser.add_argument("--modules", type=int, nargs="+", help="K (default 3; resnet32 3 16; plainnet: one a layer)")
-    parser.add_argument("--batch", type=int, help="images (default 128 of CIFAR's size; 8 of ImageNet's, GPU: 256)")
+    add_cases(parser, [*NETWORKS, *zoo.of_plugins()])
     parser.add_argument("--methods", nargs="+", choices=[*ways("cuda"), COMPILED], help="of whole steps (default: all)")
-    precision = "default float32; on a GPU bfloat16 for images of ImageNet's size"
-    parser.add_argument("--precision", choices=["float32", "bfloat16"], help=precision)
     parser.add_argument("--budget", type=float, default=60.0, help="seconds for one comparison (default 60)")
     parser.add_argument("--whole", action="store_true", help="whole steps alone, without those of modules")
+
+
+def add_cases(parser: argparse.ArgumentParser, networks: list[str]) -> None:
+    """Options of :func:`cases`."""
+    parser.add_argument("--networks", nargs="+", type=zoo.network_name, default=networks)
+    parser.add_argument("--modules", type=int, nargs="+", help="K (default 3; resnet32 3 16; plainnet: one a layer)")
+    parser.add_argument("--batch", type=int, help="images (default 128 of CIFAR's size; 8 of ImageNet's, GPU: 256)")
+    precision = "default float32; on a GPU bfloat16 for images of ImageNet's size"
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], help=precision)
 
 
 def rows(args: argparse.Namespace) -> Iterator[tuple[str, Row]]:
@@ -153,7 +157,7 @@ def _measured(args: argparse.Namespace, case: Case) -> Iterator[Row]:
 
 
 def created(case: Case, device: str) -> tuple[Network, Tensor, Tensor]:
-    """With inputs."""
+    """The network and inputs for it, in the memory format that the precision is timed in."""
     network = zoo.create(case.network, case.count, device=device)
     x, y = zoo.inputs(case.network, case.batch, device)
     if case.precision == "bfloat16":

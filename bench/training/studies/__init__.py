@@ -6,7 +6,7 @@ An entry is a function without arguments that gives a :class:`Study`; a file hol
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sgr_train.registry import Registry
@@ -61,6 +61,10 @@ class Study:
     pictures: tuple[str, ...] = ()
     quantity: str = "test_accuracy"
     shown: bool = True
+
+    def only(self, names: tuple[str, ...], **other: Any) -> Study:
+        """Some of its rows, with attributes that are others."""
+        return replace(self, rows=tuple(row for row in self.rows if row.name in names), **other)
 
 
 def find(name: str) -> Study:

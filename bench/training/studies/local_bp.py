@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from . import Row, Study, register
@@ -48,11 +47,10 @@ def study() -> Study:
 @register("local_bp_longer")
 def longer() -> Study:
     short = study()
-    return dataclasses.replace(
-        short,
+    return short.only(
+        LONGER,
         title="Local BP: longer",
         text="Every block a module, for two and a half times as many epochs: whether what SGR costs in short training "
         "is made up for by training on.",
         changes={**short.changes, "epochs": 20},
-        rows=tuple(row for row in short.rows if row.name in LONGER),
     )
