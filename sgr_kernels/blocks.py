@@ -131,7 +131,7 @@ class Chain:
         """Adds A^T U of every block. Returns the change of the output along V, if ``to_output``.
 
         Args:
-            v: V, shape of x, float32 (float64 for float64); overwritten.
+            v: V, shape of x, in its dtype or a wider one, float32 for float16; overwritten.
             with_products: add A^T (X + U), for the price of one product.
         """
         if self.blocks[0].x.dtype == torch.float16:  # the range of which V may exceed

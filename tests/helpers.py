@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from sgr_kernels import verdicts
 from sgr_kernels.operators import Operator, registered
@@ -279,3 +280,17 @@ class Products(TorchDispatchMode):
             self.of_inputs += args[-1][0]
             self.of_weights += args[-1][1]
         return func(*args, **(kwargs or {}))
+
+
+class Widths(TorchDispatchMode):
+    """Sizes of the float32 tensors that operators make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        leaves = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self.sizes += [leaf.numel() for leaf in leaves if leaf.dtype == torch.float32]
+        return result

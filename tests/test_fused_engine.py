@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from helpers import DTYPES, device_of, upcast
+from helpers import DTYPES, Widths, device_of, upcast
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -504,6 +504,16 @@ def test_parameters_of_every_dtype(backend, dtype):
     size = sum((upcast(t) ** 2).sum() for t in truth)
     assert errors[0] <= 1e-20 * size if dtype == torch.float64 else errors[0] <= 4 * errors[1]  # squares
     assert all(g.dtype == dtype for g in mine[1])
+
+
+@pytest.mark.parametrize("weight", [0.7, sk.RelativeWeight(0.1)])
+@pytest.mark.parametrize("curvature", ["none", "exact"])
+@pytest.mark.parametrize("body", ["linear", "linear_stack", "conv_stack"])
+def test_no_activation_is_wider_than_bfloat16(body, curvature, weight):
+    problem = Problem(body, "etf", torch.bfloat16, batch=64)
+    with Widths() as seen:
+        problem.step("fused", curvature=curvature, weight=weight)
+    assert max(seen.sizes) < problem.x.numel()  # logits and gradients of weights are smaller here
 
 
 @pytest.mark.parametrize("head", ["linear", "flat_linear"])

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import Widths
 from sgr_train.memory.live import peak_live_bytes
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import sgr_kernels as sk
 from sgr_kernels import mixed_precision
@@ -223,20 +222,6 @@ def fakes():
 def test_a_step_on_a_gpu_needs_little_more_than_plain_local_learning(kind, fakes):
     peaks = {engine: peak_live_bytes(step_on_gpu(kind, engine)) for engine in ("plain local", "directional")}
     assert peaks["directional"] <= 1.1 * peaks["plain local"]
-
-
-class Widths(TorchDispatchMode):
-    """Sizes of the float32 tensors that operators make."""
-
-    def __init__(self):
-        super().__init__()
-        self.sizes = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        leaves = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
-        self.sizes += [leaf.numel() for leaf in leaves if leaf.dtype == torch.float32]
-        return result
 
 
 def test_no_activation_is_copied_to_float32(fakes):

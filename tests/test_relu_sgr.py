@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import DTYPES, assert_as_exact_as, device_of, exact_value_and_grads, upcast
+from helpers import DTYPES, Widths, assert_as_exact_as, device_of, exact_value_and_grads, upcast
 
 import sgr_kernels as sk
 
@@ -355,6 +355,14 @@ def test_half_precision_residuals_may_overflow_it(backend):
         _, v = sk.sgr_residual(result.delta, layer.target, reduction="sum")
     assert v.abs().max() > torch.finfo(torch.float16).max
     assert result.grad_weight.isfinite().all() and result.grad_weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", ["linear", "conv"])
+def test_no_activation_is_wider_than_bfloat16(name):
+    layer = Layer(name, torch.bfloat16)
+    with Widths() as seen:
+        layer.sgr(curvature="exact", hvp=layer.hvp)
+    assert max(seen.sizes) < layer.x.numel()
 
 
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf])

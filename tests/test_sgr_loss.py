@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from sgr_bench import reference
 
 import sgr_kernels as sk
-from sgr_kernels.functional.direction import sgr_direction
+from sgr_kernels.functional.direction import sgr_direction, sgr_gradient
 from sgr_kernels.operators.common.options import Options
 
 OPTIONS = [(normalize, reduction) for normalize in (True, False) for reduction in ("mean", "batchmean", "sum")]
@@ -157,6 +157,29 @@ def test_nan_and_inf_propagate(backend, poison, normalize):
     for gradient in (grad, v):
         assert not gradient[1].isfinite().all()
         assert gradient[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("weight", [None, 3, 0.3, torch.tensor(0.3), torch.tensor(0.3, dtype=torch.float64)])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weighted_gradient(backend, dtype, weight):
+    """v in the dtype of delta, or float32 for float16: no further from the truth than v of the residual, weighted in
+    float32 and rounded.
+    """
+    if isinstance(weight, torch.Tensor):
+        weight = weight.to(device_of(backend))
+    factor = 1.0 if weight is None else float(weight)
+    pairs = [gradients(backend, shape, dtype) for shape in ((40, 333), (7, 3, 5, 11))]
+    pairs += zip(*(layouts(tensor).values() for tensor in pairs[-1]), strict=True)
+    for delta, target in pairs:
+        with sk.backend(backend):
+            loss, v = sgr_gradient(delta, target, Options(), weight)
+            expected_loss, residual = sk.sgr_residual(delta, target)
+        assert v.dtype == (torch.float32 if dtype == torch.float16 else dtype)
+        assert v.shape == delta.shape and v.stride() == residual.stride()
+        torch.testing.assert_close(loss, expected_loss)
+        truth = factor * reference.sgr_residual(delta.double(), target.double())[1]
+        before = (factor * residual).to(v.dtype)
+        assert (v.double() - truth).norm() <= 1.05 * (before.double() - truth).norm()
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (4, 0), (0,)])

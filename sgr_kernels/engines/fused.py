@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from ..affine import AffineMap, Conv2d, Linear
 from ..blocks import Block, Chain
-from ..functional.direction import sgr_direction
+from ..functional.direction import sgr_direction, sgr_gradient
 from ..functional.relu_layers import cast_for_autocast, without_autocast
-from ..functional.sgr_loss import residual
 from ..modules import Conv2dReLU, LinearReLU
 from ..relative_weight import RelativeWeight
 from .common import LocalStep, StepInputs, StepOptions, add_gradients, in_wider_dtype, refuse_gradient_hooks, unscale
@@ -75,14 +74,12 @@ def _reconcile(
         sgr, direction = sgr_direction(delta, target, comparison)
         chain.blocks[0].add_product(direction.shift(x, weight))
         return sgr, []
-    sgr, v = residual(*in_wider_dtype(delta, target), comparison)
+    sgr, v = sgr_gradient(*in_wider_dtype(delta, target), comparison, None if relative else weight)
     del delta
     of_loss: Gradients = []
     if relative:
         chain.add_products()
         of_loss = chain.take_gradients()
-    else:
-        v.mul_(weight)
     tangent = chain.add_along(v, to_output=local is not None, with_products=not relative)
     del v
     of_head: Gradients = []

@@ -10,8 +10,8 @@ from ..affine import AffineMap, Conv2d, Linear
 from ..blocks import Block
 from ..operators.common.checks import check_like, check_shape
 from ..operators.common.options import Options
+from .direction import sgr_gradient
 from .relu_layers import check_linear, conv_geometry
-from .sgr_loss import residual
 
 CURVATURES = ("none", "exact")
 
@@ -130,10 +130,9 @@ def _relu_sgr(affine: AffineMap, x, weight, bias, grad_output, target, output, c
     block.forward(x, output)
     block.backward(grad_output, sum_bias=False)
     delta = block.input_grad()
-    loss, v = residual(delta, target, options)
-    if x.dtype == torch.float16:  # the range of which v may exceed
+    loss, v = sgr_gradient(delta, target, options)
+    if x.dtype == torch.float16:  # v is float32
         block.to_float32()
-    v = v.to(block.x.dtype)
     tangent = block.tangent(v) if hvp is not None else None
     block.add_product(v)
     if hvp is not None:
