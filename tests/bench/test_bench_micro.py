@@ -355,7 +355,7 @@ def test_a_wrong_kernel_is_not_timed(place, name, fault, op, mode, monkeypatch, 
         (sk, "sgr_loss", spoil(sk.sgr_loss, 0, lambda loss: 1.02 * loss), "sgr_loss", "forward"),
         (relu_layer, "through_relu", ungated, "linear_relu", "backward"),
         (*faulty(linear_relu, 0, lambda y: 1.02 * y), "linear_relu", "forward"),
-        (*faulty(sgr_residual, 1, one_row), "linear_relu_sgr", "none"),
+        (*faulty(sgr_loss_backward, 0, one_row), "linear_relu_sgr", "none"),
     ],
 )
 def test_a_wrong_kernel_in_half_precision_is_not_timed(place, name, fault, op, mode, monkeypatch, capsys):
