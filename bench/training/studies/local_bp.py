@@ -34,9 +34,9 @@ def _row(modules: int, name: str) -> Row:
 def study() -> Study:
     return Study(
         title="Local BP (Table 6)",
-        text="ResNet-14 in three modules, and with every block a module. sgr has the paper's lambda, "
-        "under batchmean as the recipe has it and under mean (sgr-mean), sgr-rho the relative weight 0.1, sgr-rho0.03 "
-        "that of 0.03.",
+        text="ResNet-14 in three modules, and with every block a module. sgr has the paper's lambda under batchmean, "
+        "as the recipe has it; sgr-mean has it under mean, where the SGR loss in the table is n times as small, for n "
+        "elements of a sample; sgr-rho has the relative weight 0.1, sgr-rho0.03 that of 0.03.",
         changes={"model": "resnet14", "train_subset": 10_000, "epochs": 8, "channels_last": True},
         rows=(
             Row(name="bp", recipe="table6-resnet32-bp"),
