@@ -18,3 +18,17 @@ def study() -> Study:
         drawn=ROWS,
         pictures=("reconciliation",),
     )
+
+
+@register("plainnet_longer")
+def longer() -> Study:
+    whole = study()
+    rows = ("layerwise", "sgr")
+    return whole.only(
+        rows,
+        title="BP-free training: all images, longer",
+        text="For three times as many epochs: whether what the paper's SGR gains after 200 epochs begins to show.",
+        changes={**whole.changes, "epochs": 24},
+        seeds=(0, 1),
+        drawn=rows,
+    )
