@@ -23,11 +23,12 @@ def all_arguments(backend: str):
 
 
 def rows(backend: str, **changed) -> list:
-    """Two samples with numbers that are easily followed: rho = 2, no gain; and what is changed of them."""
+    """Two samples of one element, with numbers that are easily followed: rho = 2, no gain; and what is changed."""
     given = {"loss": 0.0, "coef": [[1.0, 1.0], [-1.0, -1.0], [1.0, 1.0], [2.0, 2.0]], "x": [1.0, 1.0]}
     given |= {"delta": [1.0, 1.0], "output": [1.0, 1.0], "delta_output": [1.0, 1.0], **changed}
     as_tensor = {"device": device_of(backend), "dtype": torch.float64}
-    return [None if value is None else torch.tensor(value, **as_tensor) for value in given.values()]
+    loss, coef, *ends = (None if value is None else torch.tensor(value, **as_tensor) for value in given.values())
+    return [loss, coef, *(end if end is None else end.unsqueeze(1) for end in ends)]
 
 
 def inverse(backend: str, **changed) -> float:
@@ -84,9 +85,11 @@ def test_refuses_what_does_not_fit():
             (loss, coef[:3], x, *others),
             (loss, coef.float(), x, *others),
             (loss, coef, x[:1], *others),
-            (loss, coef, x.float(), *others),
+            (loss, coef, x.int(), *others),
+            (loss, coef, x[:, 0], *others),
+            (loss, coef, x, *others[:-1], others[-1][:1]),
             (loss.expand(2), coef, x, *others),
             (loss, coef, x, *others[:-1], None),
         ):
-            with pytest.raises(RuntimeError, match="coef|x|loss|delta_output"):
+            with pytest.raises(RuntimeError, match="coef|x|loss|delta_output|expected float64"):
                 sgr_step_length(*arguments, *LAW)

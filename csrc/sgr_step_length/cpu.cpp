@@ -1,4 +1,4 @@
-#include "common/cpu.h"
+#include "row_norms/kernel.h"
 #include "sgr_step_length/operator.h"
 
 namespace sgr::cpu {

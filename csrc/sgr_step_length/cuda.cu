@@ -1,4 +1,5 @@
 #include "common/cuda.cuh"
+#include "row_norms/kernel.cuh"
 #include "sgr_step_length/kernel.cuh"
 #include "sgr_step_length/operator.h"
 

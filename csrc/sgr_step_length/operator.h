@@ -1,24 +1,22 @@
 // sgr_step_length, as far as it is the same on every device.
 #pragma once
 
-#include "common/tensors.h"
+#include "row_norms/operator.h"
 #include "sgr_step_length/law.h"
 
 namespace sgr {
 
-// The norms of the rows of a tensor and of its gradient, contiguous in double: null where there are none.
+// The norms of so many rows, in double.
 template <class Device>
-const double* norms_of(const std::optional<Tensor>& norms, const Tensor& coef, int64_t rows, const char* what) {
-  if (!norms) return nullptr;
-  require(norms->dim() == 1 && norms->size(0) == rows && norms->is_contiguous(), what,
-          ": expected a contiguous tensor with one number a row");
-  require(norms->scalar_type() == ScalarType::Double, what, " must be float64");
-  check_place<Device>(*norms, coef, what);
-  return data<double>(*norms);
+Tensor norms_of(const Tensor& tensor, const Tensor& coef, int64_t rows, const char* what) {
+  check_place<Device>(tensor, coef, what);
+  check_rows(tensor, what);
+  require(tensor.size(0) == rows, what, ": wrong number of rows");
+  return row_norms<Device>(tensor);
 }
 
-// Every device has run_sgr_step_length(device, in, loss, law, inverse, step) for at least one row. loss, inverse: one
-// number. step: (2, rows).
+// Every device has run_row_norms, and run_sgr_step_length(device, in, loss, law, inverse, step) for at least one row.
+// loss, inverse: one number. step: (2, rows).
 template <class Device>
 std::tuple<Tensor, Tensor> sgr_step_length(Tensor loss, Tensor coef, Tensor x, Tensor delta,
                                            std::optional<Tensor> output, std::optional<Tensor> delta_output,
@@ -30,12 +28,17 @@ std::tuple<Tensor, Tensor> sgr_step_length(Tensor loss, Tensor coef, Tensor x, T
   check_place<Device>(loss, loss, "loss");
   check_place<Device>(coef, loss, "coef");
   require(output.has_value() == delta_output.has_value(), "output and delta_output must both be there, or neither");
-  const int64_t rows = coef.size(1), outputs = output ? output->numel() : 0;
+  const int64_t rows = coef.size(1), outputs = output ? output->size(0) : 0;
+  const Tensor none;
+  const Tensor of_x = norms_of<Device>(x, coef, rows, "x");
+  const Tensor of_delta = norms_of<Device>(delta, coef, rows, "delta");
+  const Tensor of_output = output ? norms_of<Device>(*output, coef, outputs, "output") : none;
+  const Tensor of_gradient = output ? norms_of<Device>(*delta_output, coef, outputs, "delta_output") : none;
   const StepRows in{data<double>(coef),
-                    norms_of<Device>(x, coef, rows, "x"),
-                    norms_of<Device>(delta, coef, rows, "delta"),
-                    norms_of<Device>(output, coef, outputs, "output"),
-                    norms_of<Device>(delta_output, coef, outputs, "delta_output"),
+                    data<double>(of_x),
+                    data<double>(of_delta),
+                    output ? data<double>(of_output) : nullptr,
+                    output ? data<double>(of_gradient) : nullptr,
                     rows,
                     outputs};
   Device device(coef);

@@ -31,12 +31,12 @@ large, nothing but rounding is left of the others below some multiple of sqrt(ep
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..functional.direction import Direction, row_norms
+from ..functional.rows import as_rows
 from ..operators.sgr_step_length import sgr_step_length
 from ..products import Spacing
 
@@ -72,12 +72,16 @@ def step_length(
         inverse = (direction.norms() / norms).masked_fill_(norms == 0, 0.0).amax() / radius
         h = inverse.reciprocal().nan_to_num_(nan=math.nan, posinf=0.0)
         return inverse, h * direction.coef[:2]
-    at_input, at_output = norms_of(*start), norms_of(*end) or Norms(None, None, start[0].numel())
+    ends, size_ratio = [*map(rows_of, start)], 1.0
+    if has_gain(*end):
+        ends += map(rows_of, end)
+        size_ratio = (end[0].numel() / start[0].numel()) ** 0.5
+    else:
+        ends += None, None
     eps, (factor, power) = rounding_of(spacing), TYPICAL[order]
-    size_ratio = (at_output.elements / at_input.elements) ** 0.5
     longest = max(LARGEST, LARGEST_IN_ROUNDING * eps**0.5)
     law = size_ratio, factor * eps**power, longest, GAIN_POWER, MOST
-    return sgr_step_length(loss.to(direction.coef.device), direction.coef, *at_input[:2], *at_output[:2], *law)
+    return sgr_step_length(loss.to(direction.coef.device), direction.coef, *ends, *law)
 
 
 def rounding_of(spacing: Spacing) -> float:
@@ -86,17 +90,10 @@ def rounding_of(spacing: Spacing) -> float:
     return max(spacing.tensors * (PART_OF_HALF if in_half else 1.0), spacing.products * PART_OF_PRODUCTS)
 
 
-class Norms(NamedTuple):
-    """Of the rows of a tensor and of the gradient for it, (B,) float64, and how many elements the tensor has."""
-
-    values: Tensor | None
-    gradient: Tensor | None
-    elements: int
+def has_gain(output: Tensor, gradient: Tensor | None) -> bool:
+    """Whether a gain can be told: not without a gradient, elements or real numbers."""
+    return gradient is not None and output.numel() > 0 and not output.is_complex()
 
 
-def norms_of(values: Tensor, gradient: Tensor | None) -> Norms | None:
-    """None where a gain cannot be told: without a gradient, elements or real numbers."""
-    if gradient is None or values.numel() == 0 or values.is_complex():
-        return None
-    rows = [tensor if tensor.dim() > 0 else tensor[None] for tensor in (values, gradient)]
-    return Norms(*map(row_norms, rows), values.numel())
+def rows_of(tensor: Tensor) -> Tensor:
+    return as_rows(tensor if tensor.dim() > 0 else tensor[None])[0]

@@ -155,7 +155,8 @@ class Machine(Simulator):
         self, loss: Tensor, coef: Tensor, x: Tensor, delta: Tensor, output, delta_output, *law: float
     ) -> tuple[Tensor, Tensor]:
         inverse, step = Guarded((), torch.float64), Guarded((2, len(x)), torch.float64)
-        tensors = [None if each is None else pointer(each) for each in (loss, coef, x, delta, output, delta_output)]
+        norms = [None if each is None else self.row_norms(each) for each in (x, delta, output, delta_output)]
+        tensors = [None if each is None else pointer(each) for each in (loss, coef, *norms)]
         sizes = [ctypes.c_int64(0 if each is None else len(each)) for each in (x, output)]
         numbers = (ctypes.c_double * 5)(*law)
         dtype = DTYPES.index(loss.dtype)

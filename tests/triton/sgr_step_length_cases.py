@@ -49,7 +49,6 @@ def test_a_loss_that_is_not_positive_tells_nothing(loss):
 
 def test_of_nothing():
     empty = torch.zeros(0, dtype=torch.float64, device=DEVICE)
-    inverse, step = sgr_step_length(
-        torch.ones((), device=DEVICE), empty.view(4, 0), empty, empty, None, None, *[1.0] * 5
-    )
+    rows = empty.view(0, 3)
+    inverse, step = sgr_step_length(torch.ones((), device=DEVICE), empty.view(4, 0), rows, rows, None, None, *[1.0] * 5)
     assert inverse == 0 and step.shape == (2, 0)

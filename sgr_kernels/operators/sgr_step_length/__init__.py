@@ -1,6 +1,7 @@
 """sgr_step_length: how far along v a difference is taken; :mod:`sgr_kernels.engines.step_length` says why so far.
 
-It works on a number or two a sample, in float64: forty operators of torch in one, whose launches would take longer.
+Behind the norms of rows it works on a number or two a sample, in float64: forty operators of torch in one, whose
+launches would take longer.
 Kernels: csrc/sgr_step_length/kernel.cuh (CUDA) and cpu.cpp, with the formulas in law.h, :mod:`.triton`,
 :mod:`.reference`.
 """
@@ -28,15 +29,16 @@ def _example(dtype):
     for batch, outputs in (3, 3), (300, 300), (300, 5):
         coef = numbers(4, batch, dtype=torch.float64)
         coef[3].abs_()
-        x, delta = (numbers(batch, dtype=torch.float64, seed=seed).abs() for seed in (1, 2))
-        ends = (numbers(outputs, dtype=torch.float64, seed=seed).abs() for seed in (3, 4))
+        x, delta = (numbers(batch, 7, dtype=dtype, seed=seed) for seed in (1, 2))
+        ends = (numbers(outputs, 9, dtype=dtype, seed=seed) for seed in (3, 4))
         yield loss, coef, x, delta, *ends, 0.5, 0.01, 0.05, 0.75, 10.0
     yield loss, coef, x, delta, None, None, 1.0, 0.01, 0.05, 0.75, 10.0
 
 
-# loss 0-d, in any dtype; the other tensors float64: coef (4, B) as sgr_loss gives it, the norms x and delta (B,), and
-# output and delta_output (B',), or None. size_ratio: the square root of how many elements of the output there are for
-# each of x. typical, longest, gain_power and most are those of the law. Gives 1 / h, 0-d; and h alpha, h beta, (2, B).
+# loss 0-d; coef (4, B) float64 as sgr_loss gives it; the others with unit stride along a row, each in a dtype of its
+# own: x and delta (B, n), output and delta_output (B', m) or None. size_ratio: the square root of how many elements of
+# the output there are for each of x. typical, longest, gain_power and most are those of the law. Gives 1 / h, 0-d; and
+# h alpha, h beta, (2, B).
 sgr_step_length = Operator(
     "sgr_step_length(Tensor loss, Tensor coef, Tensor x, Tensor delta, Tensor? output, Tensor? delta_output, "
     "float size_ratio, float typical, float longest, float gain_power, float most) -> (Tensor inverse, Tensor step)",

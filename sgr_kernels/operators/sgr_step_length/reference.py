@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..row_norms.reference import row_norms
+
 TINY = torch.finfo(torch.float64).tiny
 
 
@@ -25,7 +27,8 @@ def sgr_step_length(
     alpha, beta, _, lengths = coef.unbind()
     if len(x) == 0:
         return coef.new_zeros(()), coef.new_zeros((2, 0))
-    ends = None if output is None or delta_output is None else (output, delta_output)
+    x, delta = row_norms(x), row_norms(delta)
+    ends = None if output is None or delta_output is None else (row_norms(output), row_norms(delta_output))
     ratios = relative_lengths(lengths, x, delta, ends, size_ratio, gain_power)
     mean_square = (delta * ratios.square()).sum() / delta.sum().clamp(min=TINY)
     change = mean_square.sqrt() * gain_of_module(x, delta, ends, size_ratio).pow(gain_power)  # A

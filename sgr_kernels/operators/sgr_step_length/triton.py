@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..row_norms.triton import row_norms
 from .reference import TINY
 
 _BLOCK = 512  # rows per step of the program
@@ -104,9 +105,10 @@ def sgr_step_length(
     *law: float,
 ) -> tuple[Tensor, Tensor]:
     """Implementation of ``sgr_triton::sgr_step_length``: 1 / h, and (2, B) h alpha and h beta."""
-    rows, outputs = len(x), 0 if output is None else len(output)
+    tensors, rows, outputs = (x, delta, output, delta_output), len(x), 0 if output is None else len(output)
     inverse, step = coef.new_zeros(()), coef.new_empty((2, rows))
     if rows > 0:
+        x, delta, output, delta_output = (each if each is None else row_norms(each) for each in tensors)
         with torch.cuda.device_of(coef):
             _step_length_kernel[1,](
                 inverse, step, loss, coef, x, delta, output, delta_output, rows, outputs, *law, TINY,
