@@ -5,9 +5,10 @@ names the one that a version breaks.
 """
 
 import functools
+import operator
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 import torch
@@ -78,9 +79,8 @@ def release_saved(ctx: Any) -> None:
         ctx.maybe_clear_saved_tensors()
 
 
-def node_number(node: Any) -> int:
-    """The number of a node of an autograd graph."""
-    return node._sequence_nr()
+# (node) -> int: the number of a node of an autograd graph.
+node_number = operator.methodcaller("_sequence_nr")
 
 
 def constant_when_compiled(function: Callable) -> Callable:
@@ -101,11 +101,29 @@ def overridable(function: Callable) -> Callable:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         given = (*args, *kwargs.values()) if kwargs else args
+        if in_function_mode() and not torch.compiler.is_dynamo_compiling() and _are_of_torch(given):
+            result = _by_innermost_mode(call, args, kwargs)
+            if result is not NotImplemented:
+                return result
         if in_function_mode() or has_torch_function(given):
             return handle_torch_function(call, given, *args, **kwargs)
         return function(*args, **kwargs)
 
     return not_scriptable(call)
+
+
+def _are_of_torch(values: tuple) -> bool:
+    """Whether none is of a subclass of Tensor, which may have a say of its own."""
+    return not any(isinstance(value, Tensor) and type(value) not in (Tensor, nn.Parameter) for value in values)
+
+
+def _by_innermost_mode(function: Callable, args: tuple, kwargs: dict) -> Any:
+    """As handle_torch_function, which takes as long as a small layer: its contexts are generators."""
+    mode = torch._C._pop_torch_function_stack()
+    try:
+        return mode.__torch_function__(function, (), args, kwargs)
+    finally:
+        torch._C._push_on_torch_function_stack(mode)
 
 
 def leaf_of_fx(function: Callable) -> Callable:
@@ -145,24 +163,23 @@ def in_compiled_graph() -> bool:
 
     Most compilers run graphs without gradients. Some run them as Python, a few frames up from the functions called.
     """
-    if torch.compiler.is_compiling() or "torch._dynamo.eval_frame" not in sys.modules:
+    if torch.compiler.is_dynamo_compiling() or "torch._dynamo.eval_frame" not in sys.modules:
         return False
     frame, left = sys._getframe(1), _FRAMES_OF_A_FUNCTION if torch.is_grad_enabled() else sys.maxsize
     while frame is not None and left > 0:
         file, caller = frame.f_code.co_filename, frame.f_back
-        if _may_be_of_a_graph(file) and (
-            "_aot_autograd" in file or (caller and caller.f_code.co_filename.endswith(_RUNS_GRAPHS))
-        ):
-            return True
+        if file not in _WITHOUT_GRAPHS:
+            if "_aot_autograd" in file:
+                return True
+            if not file.startswith("<eval_with_key>"):
+                _WITHOUT_GRAPHS.add(file)
+            elif caller and caller.f_code.co_filename.endswith(_RUNS_GRAPHS):
+                return True
         frame, left = caller, left - 1
     return False
 
 
-@functools.lru_cache(maxsize=4096)
-def _may_be_of_a_graph(file: str) -> bool:
-    return "_aot_autograd" in file or file.startswith("<eval_with_key>")
-
-
+_WITHOUT_GRAPHS: set[str] = set()  # files
 _FRAMES_OF_A_FUNCTION = 7  # at most, from a graph to a function mode
 _RUNS_GRAPHS = os.path.join("torch", "_dynamo", "eval_frame.py")
 
@@ -202,9 +219,9 @@ def is_fake(tensor: Tensor) -> bool:
     return tensor.is_meta or isinstance(tensor, FakeTensor)
 
 
-def storage_key(tensor: Tensor) -> int:
-    """A number for the storage, unlike that of any other living one; public data_ptr() fails for fake tensors."""
-    return tensor.untyped_storage()._cdata
+def storage_keys(tensors: Iterable[Tensor]) -> list[int]:
+    """A number for each storage, unlike that of any other living one; public data_ptr() fails for fake tensors."""
+    return [tensor.untyped_storage()._cdata for tensor in tensors]
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -215,9 +232,8 @@ def has_hooks(module: nn.Module) -> bool:
     return any((*own, *every, hooks._global_backward_pre_hooks))
 
 
-def has_gradient_hooks(leaf: Tensor) -> bool:
-    """Whether ``Tensor.register_hook`` was called for a leaf; publicly hooks can be added and removed, not listed."""
-    return bool(leaf._backward_hooks)
+# (leaf) -> dict or None: the hooks of Tensor.register_hook; publicly they can be added and removed, not listed.
+gradient_hooks = operator.attrgetter("_backward_hooks")
 
 
 def parts_of(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[int, Callable]]:
@@ -240,6 +256,13 @@ def version_of(tensor: Tensor) -> int:
         return tensor._version
     except RuntimeError:
         return 0
+
+
+def versions_of(tensors: list[Tensor]) -> list[int]:
+    try:
+        return [tensor._version for tensor in tensors]
+    except RuntimeError:
+        return [version_of(tensor) for tensor in tensors]
 
 
 def intercept_checkpoints(

@@ -324,16 +324,13 @@ def test_a_step_that_fails_writes_no_gradient(monkeypatch):
     loss = lambda f, y: nn.functional.cross_entropy(classifier(f), y)  # noqa: E731
     parameters = [*body.parameters(), *classifier.parameters()]
     parameters[0].grad = torch.ones_like(parameters[0])
-    own = common.memory_of_its_own
-    calls = []
+    own = common.in_memory_of_their_own
 
-    def failing(gradient, taken):
-        calls.append(None)
-        if len(calls) == 2:
-            raise MemoryError
-        return own(gradient, taken)
+    def failing(gradients):
+        own(gradients)
+        raise MemoryError
 
-    monkeypatch.setattr(common, "memory_of_its_own", failing)
+    monkeypatch.setattr(common, "in_memory_of_their_own", failing)
     with pytest.raises(MemoryError):
         sk.local_step(body, loss, x, y, delta_pre, weight=1.0, engine="autograd")
     assert parameters[0].grad.eq(1).all() and all(p.grad is None for p in parameters[1:])

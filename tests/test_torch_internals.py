@@ -209,7 +209,7 @@ def test_fake_tensors_and_storages():
     assert not torch_internals.is_fake(torch.ones(3)), "an ordinary tensor passes for a fake one"
     x = torch.ones(3)
     for base, view in (seen, (x, x[:2])):
-        keys = [torch_internals.storage_key(tensor) for tensor in (base, view, torch.ones(3))]
+        keys = torch_internals.storage_keys([base, view, torch.ones(3)])
         assert keys[0] == keys[1] != keys[2], "storages have lost the number that tells them apart"
 
 
@@ -306,6 +306,52 @@ def test_private_parts_of_torch_are_used_in_one_file_only():
             text = path.read_text()
             found = private_parts_used(tree) - ours | {part for part in ("torch._C", "from torch._") if part in text}
             assert not found, f"{path.name} uses private parts of torch, which belong in torch_internals.py: {found}"
+
+
+def test_a_mode_is_told_of_what_is_announced():
+    """The innermost first, which hands it on to the next, and with the others in their places afterwards."""
+    seen = []
+
+    class Noting(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            seen.append((self.name, func, types, args, kwargs))
+            return func(*args, **(kwargs or {}))
+
+    def named(name):
+        mode = Noting()
+        mode.name = name
+        return mode
+
+    announced = torch_internals.overridable(lambda x, y=1: x + y)
+    with named("outer"), named("inner"):
+        for _ in range(2):
+            assert announced(2.0, y=3) == 5.0, "modes are called in another way"
+    told = [("inner", announced, (), (2.0,), {"y": 3}), ("outer", announced, (), (2.0,), {"y": 3})]
+    assert seen == 2 * told, "modes are on another stack"
+
+    class Own(Tensor):
+        pass
+
+    seen.clear()
+    own = torch.ones(2).as_subclass(Own)
+    with named("only"):
+        announced(own)
+    assert seen[0][2] == (Own,), "modes are not told of a subclass of Tensor"
+
+    class Passing(TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            return NotImplemented
+
+    with Passing(), pytest.raises(TypeError, match="NotImplemented|no implementation found"):
+        announced(2.0)
+
+
+def test_versions_of_tensors():
+    written = torch.ones(2).add_(1)
+    with torch.inference_mode():
+        without = torch.ones(2)
+    assert torch_internals.versions_of([written, torch.ones(2)]) == [1, 0], "tensors count their versions elsewhere"
+    assert torch_internals.versions_of([written, without]) == [1, 0], "tensors of inference mode have a version"
 
 
 def test_autocast_of_any_device():

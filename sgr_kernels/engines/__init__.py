@@ -124,7 +124,7 @@ def local_step(
     _check_tensors(x, delta_pre)
     _check_weight(weight, x)
     refuse_wrapped(body, head)
-    if steps := overlap.current(x.device):
+    if steps := overlap.current(x):
         steps.begin(Reach(body, head, weight))
     weight = weight.detach() if isinstance(weight, Tensor) else weight
     chosen = automatic(body) if engine == "auto" else engine

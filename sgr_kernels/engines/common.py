@@ -15,9 +15,9 @@ from ..torch_internals import (
     WRITES_LEAF,
     before_compiling,
     foreach_add_,
-    has_gradient_hooks,
+    gradient_hooks,
     outside_of_all_modes,
-    storage_key,
+    storage_keys,
     tree_map,
     version_of,
 )
@@ -206,21 +206,26 @@ def add_gradients(parameters: list[Tensor], gradients: Iterable[Tensor | None]) 
 
     All are written or none: what may fail is computed before the first is.
     """
-    new, rounds, taken = [], [], set()
+    new, rounds = [], []
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is None:
             continue
         old = parameter.grad
         if old is None:
-            new.append((parameter, memory_of_its_own(gradient.detach(), taken)))
+            new.append((parameter, _without_graph(gradient)))
         elif _takes_additions(old, gradient):
             _round_without(old, rounds)[id(old)] = old, gradient
         else:
             new.append((parameter, _sum(old.detach(), gradient.detach())))
+    own = in_memory_of_their_own([gradient for _, gradient in new])
     for pairs in rounds:
         foreach_add_(*map(list, zip(*pairs.values(), strict=True)))
-    for parameter, gradient in new:
+    for (parameter, _), gradient in zip(new, own, strict=True):
         parameter.grad = gradient
+
+
+def _without_graph(gradient: Tensor) -> Tensor:
+    return gradient.detach() if gradient.requires_grad else gradient
 
 
 def _takes_additions(old: Tensor, gradient: Tensor) -> bool:
@@ -243,25 +248,25 @@ def _sum(old: Tensor, gradient: Tensor) -> Tensor:
     return gradient + old if old.is_sparse else old + gradient
 
 
-def memory_of_its_own(gradient: Tensor, taken: set[int]) -> Tensor:
-    """The gradient, or a copy of it where it shares memory with itself (an expanded sum) or with an earlier one.
-
-    Args:
-        taken: keys of the storages of the earlier gradients; that of the result is added.
-    """
-    if gradient.layout is not torch.strided:
-        return gradient.clone()
-    storage = storage_key(gradient)
-    if storage in taken or 0 in gradient.stride():
-        return gradient.clone(memory_format=torch.contiguous_format)
-    taken.add(storage)
-    return gradient
+def in_memory_of_their_own(gradients: list[Tensor]) -> list[Tensor]:
+    """The gradients, or copies of those that share memory with themselves (an expanded sum) or with an earlier one."""
+    own, taken = [], set()
+    storages = iter(storage_keys(gradient for gradient in gradients if gradient.layout is torch.strided))
+    for gradient in gradients:
+        if gradient.layout is not torch.strided:
+            own.append(gradient.clone())
+        elif (storage := next(storages)) in taken or 0 in gradient.stride():
+            own.append(gradient.clone(memory_format=torch.contiguous_format))
+        else:
+            taken.add(storage)
+            own.append(gradient)
+    return own
 
 
 def refuse_gradient_hooks(parameters: Iterable[Tensor], engine: str) -> None:
     """Raises ValueError where ``Tensor.register_hook`` was called for one of them."""
     for parameter in parameters:
-        if has_gradient_hooks(parameter):
+        if gradient_hooks(parameter):
             raise ValueError(
                 f"a parameter of shape {tuple(parameter.shape)} has a hook (Tensor.register_hook), which may change "
                 f"its gradient, and engine={engine!r} needs that of the loss: remove it and change .grad after the "

@@ -17,7 +17,7 @@ from ..functional.direction import sgr_direction
 from ..relative_weight import RelativeWeight
 from ..torch_internals import foreach_add_, foreach_mul_, foreach_sub_
 from . import autograd, overlap
-from .common import LocalStep, StepInputs, StepOptions, add_gradients, in_wider_dtype, memory_of_its_own, unscale
+from .common import LocalStep, StepInputs, StepOptions, add_gradients, in_memory_of_their_own, in_wider_dtype, unscale
 from .passes import Passes
 from .step_length import step_length
 
@@ -40,7 +40,7 @@ def run(inputs: StepInputs, options: StepOptions) -> LocalStep:
         delta_out = delta_out if options.need_delta_out else None
         del ends, deltas, delta, pair, direction, source  # the passes need the memory
         work = partial(reconciled, passes, gradients, points, options.sgr_weight, inverse)
-        if steps := overlap.current(x.device):
+        if steps := overlap.current(x):
             steps.launch(passes.parameters, work, held=[x, *points])
         else:
             add_gradients(passes.parameters, work())
@@ -66,11 +66,11 @@ def reconciled(
     order = len(points)
     ahead = passes.gradients(points.pop(0))
     behind = passes.gradients(points.pop(0)) if points else at_x
-    used = [i for i, three in enumerate(zip(ahead, behind, at_x, strict=True)) if all(g is not None for g in three)]
+    triples = enumerate(zip(ahead, behind, at_x, strict=True))
+    used = [i for i, (a, b, x) in triples if a is not None and b is not None and x is not None]
     if not used:
         return at_x
-    taken: set[int] = set()
-    change = [memory_of_its_own(ahead[i], taken) for i in used]
+    change = in_memory_of_their_own([ahead[i] for i in used])
     foreach_sub_(change, [behind[i] for i in used])
     inverse = inverse if order == 1 else inverse / order
     if isinstance(weight, RelativeWeight):

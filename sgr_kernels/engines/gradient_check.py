@@ -4,13 +4,27 @@ A difference of two gradients is the derivative that Algorithm 1 computes only i
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..torch_internals import in_function_transform
+
 # Distances to try, relative to the norm of x: from the longest one down as far as rounding lets anything be seen.
 LONGEST, RATIO = 0.06, 1 / 4
 TOLERANCE = 0.05  # relative, of derivatives along the direction; eps^(1/4) if that is more, as in half precision
+
+
+class Summands:
+    """What the losses and other 0-d results of a pass were computed from, of whose calls :meth:`see` is told."""
+
+    def __init__(self) -> None:
+        self.tensors: list[Tensor] = []
+
+    def see(self, args: tuple, kwargs: dict, result: Any) -> None:
+        if isinstance(result, Tensor) and result.dim() == 0 and not in_function_transform():  # whose tensors end there
+            self.tensors += [arg.detach() for arg in args if isinstance(arg, Tensor) and arg.is_floating_point()]
 
 
 def require_step_before(checked: bool) -> None:

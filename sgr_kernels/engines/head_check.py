@@ -9,7 +9,7 @@ from ..gates.constants import RecordConstants, ReplayConstants
 from ..gates.randomness import is_capturing
 from ..products import spacing_of
 from ..torch_internals import is_fake
-from .gradient_check import check_gradient, require_step_before
+from .gradient_check import Summands, check_gradient, require_step_before
 from .per_callables import PerCallables
 from .reach import Reach
 from .state import Snapshot
@@ -36,7 +36,8 @@ class FirstRun:
     def __init__(self, head: nn.Module | Callable, features: Tensor) -> None:
         self.head, self.features = head, features
         self.start, self.streams = Snapshot.of(Reach(head)), Streams()
-        self.gates = RecordConstants(features, keep_sums=True)
+        self.summands = Summands()
+        self.gates = RecordConstants(features, [self.summands.see])
 
     def __enter__(self) -> None:
         self.gates.__enter__()
@@ -72,5 +73,5 @@ class FirstRun:
         if all(tensor.isfinite().all() for tensor in (features, gradient, loss)):
             dtypes = [features.dtype, loss.dtype]
             spacing = spacing_of(features.device.type, dtypes, self.gates.products)
-            check_gradient(loss_at, features, gradient, loss, self.gates.sums, spacing.coarsest)
+            check_gradient(loss_at, features, gradient, loss, self.summands.tensors, spacing.coarsest)
             _CHECKED.put(True, self.head)

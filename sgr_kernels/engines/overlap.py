@@ -96,9 +96,10 @@ def overlapping() -> Iterator[None]:
         overlap.finish()
 
 
-def current(device: torch.device) -> Overlap | None:
-    """That of the steps on ``device``; None: each step ends before the next."""
-    return _CURRENT.get() if device.type == "cuda" else None
+def current(x: Tensor) -> Overlap | None:
+    """That of the steps on the device of ``x``; None: each step ends before the next."""
+    overlap = _CURRENT.get()
+    return overlap if overlap is not None and x.is_cuda else None
 
 
 @contextlib.contextmanager

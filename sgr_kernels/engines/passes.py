@@ -2,11 +2,13 @@
 
 import contextlib
 import itertools
+import weakref
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..gates import Record, Replay
 from ..gates.checkpointing import recomputing_along
@@ -15,6 +17,7 @@ from ..gates.origins import nodes_behind
 from ..gates.randomness import Stretch, is_capturing, refuse_capture
 from ..products import Spacing, spacing_of
 from ..torch_internals import is_fake
+from .batch_norms import Users, by_batch_alone, only_writes_statistics
 from .common import (
     StepInputs,
     indices_behind,
@@ -25,15 +28,21 @@ from .common import (
     require_graph,
     scaled,
 )
-from .gradient_check import check_gradient, require_step_before
+from .gradient_check import Summands, check_gradient, require_step_before
 from .per_callables import PerCallables
 from .reach import Reach
 from .state import Snapshot
 from .streams import Streams
 
-# Pairs of body and head that gave the same in two passes; value: names of what sets torch's random streams back
-_VERIFIED = PerCallables()
+_VERIFIED = PerCallables()  # pairs of body and head that gave the same in two passes; value: _Verified
 _COMPILED = "compiled code"
+
+
+class _Verified(NamedTuple):
+    """What the first step of a pair found out for later ones."""
+
+    rewinding: list[str]  # names of what sets torch's random streams back
+    norms: list[weakref.ref[nn.Module]]  # batch norms whose running statistics nothing else uses
 
 
 class _Recorded(NamedTuple):
@@ -57,12 +66,17 @@ class Passes:
 
     def __init__(self, inputs: StepInputs, grad_scale: float) -> None:
         self.inputs, self.grad_scale = inputs, grad_scale
-        rewinding = _VERIFIED.get(inputs.body, inputs.head)
-        self.verified, self.capturing = rewinding is not None, is_capturing(inputs.x.device)
+        known = _VERIFIED.get(inputs.body, inputs.head)
+        self.verified, self.capturing = known is not None, is_capturing(inputs.x.device)
         if self.capturing:
             require_step_before(self.verified)
-            refuse_capture(rewinding)
-        self.start, self.streams = Snapshot.of(Reach(inputs.body, inputs.head)), Streams()
+            refuse_capture(known.rewinding)
+        norms = [norm() for norm in known.norms] if known else []
+        self.norms = [norm for norm in norms if norm is not None and only_writes_statistics(norm)]
+        self.reach = partial(Reach, inputs.body, inputs.head, without={id(norm) for norm in self.norms})
+        reach = self.reach()
+        self.summands, self.users = Summands(), Users(() if known else reach.modules)
+        self.start, self.streams = Snapshot.of(reach), Streams()
         devices = set() if self.capturing or is_fake(inputs.x) else {torch.device("cpu"), inputs.x.device}
         self.stretches = [Stretch(device) for device in devices]
         self.tape: list = []
@@ -73,7 +87,7 @@ class Passes:
     def record(self, find_body: bool = False) -> _Recorded:
         """The pass at the x of the step."""
         x = self.inputs.x.detach().requires_grad_()
-        gates = Record(x, keep_sums=not self.verified)
+        gates = Record(x, () if self.verified else (self.summands.see, self.users.see))
         with torch.enable_grad(), recomputing_along(gates):
             with gates:
                 output = output_of(self.inputs.body, x)
@@ -97,7 +111,7 @@ class Passes:
                 f"the local loss does not depend on x, a tensor of shape {tuple(x.shape)}: there is no gradient to "
                 "reconcile; compute the output from x without detach(), or give delta_pre=None"
             )
-        self.end = Snapshot.of(Reach(self.inputs.body, self.inputs.head), self.start)
+        self.end = Snapshot.of(self.reach(), self.start)
         self.streams.end_first_pass()
         if self.capturing:
             self.streams.refuse_capture()
@@ -105,7 +119,9 @@ class Passes:
         self.stretches = [stretch for stretch in self.stretches if gates.draws_compiled and stretch.ended()]
         recorded = _Recorded(loss.detach(), output.detach(), gradients, delta, delta_out)
         if not self.verified and not is_fake(x):  # a fake tensor has no numbers to compare
-            self._verify(nodes, x.detach(), recorded, gates.sums)
+            # Compiled code would be compiled anew for passes that leave the statistics alone.
+            norms = [] if gates.calls.compiled else self.users.none_but_themselves()
+            self._verify(nodes, x.detach(), recorded, norms)
         return recorded
 
     def gradients(self, x: Tensor) -> list[Tensor | None]:
@@ -120,22 +136,20 @@ class Passes:
         self.start.restore()
         gates = Replay(self.tape, rewound=bool(self.stretches))
         try:
-            with torch.enable_grad(), recomputing_along(gates):
+            with torch.enable_grad(), recomputing_along(gates), by_batch_alone(self.norms):
                 yield self._forward(x, gates)
         finally:
             self.end.restore()
 
     def _forward(self, x: Tensor, gates: Replay) -> tuple[Tensor, Tensor]:
         moved = [*([self.streams] if self.streams.moved else []), *self.stretches]
-        with contextlib.ExitStack() as streams, gates:
-            for stream in moved:
-                streams.enter_context(stream.again())
+        with _again(moved) if moved else contextlib.nullcontext(), gates:
             output = self.inputs.body(x)
             loss = self.inputs.head(output, self.inputs.y)
         gates.check_finished()
         return output, loss
 
-    def _verify(self, nodes: set, x: Tensor, recorded: _Recorded, sums: list[Tensor]) -> None:
+    def _verify(self, nodes: set, x: Tensor, recorded: _Recorded, norms: list) -> None:
         """Check, once for each body and head, what the difference of two passes relies on.
 
         A second pass over the same x must give the output and loss recorded: a change by hidden state or an unknown
@@ -159,10 +173,10 @@ class Passes:
                     )
             self._check_graph(nodes, repeated[1], x)
         delta, eps = recorded.delta / self.grad_scale, self.spacing.coarsest
-        check_gradient(self._loss_at, x.detach(), delta, recorded.loss, sums, eps)
+        check_gradient(self._loss_at, x.detach(), delta, recorded.loss, self.summands.tensors, eps)
         drawing = (func for func, entry in itertools.pairwise(self.tape) if isinstance(entry, Stretch))
         rewinding = [func.__name__ for func in drawing] + [_COMPILED] * bool(self.stretches)
-        _VERIFIED.put(rewinding, self.inputs.body, self.inputs.head)
+        _VERIFIED.put(_Verified(rewinding, norms), self.inputs.body, self.inputs.head)
 
     def _loss_at(self, x: Tensor) -> Tensor:
         with self._replayed(x.requires_grad_()) as (_, loss):
@@ -183,6 +197,15 @@ class Passes:
                 "body or head uses a tensor that was computed before the step and has a graph "
                 f"({names[0]}): compute it in every pass, detach it, or use engine='autograd'"
             )
+
+
+@contextlib.contextmanager
+def _again(moved: list[Streams | Stretch]) -> Iterator[None]:
+    """Inside, streams that are set back for whole passes give the numbers of the recorded one."""
+    with contextlib.ExitStack() as streams:
+        for stream in moved:
+            streams.enter_context(stream.again())
+        yield
 
 
 def _is_of_a_leaf(node: Any) -> bool:

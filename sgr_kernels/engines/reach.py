@@ -7,7 +7,7 @@ objects through their attributes; containers through their items.
 import functools
 import types
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -27,6 +27,9 @@ _LEAVES = frozenset(
 class Reach:
     """Everything that is reached from ``parts``, each once.
 
+    Args:
+        without: ids of modules whose buffers are left out.
+
     Not found is what is kept in C++ or by hooks, in the globals of other files, and in objects inside of objects,
     unless they can be called.
 
@@ -38,7 +41,8 @@ class Reach:
         buffers: those of the modules.
     """
 
-    def __init__(self, *parts: Any) -> None:
+    def __init__(self, *parts: Any, without: Container[int] = ()) -> None:
+        self.without = without
         self.modules: list[nn.Module] = []
         self.places: list[Any] = []
         self.cells: list[types.CellType] = []
@@ -82,18 +86,19 @@ class Reach:
 
     def _visit_module(self, module: nn.Module) -> None:
         """With those inside of it, in a loop of their own: this is most of the work."""
-        queue, seen = [module], self._seen
+        queue, seen, tensors = [module], self._seen, self.tensors
         for module in queue:
             inner, parameters, buffers, hooks = parts_of(module)
-            if inner:
-                for each in inner.values():
-                    if each is not None and id(each) not in seen:
-                        seen[id(each)] = each
-                        queue.append(each)
-            if parameters:
-                self.tensors += [each for each in parameters.values() if each is not None]
-            is_plain = _is_ours(type(module).__module__) and not hooks and "forward" not in module.__dict__
-            if buffers or not is_plain:
+            for each in inner.values():
+                if each is not None and id(each) not in seen:
+                    seen[id(each)] = each
+                    queue.append(each)
+            for each in parameters.values():
+                if each is not None:
+                    tensors.append(each)
+            is_ours = _is_ours(type(module).__module__) and not hooks
+            is_plain = is_ours and ("forward" not in module.__dict__ or _is_replaced_by_us(module))
+            if (buffers or not is_plain) and id(module) not in self.without:
                 self.buffers += [each for each in buffers.values() if each is not None]
                 self.places.append(buffers)
             if not is_plain:
@@ -124,10 +129,16 @@ class Reach:
         names = function.__globals__
         if not _is_ours(names.get("__name__", "")):
             self.cells += cells
-            values += [names[name] for name in _names_in(function.__code__) if _is_followed(names, name)]
+            named = [names[name] for name in _names_in(function.__code__) if name in names]
+            values += [value for value in named if _is_followed(value, names)]
         self._follow_values(values)
         if vars(function):
             self._visit_attributes(function, None, is_state=True)
+
+
+def _is_replaced_by_us(module: nn.Module) -> bool:
+    """Whether its ``forward`` is one of ours, for a while, in a pass of another thread: see :mod:`.batch_norms`."""
+    return type(module.__dict__["forward"]).__module__.startswith("sgr_kernels.")
 
 
 def is_full(cell: types.CellType) -> bool:
@@ -146,11 +157,10 @@ def _names_in(code: types.CodeType) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*code.co_names, *(name for each in inner for name in _names_in(each)))))
 
 
-def _is_followed(names: dict[str, Any], name: str) -> bool:
-    """Whether a global is there, and no function of another file."""
-    value = names.get(name)
+def _is_followed(value: Any, names: dict[str, Any]) -> bool:
+    """Whether a global, among these names, is no function of another file."""
     value = getattr(value, "__wrapped__", value) if callable(value) else value
-    return value is not None and not (isinstance(value, types.FunctionType) and value.__globals__ is not names)
+    return not (isinstance(value, types.FunctionType) and value.__globals__ is not names)
 
 
 @functools.lru_cache(maxsize=1024)

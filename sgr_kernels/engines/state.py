@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..torch_internals import foreach_copy_, version_of
+from ..torch_internals import foreach_copy_, versions_of
 from .reach import Reach, is_full
 
 
@@ -38,15 +38,19 @@ class Snapshot(NamedTuple):
                 many of them, and few are ever written.
         """
         buffers = [_in_memory(buffer) for buffer in {id(each): each for each in reach.buffers}.values()]
-        versions = [] if start is None else start.versions
-        written = [tensor for tensor, version in versions if version_of(tensor) != version]
+        written = [] if start is None else start.written_since()
         return cls(
             _with_contents(buffers),
             _with_contents(written),
             [(place, _items(place)) for place in reach.places],
             [(cell, cell.cell_contents) for cell in reach.cells],
-            versions or [(tensor, version_of(tensor)) for tensor in reach.tensors],
+            list(zip(reach.tensors, versions_of(reach.tensors), strict=True)) if start is None else start.versions,
         )
+
+    def written_since(self) -> list[Tensor]:
+        """Tensors that are no buffers."""
+        now = versions_of([tensor for tensor, _ in self.versions])
+        return [tensor for (tensor, before), version in zip(self.versions, now, strict=True) if version != before]
 
     def drifted(self) -> str:
         """Names of the tensors, no buffers, that are not what they were; empty where all are."""
@@ -66,7 +70,8 @@ class Snapshot(NamedTuple):
         for cell, value in self.cells:
             if not is_full(cell) or cell.cell_contents is not value:
                 cell.cell_contents = value
-        _copy([*self.buffers, *self.written])
+        if pairs := [*self.buffers, *self.written]:
+            _copy(pairs)
 
 
 def _with_contents(tensors: list[Tensor]) -> list[tuple[Tensor, Tensor]]:

@@ -45,8 +45,8 @@ class Direction:
             x: shape and dtype of ``delta``.
             coef: alpha and beta of the rows, and perhaps more, (2 or more, B) float64.
         """
-        rows = as_rows(x, self.delta, self.target)
-        return from_rows(shift_operator(*rows, coef[0], coef[1], factor), x)
+        alpha, beta, *_ = coef.unbind()
+        return from_rows(shift_operator(*as_rows(x, self.delta, self.target), alpha, beta, factor), x)
 
     def times(self, weight: float | Tensor) -> Tensor:
         """weight * v in the dtype of ``delta``, to which it is rounded once.

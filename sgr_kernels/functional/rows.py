@@ -10,7 +10,8 @@ def as_rows(like: Tensor, *others: Tensor) -> list[Tensor]:
     if like.dim() == 2:  # rows already: views cost microseconds, which small problems notice
         return [with_unit_stride(tensor) for tensor in (like, *others)]
     if like.is_contiguous():  # the common case, of which small problems notice the rest
-        return [with_unit_stride(tensor.flatten(1)) for tensor in (like, *others)]
+        tensors = (like, *others)
+        return [t.flatten(1) if t.is_contiguous() else with_unit_stride(t.flatten(1)) for t in tensors]
     order = _storage_order(like)
     in_order = order == sorted(order)
     ordered = (tensor if in_order else tensor.permute([0, *order]) for tensor in (like, *others))

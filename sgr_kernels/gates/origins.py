@@ -19,29 +19,24 @@ _VIEW_NAMES = """
 
 
 class Calls:
-    """The calls that a mode saw, as the numbers of the first node made in each, and of the first made after it.
+    """The calls that a mode saw.
 
     Attributes:
+        numbers: of the first node made in each, and of the first made after it.
         compiled: the same of stretches between two calls in which compiled code ran, which was traced with the mode.
         leaves: of the graph that :meth:`unseen` went through to the end.
     """
 
     def __init__(self) -> None:
-        self.firsts: list[int] = []
-        self.ends: list[int] = []
-        self.last = next_node_number()
+        self.numbers: list[int] = []
+        self.start = next_node_number()
         self.compiled: list[tuple[int, int]] = []
         self.leaves: list[Tensor] = []
 
-    def add(self, first: int, end: int) -> None:
-        self.last = end
-        if end > first:
-            self.firsts.append(first)
-            self.ends.append(end)
-
     def add_compiled(self, end: int) -> None:
-        self.compiled.append((self.last, end))
-        self.last = end
+        """After the last of ``numbers``."""
+        self.compiled.append((self.numbers[-1] if self.numbers else self.start, end))
+        self.numbers += end, end
 
     def beside_compiled_code(self, node: Any) -> bool:
         """Whether the node was made in one of the stretches ``compiled``."""
@@ -60,8 +55,10 @@ class Calls:
         while queue:
             node = queue.pop()
             number = numbers[node]
-            call = self._call_of(number)
-            if call is None or number in given:
+            # Bounds are in order, those of calls without nodes included: a number inside of a call is behind the first
+            # one of a pair.
+            call = bisect_right(self.numbers, number)
+            if call % 2 == 0 or number in given:
                 yield node
             given.add(number)
             for needed, _ in node.next_functions:
@@ -72,12 +69,8 @@ class Calls:
                     self.leaves.append(needed.variable)
                     continue
                 queue.append(needed)
-                if other > number and call is not None and self._call_of(other) != call:
+                if other > number and call % 2 == 1 and bisect_right(self.numbers, other) != call:
                     yield node
-
-    def _call_of(self, number: int) -> int | None:
-        call = bisect_right(self.firsts, number) - 1
-        return call if call >= 0 and number < self.ends[call] else None
 
 
 def is_view(node: Any) -> bool:

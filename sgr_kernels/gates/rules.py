@@ -20,7 +20,7 @@ from .tape import Gates
 
 
 def relu(gates: Gates, input: Tensor, inplace: bool = False) -> Tensor:
-    if input.numel() < SMALL and not (torch.compiler.is_compiling() or in_function_transform()):
+    if input.numel() < SMALL and not (torch.compiler.is_dynamo_compiling() or in_function_transform()):
         return _small_relu(gates, input, inplace)
     return leaky_relu(gates, input, 0.0, inplace)
 
@@ -53,6 +53,11 @@ class _Small(NamedTuple):
 
 def _small_relu(gates: Gates, x: Tensor, inplace: bool) -> Tensor:
     """By operators of torch: one with a derivative in Python takes ten times as long for a small tensor."""
+    if gates.recording and x.requires_grad:
+        # Nothing can be written into this result: the backward pass needs it, and refuses another version of it.
+        y = torch.relu_(x) if inplace else torch.relu(x)
+        gates.keep(_Small(y.detach()))
+        return y
     if gates.recording:
         recorded = _Small(torch.relu(x.detach()))
         gates.keep(recorded)
@@ -64,7 +69,7 @@ def _small_relu(gates: Gates, x: Tensor, inplace: bool) -> Tensor:
     return x.masked_fill_(recorded.result <= 0, 0.0) if inplace else _through_gates(x, recorded.result, 0)
 
 
-_through_gates = torch.ops.aten.threshold_backward
+_through_gates = torch.ops.aten.threshold_backward.default
 
 
 class _ReluBits(NamedTuple):

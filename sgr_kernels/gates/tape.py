@@ -5,7 +5,7 @@ gives. Passes over a network share these decisions through a list, the tape: :cl
 reads it. Both are function modes, so that torch.compile traces them with the network.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -70,23 +70,25 @@ class Gates(TorchFunctionMode):
     draws_compiled = False
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        return self.call(func, args, {} if kwargs is None else kwargs)
+        kwargs = {} if kwargs is None else kwargs
+        # First what most calls are: for small tensors, each question takes as long as a kernel.
+        if func in SHAPE_ONLY or (
+            func in NO_GATES and torch.is_grad_enabled() and not (func in LAYERS and autocast_is_on())
+        ):
+            return func(*args, **kwargs)
+        return self.call(func, args, kwargs)
 
     def call(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         """The function as this pass calls it."""
-        # First what most calls are: for small tensors, each question takes as long as a kernel.
-        if func in NO_GATES and torch.is_grad_enabled() and not (func in LAYERS and autocast_is_on()):
-            result = func(*args, **kwargs)
-            if self.recording and func in LAYERS:
-                self.dtypes.append(result.dtype)
-            return result
+        if func in SHAPE_ONLY:
+            return func(*args, **kwargs)
         in_graph = in_compiled_graph()  # which was traced with its gates
         if func in RULES and not in_graph and torch.is_grad_enabled() and has_floats(args, kwargs):
             self.enter(func)
             return RULES[func](self, *args, **kwargs)
         if func.__name__ == "__get__":
             return self.without_rule(func, args, kwargs)
-        if func in SHAPE_ONLY or in_graph:
+        if in_graph:
             return func(*args, **kwargs)
         if func is Tensor.register_hook:
             raise ValueError(
@@ -123,7 +125,7 @@ class Gates(TorchFunctionMode):
             RuntimeError: the rule makes more decisions than in the first pass.
         """
         if not self.recording:
-            decision = self.recall()
+            decision = unpacked(self.recall())
             if not isinstance(decision, Tensor):
                 raise RuntimeError(
                     "the network is not the same in two passes: a rule makes more decisions than before, where "
@@ -134,7 +136,7 @@ class Gates(TorchFunctionMode):
             decision = choose(*args)
         if not isinstance(decision, Tensor):
             raise TypeError(f"gates.decide() expects a function that gives a tensor, got {type(decision).__name__}")
-        self.keep(decision)
+        self.keep(packed(decision))
         return decision
 
 
@@ -143,7 +145,7 @@ class Record(Gates):
 
     Args:
         source: x; what does not depend on it is not refused.
-        keep_sums: whether to keep what losses and other 0-d results were computed from, in ``sums``.
+        inspect: functions that are told of every call, as ``(args, kwargs, result)``.
 
     Raises (inside the network):
         ValueError: an operation that depends on ``source`` is not known to be smooth and has no rule.
@@ -151,29 +153,38 @@ class Record(Gates):
 
     recording = True
 
-    def __init__(self, source: Tensor, keep_sums: bool = False) -> None:
+    def __init__(self, source: Tensor, inspect: Sequence[Callable[[tuple, dict, Any], None]] = ()) -> None:
         super().__init__()
         self.source = source
         self.tape: list[Any] = []
         self.dtypes = [source.dtype]
         self.products: list[str] = []
         self.calls = Calls()
-        self.sums: list[Tensor] | None = [] if keep_sums else None
+        self.inspect = inspect
         self.ran_compiled = False  # whether compiled code has run since the last call seen here
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = {} if kwargs is None else kwargs
+        if func in SHAPE_ONLY:
+            return func(*args, **kwargs)
         if func in PRODUCTS:
             self.products.extend(PRODUCTS[func])
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_dynamo_compiling():
             self.ran_compiled = True
             return self.call(func, args, kwargs)
-        self.note_compiled_code()
+        if self.ran_compiled:
+            self.note_compiled_code()
         first = next_node_number()
-        result = self.call(func, args, kwargs)
-        self.calls.add(first, next_node_number())
-        if self.sums is not None and isinstance(result, Tensor) and result.dim() == 0:
-            self.sums += [arg.detach() for arg in args if isinstance(arg, Tensor) and arg.is_floating_point()]
+        # As in Gates, whose question is not a function of its own for the time that it would take.
+        if func in NO_GATES and torch.is_grad_enabled() and not (func in LAYERS and autocast_is_on()):
+            result = func(*args, **kwargs)
+            if func in LAYERS:
+                self.dtypes.append(result.dtype)
+        else:
+            result = self.call(func, args, kwargs)
+        self.calls.numbers += first, next_node_number()
+        for see in self.inspect:
+            see(args, kwargs, result)
         return result
 
     def note_compiled_code(self) -> None:
@@ -191,7 +202,7 @@ class Record(Gates):
         self.tape.append(func)
 
     def keep(self, decision: Any) -> None:
-        self.tape.append(packed(decision))
+        self.tape.append(decision)
 
     def constant(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         self.enter(func)
@@ -262,7 +273,7 @@ class Replay(Gates):
             return None
         entry = self.tape[self.position]
         self.position += 1
-        return unpacked(entry)
+        return entry
 
     def constant(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         self.enter(func)

@@ -232,7 +232,11 @@ def computed(overload: Callable[..., Any], args: Iterable[Any]) -> Any:
 
 
 def _is_differentiated(args: tuple) -> bool:
-    return torch.is_grad_enabled() and any(isinstance(arg, Tensor) and arg.requires_grad for arg in args)
+    if torch.is_grad_enabled():
+        for arg in args:  # any() makes a generator, which takes as long as all of its answers
+            if isinstance(arg, Tensor) and arg.requires_grad:
+                return True
+    return False
 
 
 def registered() -> Iterator[Operator]:
