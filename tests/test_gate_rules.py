@@ -53,7 +53,7 @@ OWN = {
 @pytest.fixture
 def own_rules():
     """Forgets afterwards what a test has declared."""
-    lasting = tape.RULES, tape.CONSTANT, tape.NO_GATES, lists.SMOOTH, lists.SHAPE_ONLY
+    lasting = tape.RULES, lists.CONSTANT, tape.NO_GATES, lists.SMOOTH, lists.SHAPE_ONLY
     known = [(names, names.copy()) for names in lasting]
     yield
     for names, before in known:

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .lists import CONSTANT
 from .randomness import DROPOUTS, HIDDEN, SOURCES
-from .tape import CONSTANT, Gates, Record, Replay
+from .tape import Gates, Record, Replay
 
 _TREATED = CONSTANT | SOURCES | DROPOUTS | HIDDEN | {Tensor.register_hook}
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..products import KINDS
 from ..torch_internals import OWN_AUTOGRAD_FUNCTIONS, announce_when_compiled, autograd_function_of, overridable
-from .lists import PRODUCTS, SHAPE_ONLY, SMOOTH, functions_called
+from .lists import CONSTANT, PRODUCTS, SHAPE_ONLY, SMOOTH, functions_called
 from .origins import Calls, is_view, nodes_from
 from .randomness import HIDDEN
-from .tape import CONSTANT, DECLARED, NO_GATES, RULES
+from .tape import DECLARED, NO_GATES, RULES
 
 _OPERATORS = (type(torch.ops.aten.relu), type(torch.ops.aten.relu.default))
 _OF_TORCH = {function for functions in torch.overrides.get_overridable_functions().values() for function in functions}

@@ -1,4 +1,5 @@
-"""The functions of torch that need no gate: they are smooth in their tensors. Recording refuses what is on no list.
+"""The functions of torch that need no rule: they are smooth in their tensors, or constant for Algorithm 1. Recording
+refuses what is on no list.
 
 A name stands for every function and method that torch has under it, with the in-place forms and operators.
 """
@@ -72,6 +73,15 @@ def functions_called(name: str, spaces: Iterable[Any] = _NAMESPACES) -> set[Call
     return {getattr(space, name) for space in spaces if callable(getattr(space, name, None))}
 
 
+# Functions whose results Algorithm 1 treats as constant
+CONSTANT = functions_named(
+    """
+    eq ne lt le gt ge less less_equal greater greater_equal not_equal isnan isinf isfinite isclose allclose equal argmax
+    argmin argsort sign sgn signbit floor ceil round trunc fix floordiv floor_divide heaviside bucketize searchsorted
+    nonzero count_nonzero any all logical_not logical_and logical_or logical_xor item tolist bool int index is_nonzero
+    long short char byte detach contains repr format
+    """
+) | {Tensor.__float__}
 SHAPE_ONLY = functions_named(_SHAPE_ONLY) | {SET_GRAD_ENABLED}
 # Functions that multiply, and the kinds of products in them
 PRODUCTS: dict[Callable, tuple[str, ...]] = {

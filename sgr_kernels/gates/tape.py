@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from ..mixed_precision import LAYERS
 from ..torch_internals import autocast_is_on, in_compiled_graph, next_node_number, tree_leaves, tree_map
 from .arguments import carries_gradient, has_floats, name_of, written_argument
-from .lists import NOT_SMOOTH_PROPERTIES, PRODUCTS, SHAPE_ONLY, SMOOTH, functions_named
+from .lists import CONSTANT, NOT_SMOOTH_PROPERTIES, PRODUCTS, SHAPE_ONLY, SMOOTH
 from .origins import Calls, nodes_behind
 from .packing import PackedBools, bits_of, copied, packed, unpacked
 from .randomness import BITS, DROPOUTS, HIDDEN, SOURCES, Stretch, may_draw
@@ -28,16 +28,6 @@ DECLARED = (
     "declared with sgr_kernels.smooth() if it is smooth, with a backward pass that is its exact derivative, with "
     "sgr_kernels.gate() if it has kinks; or use engine='autograd'"
 )
-
-# Functions whose results Algorithm 1 treats as constant
-CONSTANT = functions_named(
-    """
-    eq ne lt le gt ge less less_equal greater greater_equal not_equal isnan isinf isfinite isclose allclose equal argmax
-    argmin argsort sign sgn signbit floor ceil round trunc fix floordiv floor_divide heaviside bucketize searchsorted
-    nonzero count_nonzero any all logical_not logical_and logical_or logical_xor item tolist bool int index is_nonzero
-    long short char byte detach contains repr format
-    """
-) | {Tensor.__float__}
 
 # Smooth functions that a pass does nothing but call, unless it is a layer under autocast
 NO_GATES = SMOOTH - CONSTANT - SOURCES - HIDDEN
