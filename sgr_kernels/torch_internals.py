@@ -219,9 +219,11 @@ def is_fake(tensor: Tensor) -> bool:
     return tensor.is_meta or isinstance(tensor, FakeTensor)
 
 
-def storage_keys(tensors: Iterable[Tensor]) -> list[int]:
-    """A number for each storage, unlike that of any other living one; public data_ptr() fails for fake tensors."""
-    return [tensor.untyped_storage()._cdata for tensor in tensors]
+def storage_keys(tensors: Iterable[Tensor]) -> list[int | None]:
+    """A number for each storage, unlike that of any other living one; None where a tensor has no strides, as a sparse
+    one. Public data_ptr() fails for fake tensors.
+    """
+    return [tensor.untyped_storage()._cdata if tensor.layout is torch.strided else None for tensor in tensors]
 
 
 def has_hooks(module: nn.Module) -> bool:

@@ -53,7 +53,9 @@ class Users:
     def _owners_of(self, tensors: list[Tensor]) -> Iterable[nn.Module]:
         try:
             keys = storage_keys(tensors)
-        except (RuntimeError, NotImplementedError):  # a sparse tensor or one of a transform, which may be around any
+        except (RuntimeError, NotImplementedError):  # of a transform
+            keys = [None]
+        if None in keys:  # what hides its memory may be around any of them
             return self.before
         return [owner for key in keys if key in self.owners for owner in self.owners[key]]
 

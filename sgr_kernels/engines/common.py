@@ -251,11 +251,10 @@ def _sum(old: Tensor, gradient: Tensor) -> Tensor:
 def in_memory_of_their_own(gradients: list[Tensor]) -> list[Tensor]:
     """The gradients, or copies of those that share memory with themselves (an expanded sum) or with an earlier one."""
     own, taken = [], set()
-    storages = iter(storage_keys(gradient for gradient in gradients if gradient.layout is torch.strided))
-    for gradient in gradients:
-        if gradient.layout is not torch.strided:
+    for gradient, storage in zip(gradients, storage_keys(gradients), strict=True):
+        if storage is None:
             own.append(gradient.clone())
-        elif (storage := next(storages)) in taken or 0 in gradient.stride():
+        elif storage in taken or 0 in gradient.stride():
             own.append(gradient.clone(memory_format=torch.contiguous_format))
         else:
             taken.add(storage)

@@ -75,7 +75,7 @@ class Passes:
         self.norms = [norm for norm in norms if norm is not None and only_writes_statistics(norm)]
         self.reach = partial(Reach, inputs.body, inputs.head, without={id(norm) for norm in self.norms})
         reach = self.reach()
-        self.summands, self.users = Summands(), Users(() if known else reach.modules)
+        self.inspected = None if known else (Summands(), Users(reach.modules))
         self.start, self.streams = Snapshot.of(reach), Streams()
         devices = set() if self.capturing or is_fake(inputs.x) else {torch.device("cpu"), inputs.x.device}
         self.stretches = [Stretch(device) for device in devices]
@@ -87,7 +87,7 @@ class Passes:
     def record(self, find_body: bool = False) -> _Recorded:
         """The pass at the x of the step."""
         x = self.inputs.x.detach().requires_grad_()
-        gates = Record(x, () if self.verified else (self.summands.see, self.users.see))
+        gates = Record(x, [each.see for each in self.inspected or ()])
         with torch.enable_grad(), recomputing_along(gates):
             with gates:
                 output = output_of(self.inputs.body, x)
@@ -119,9 +119,7 @@ class Passes:
         self.stretches = [stretch for stretch in self.stretches if gates.draws_compiled and stretch.ended()]
         recorded = _Recorded(loss.detach(), output.detach(), gradients, delta, delta_out)
         if not self.verified and not is_fake(x):  # a fake tensor has no numbers to compare
-            # Compiled code would be compiled anew for passes that leave the statistics alone.
-            norms = [] if gates.calls.compiled else self.users.none_but_themselves()
-            self._verify(nodes, x.detach(), recorded, norms)
+            self._verify(nodes, x.detach(), recorded, ran_compiled=bool(gates.calls.compiled))
         return recorded
 
     def gradients(self, x: Tensor) -> list[Tensor | None]:
@@ -149,7 +147,7 @@ class Passes:
         gates.check_finished()
         return output, loss
 
-    def _verify(self, nodes: set, x: Tensor, recorded: _Recorded, norms: list) -> None:
+    def _verify(self, nodes: set, x: Tensor, recorded: _Recorded, ran_compiled: bool) -> None:
         """Check, once for each body and head, what the difference of two passes relies on.
 
         A second pass over the same x must give the output and loss recorded: a change by hidden state or an unknown
@@ -172,10 +170,13 @@ class Passes:
                         "module is not deterministic, or keeps state outside of its buffers; use engine='autograd'"
                     )
             self._check_graph(nodes, repeated[1], x)
+        summands, users = self.inspected
         delta, eps = recorded.delta / self.grad_scale, self.spacing.coarsest
-        check_gradient(self._loss_at, x.detach(), delta, recorded.loss, self.summands.tensors, eps)
+        check_gradient(self._loss_at, x.detach(), delta, recorded.loss, summands.tensors, eps)
         drawing = (func for func, entry in itertools.pairwise(self.tape) if isinstance(entry, Stretch))
         rewinding = [func.__name__ for func in drawing] + [_COMPILED] * bool(self.stretches)
+        # Compiled code would be compiled anew for passes that leave the statistics alone.
+        norms = [] if ran_compiled else users.none_but_themselves()
         _VERIFIED.put(_Verified(rewinding, norms), self.inputs.body, self.inputs.head)
 
     def _loss_at(self, x: Tensor) -> Tensor:

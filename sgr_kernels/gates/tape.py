@@ -70,8 +70,6 @@ class Gates(TorchFunctionMode):
 
     def call(self, func: Callable, args: tuple, kwargs: dict) -> Any:
         """The function as this pass calls it."""
-        if func in SHAPE_ONLY:
-            return func(*args, **kwargs)
         in_graph = in_compiled_graph()  # which was traced with its gates
         if func in RULES and not in_graph and torch.is_grad_enabled() and has_floats(args, kwargs):
             self.enter(func)
@@ -135,7 +133,8 @@ class Record(Gates):
 
     Args:
         source: x; what does not depend on it is not refused.
-        inspect: functions that are told of every call, as ``(args, kwargs, result)``.
+        inspect: functions that are told of every call, as ``(args, kwargs, result)``, but of those about shapes and of
+            compiled ones.
 
     Raises (inside the network):
         ValueError: an operation that depends on ``source`` is not known to be smooth and has no rule.
